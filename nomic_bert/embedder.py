@@ -1,0 +1,92 @@
+"""A checkpoint directory as a `SentenceTransformer`: mean pooling, unit length, the task prefixes as prompts."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from transformers import AutoConfig
+
+from . import NomicBertConfig
+from .prompts import PROMPTS
+
+
+def load_embedder(
+    checkpoint: str | os.PathLike, *, max_seq_length: int | None = None, device: str | None = None
+) -> SentenceTransformer:
+    """Wrap any checkpoint of ours, of the authors', or of native transformers as an embedder.
+
+    The embedding of a text is the mean of its token vectors, prefix and special tokens included, at unit length
+    (paper §4.2.2 and §5.2.1). No prefix is added unless asked for: use `encode_query`, `encode_document` or
+    `encode(prompt_name=...)` with one of `nomic_bert.prompts.PROMPTS`.
+
+    Args:
+        checkpoint: local directory or hub name of an encoder, or of a head, whose encoder is taken.
+        max_seq_length: tokens after which texts are cut; None: the configuration's `n_positions` (8,192).
+        device: where to put the model; None: sentence-transformers' choice.
+
+    Raises:
+        FileNotFoundError: the directory holds no checkpoint.
+        ValueError: the checkpoint is another architecture, or its encoder is incomplete.
+    """
+    checkpoint = str(checkpoint)
+    if (Path(checkpoint).exists() or checkpoint.count("/") != 1) and not Path(checkpoint, "config.json").is_file():
+        raise FileNotFoundError(
+            f"{checkpoint} is not a checkpoint: it has no config.json. Give a directory that has one."
+        )
+    config = AutoConfig.from_pretrained(checkpoint)
+    if config.model_type != NomicBertConfig.model_type:
+        raise ValueError(f"{checkpoint} is a {config.model_type!r} checkpoint; this embedder wraps 'nomic_bert' ones.")
+    max_seq_length = max_seq_length or config.n_positions
+    transformer = Transformer(checkpoint, processor_kwargs={"model_max_length": max_seq_length})
+    transformer.max_seq_length = max_seq_length
+    modules = [transformer, Pooling(config.hidden_size, pooling_mode="mean"), Normalize()]
+    return SentenceTransformer(modules=modules, prompts=dict(PROMPTS), similarity_fn_name="cosine", device=device)
+
+
+def save_embedder(embedder: SentenceTransformer, directory: str | os.PathLike) -> None:
+    """Write an embedder that every reader opens: weights, code, tokenizer, and sentence-transformers' files.
+
+    The directory appears whole or not at all; an earlier embedder there is replaced.
+
+    Raises:
+        FileExistsError: the directory exists and is not an embedder.
+    """
+    directory = Path(directory)
+    if directory.exists() and any(directory.iterdir()) and not (directory / "modules.json").is_file():
+        raise FileExistsError(f"{directory} exists and is not an embedder; choose another directory or remove it.")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
+        written = Path(scratch, "new")
+        embedder.save_pretrained(str(written), create_model_card=False)
+        _write_portable_module_files(embedder, written)
+        if directory.exists():
+            os.replace(directory, Path(scratch, "old"))
+        os.replace(written, directory)
+
+
+def _write_portable_module_files(embedder: SentenceTransformer, directory: Path) -> None:
+    """Restate the module files in the form that sentence-transformers before 6 and llama.cpp's converter read too."""
+    modules = json.loads((directory / "modules.json").read_text())
+    for module in modules:
+        module["type"] = "sentence_transformers.models." + module["type"].rsplit(".", 1)[-1]
+        if module["type"].endswith(".Pooling"):
+            pooling = {
+                "word_embedding_dimension": embedder.get_embedding_dimension(),
+                "pooling_mode_mean_tokens": True,
+                "include_prompt": True,
+            }
+            _write_json(directory / module["path"] / "config.json", pooling)
+    _write_json(directory / "modules.json", modules)
+    # sentence-transformers caps the length at max_position_embeddings, the trained length, unless it is said here
+    settings = json.loads((directory / "sentence_bert_config.json").read_text())
+    _write_json(
+        directory / "sentence_bert_config.json",
+        {**settings, "max_seq_length": embedder.max_seq_length, "do_lower_case": False},
+    )
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,74 @@
+"""Rotary position embedding (RoPE) and its scaling to long texts (paper §3.4, §3.5), per sequence and stateless.
+
+The authors' code and native transformers compute the scaled base from the longest text of a padded batch and keep
+it for later calls. Here every sequence is scaled by its own length, from scratch in every forward pass, so that an
+embedding depends on its text alone.
+"""
+
+import torch
+from torch import Tensor
+
+from .configuration_nomic_bert import NomicBertConfig, ntk_base
+
+
+def inverse_frequencies(config: NomicBertConfig, lengths: Tensor) -> Tensor:
+    """Inverse frequencies of sequences of the given lengths.
+
+    - plain RoPE: `theta ** (-2i / d)`;
+    - "linear", Eq. 3: positions, or equally frequencies, divided by the factor;
+    - "ntk", Eq. 4: the base grows by a static factor;
+    - "dynamic", Eq. 5: the base grows with the length, beyond `max_trained_positions` tokens only.
+
+    Args:
+        config: base, scaling and trained length.
+        lengths: tokens per sequence, (sequences,).
+
+    Returns:
+        float32 (sequences, head_dim / 2).
+    """
+    head_dim, factor = config.head_dim, config.rotary_scaling_factor
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=lengths.device) / head_dim
+    base = torch.full_like(lengths, config.rotary_emb_base, dtype=torch.float32)
+    if factor and config.rotary_scaling_type == "dynamic":
+        stretch = factor * lengths.float() / config.max_trained_positions - (factor - 1)
+        base = torch.where(
+            lengths > config.max_trained_positions, ntk_base(base, stretch.clamp(min=1.0), head_dim), base
+        )
+    elif factor and config.rotary_scaling_type == "ntk":
+        base = ntk_base(base, factor, head_dim)
+    frequencies = 1.0 / base[:, None] ** exponents
+    if factor and config.rotary_scaling_type == "linear":
+        frequencies = frequencies / factor
+    return frequencies
+
+
+def rotary_tables(frequencies: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotation angles, in float32 whatever the model's precision.
+
+    Args:
+        frequencies: (..., head_dim / 2), broadcast against the tokens.
+        positions: (...) position of each token in its sequence.
+
+    Returns:
+        Two float32 tensors (..., head_dim / 2).
+    """
+    angles = positions[..., None].float() * frequencies
+    return angles.cos(), angles.sin()
+
+
+def apply_rotary(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the two halves of each head against each other (the NeoX layout, as released).
+
+    Args:
+        states: queries or keys (batch, tokens, ..., head_dim).
+        cos: (batch, tokens, head_dim / 2), as `sin`.
+        sin: as `cos`.
+
+    Returns:
+        The rotated states, in their own shape and precision; the rotation itself runs in float32.
+    """
+    between = (1,) * (states.dim() - 3)
+    cos = cos.view(*cos.shape[:2], *between, cos.shape[-1])
+    sin = sin.view(*sin.shape[:2], *between, sin.shape[-1])
+    first, second = states.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(states.dtype)

@@ -1,0 +1,335 @@
+"""Padded batches <-> one row of real tokens, and attention that stays inside each sequence, on every device.
+
+Compute follows the packed row: a padding token costs nothing and cannot change a result. `Sequences` says where the
+sequences lie; the attention functions below read it.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+try:  # torch >= 2.10; older ones take the padded path on a GPU
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:
+    varlen_attn = None
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Where the sequences of a batch lie in the packed row.
+
+    Attributes:
+        lengths: tokens per sequence, in order; 0 for a text without tokens.
+        cu_seq_lens: int32 (sequences + 1,) offsets of the sequences in the packed row, on the model's device.
+        batch_size, width: shape of the padded batch; (1, total) where the input came packed.
+        indices: (total,) places of the real tokens in the flattened padded batch; None where nothing is padding.
+    """
+
+    lengths: tuple[int, ...]
+    cu_seq_lens: Tensor
+    batch_size: int
+    width: int
+    indices: Tensor | None = None
+
+    @classmethod
+    def from_mask(cls, attention_mask: Tensor) -> "Sequences":
+        """Read a padding mask (batch, width); real tokens, left or right padded, are where it is not 0."""
+        real = attention_mask != 0
+        lengths = real.sum(dim=1)
+        indices = None if bool(real.all()) else real.flatten().nonzero().flatten()
+        return cls(tuple(lengths.tolist()), _offsets(lengths), *attention_mask.shape, indices)
+
+    @classmethod
+    def dense(cls, batch_size: int, width: int, device: torch.device) -> "Sequences":
+        """A batch (batch_size, width) without padding."""
+        lengths = torch.full((batch_size,), width, device=device)
+        return cls((width,) * batch_size, _offsets(lengths), batch_size, width)
+
+    @classmethod
+    def from_offsets(cls, cu_seq_lens: Tensor, total: int) -> "Sequences":
+        """Read packed input (1, total) with the offsets of its sequences.
+
+        Raises:
+            ValueError: the offsets do not start at 0, decrease, or do not end at `total`.
+        """
+        offsets = cu_seq_lens.tolist()
+        lengths = tuple(end - start for start, end in zip(offsets, offsets[1:], strict=False))
+        if not offsets or offsets[0] != 0 or offsets[-1] != total or min(lengths, default=0) < 0:
+            raise ValueError(
+                f"cu_seq_lens_q must rise from 0 to the {total} tokens of the packed row; "
+                f"got {offsets[:4]} to {offsets[-1:]}."
+            )
+        return cls(lengths, cu_seq_lens.to(torch.int32), 1, total)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(self.lengths, default=0)
+
+    @property
+    def total(self) -> int:
+        """Tokens of the packed row."""
+        return sum(self.lengths)
+
+    @cached_property
+    def token_sequence(self) -> Tensor:
+        """For each packed token the number of its sequence, (total,)."""
+        counts = self.cu_seq_lens.diff().long()
+        numbers = torch.arange(len(self.lengths), device=counts.device)
+        return numbers.repeat_interleave(counts, output_size=self.total)
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """For each packed token its position in its sequence, (total,)."""
+        place = torch.arange(self.total, device=self.cu_seq_lens.device)
+        return place - self.cu_seq_lens.long()[self.token_sequence]
+
+    @cached_property
+    def runs(self) -> list[tuple[int, int]]:
+        """Neighbouring sequences of equal length as (count, length), so that they can share one attention call."""
+        return [(len(list(run)), length) for length, run in groupby(self.lengths) if length]
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """(batch, width, ...) -> (1, total, ...)."""
+        flat = padded.flatten(0, 1)
+        return (flat if self.indices is None else flat[self.indices])[None]
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """(1, total, ...) -> (batch, width, ...), zero where the batch has padding."""
+        flat = packed[0]
+        if self.indices is not None:
+            empty = flat.new_zeros(self.batch_size * self.width, *flat.shape[1:])
+            flat = empty.index_copy(0, self.indices, flat)
+        return flat.view(self.batch_size, self.width, *flat.shape[1:])
+
+
+def _offsets(lengths: Tensor) -> Tensor:
+    return F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one forward pass computes: on one packed row, or on a padded batch.
+
+    Attributes:
+        packed: the sequences of the packed row; None: the pass is padded.
+        real: bool (batch, tokens) of a padded pass, false at padding; None: no padding.
+        lengths: (sequences,) real tokens of each.
+        positions: (rows, tokens), as computed.
+        moves: the sequences that translate between the caller's layout and this one; None: they are the same.
+    """
+
+    packed: Sequences | None
+    real: Tensor | None
+    lengths: Tensor
+    positions: Tensor
+    moves: Sequences | None
+
+    def enter(self, tokens: Tensor) -> Tensor:
+        """From the caller's layout to the pass's; (batch, tokens, ...) in and out."""
+        if self.moves is None:
+            return tokens
+        return self.moves.pack(tokens) if self.packed else self.moves.unpack(tokens)
+
+    def leave(self, tokens: Tensor) -> Tensor:
+        """From the pass's layout back to the caller's, with zeros at padding."""
+        if self.moves is not None:
+            return self.moves.unpack(tokens) if self.packed else self.moves.pack(tokens)
+        return tokens if self.real is None else tokens * self.real[..., None]
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """What padded attention may attend to, bool (batch, 1, 1, tokens).
+
+        A text without tokens sees its padding, because a softmax over nothing is NaN.
+        """
+        return None if self.real is None else (self.real | (self.lengths == 0)[:, None])[:, None, None]
+
+    def per_token(self, per_sequence: Tensor) -> Tensor:
+        """(sequences, n) -> (rows, tokens or 1, n): each token's own sequence's row."""
+        return per_sequence[self.packed.token_sequence][None] if self.packed else per_sequence[:, None]
+
+
+def plan_layout(
+    tokens: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    cu_seq_lens: Tensor | None,
+    pack: bool,
+) -> Layout:
+    """Choose how to compute a batch, from what the caller gave.
+
+    Args:
+        tokens: (batch, tokens, hidden), the embedded input.
+        attention_mask: (batch, tokens) or None.
+        position_ids: (batch, tokens), (1, tokens) or None.
+        cu_seq_lens: (sequences + 1,) offsets in one packed row (1, tokens), or None.
+        pack: compute on packed tokens (else on a padded batch).
+
+    Raises:
+        ValueError: shapes that contradict each other.
+    """
+    batch_size, width = tokens.shape[:2]
+    if attention_mask is not None and attention_mask.shape != (batch_size, width):
+        raise ValueError(
+            f"attention_mask must have the input's shape {(batch_size, width)}, 0 at padding; got "
+            f"{tuple(attention_mask.shape)}. Block masks are written as packed input: cu_seq_lens_q."
+        )
+    if position_ids is not None:
+        position_ids = position_ids.expand(batch_size, width)
+    if (
+        cu_seq_lens is None
+        and batch_size == 1
+        and attention_mask is None
+        and position_ids is not None
+        and not _exports()
+    ):
+        starts = (position_ids[0] == 0).nonzero().flatten()
+        if len(starts) > 1 and starts[0] == 0:
+            cu_seq_lens = F.pad(starts, (0, 1), value=width)
+    if cu_seq_lens is not None:
+        if batch_size != 1 or attention_mask is not None:
+            raise ValueError("cu_seq_lens_q describes one packed row: input of shape (1, tokens), no attention_mask.")
+        return _from_packed(Sequences.from_offsets(cu_seq_lens.to(tokens.device), width), position_ids, pack)
+    if not pack or _exports():
+        return _padded(tokens, attention_mask, position_ids)
+    if attention_mask is None:
+        sequences = Sequences.dense(batch_size, width, tokens.device)
+    else:
+        sequences = Sequences.from_mask(attention_mask)
+    positions = sequences.positions[None] if position_ids is None else sequences.pack(position_ids)
+    return Layout(sequences, None, sequences.cu_seq_lens.diff(), positions, moves=sequences)
+
+
+def _from_packed(sequences: Sequences, position_ids: Tensor | None, pack: bool) -> Layout:
+    lengths = sequences.cu_seq_lens.diff()
+    positions = sequences.positions[None] if position_ids is None else position_ids
+    if pack:
+        return Layout(sequences, None, lengths, positions, moves=None)
+    count, width = len(sequences.lengths), sequences.max_length
+    indices = sequences.token_sequence * width + sequences.positions
+    padded = Sequences(sequences.lengths, sequences.cu_seq_lens, count, width, indices)
+    real = torch.arange(width, device=lengths.device) < lengths[:, None]
+    return Layout(None, real, lengths, padded.unpack(positions), moves=padded)
+
+
+def _padded(tokens: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> Layout:
+    batch_size, width = tokens.shape[:2]
+    if attention_mask is None:
+        lengths = torch.full((batch_size,), width, device=tokens.device)
+        positions = torch.arange(width, device=tokens.device)[None] if position_ids is None else position_ids
+        return Layout(None, None, lengths, positions, moves=None)
+    real = attention_mask != 0
+    counted = (real.cumsum(1) - 1).clamp(min=0)
+    return Layout(None, real, real.sum(1), counted if position_ids is None else position_ids, moves=None)
+
+
+def _exports() -> bool:
+    """Whether the pass is being traced: then shapes must stay symbolic and nothing may be read back to the host."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
+def can_pack(implementation: str, hidden: Tensor, dropout: float) -> bool:
+    """Whether packed attention serves this implementation, device, precision and dropout well.
+
+    Otherwise the model pads: eager is the reference, and SDPA over a padded batch is the better fallback on a GPU
+    (float32, dropout, old cards), where a loop over sequences would cost a kernel launch each.
+    """
+    if implementation.startswith("flash_attention"):
+        return True
+    return implementation == "sdpa" and (hidden.device.type == "cpu" or _varlen_serves(hidden, dropout))
+
+
+def _varlen_serves(hidden: Tensor, dropout: float) -> bool:
+    if varlen_attn is None or hidden.device.type != "cuda" or dropout:
+        return False
+    autocast = torch.is_autocast_enabled("cuda")
+    dtype = torch.get_autocast_dtype("cuda") if autocast else hidden.dtype
+    return dtype in (torch.float16, torch.bfloat16) and torch.cuda.get_device_capability(hidden.device) >= (
+        8,
+        0,
+    )
+
+
+def packed_attention(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, dropout: float
+) -> Tensor:
+    """Bidirectional attention inside each sequence of a packed row.
+
+    Args:
+        module: the attention module; its `config` names the implementation.
+        query: (1, total, heads, head_dim), as `key` and `value`.
+        key: as `query`.
+        value: as `query`.
+        sequences: where the sequences lie.
+        dropout: probability, 0 outside training.
+
+    Returns:
+        (1, total, heads, head_dim).
+    """
+    implementation = module.config._attn_implementation
+    offsets, longest = sequences.cu_seq_lens, sequences.max_length
+    if implementation.startswith("flash_attention"):
+        return ALL_ATTENTION_FUNCTIONS[implementation](
+            module,
+            *(states.transpose(1, 2) for states in (query, key, value)),
+            attention_mask=None,
+            dropout=dropout,
+            is_causal=False,
+            cu_seq_lens_q=offsets,
+            cu_seq_lens_k=offsets,
+            max_length_q=longest,
+            max_length_k=longest,
+        )[0]
+    if _varlen_serves(query, dropout):
+        return varlen_attn(query[0], key[0], value[0], offsets, offsets, longest, longest)[None]
+    return _sdpa_by_runs(query[0], key[0], value[0], sequences, dropout)[None]
+
+
+def _sdpa_by_runs(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, dropout: float) -> Tensor:
+    """One SDPA call for each run of equally long neighbours; (total, heads, head_dim) in and out."""
+    sizes = [count * length for count, length in sequences.runs]
+    outputs = []
+    for (count, length), *states in zip(
+        sequences.runs, query.split(sizes), key.split(sizes), value.split(sizes), strict=True
+    ):
+        batch = [x.view(count, length, *x.shape[1:]).transpose(1, 2) for x in states]
+        attended = F.scaled_dot_product_attention(*batch, dropout_p=dropout)
+        outputs.append(attended.transpose(1, 2).reshape(count * length, *query.shape[1:]))
+    return torch.cat(outputs) if outputs else query
+
+
+def padded_attention(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float
+) -> tuple[Tensor, Tensor | None]:
+    """Bidirectional attention over a padded batch: the reference (eager), the export path, and the GPU fallback.
+
+    Args:
+        module: the attention module; its `config` names the implementation.
+        query: (batch, tokens, heads, head_dim), as `key` and `value`.
+        key: as `query`.
+        value: as `query`.
+        mask: bool (batch, 1, 1, tokens), true at tokens to attend to; None: all.
+        dropout: probability, 0 outside training.
+
+    Returns:
+        The output (batch, tokens, heads, head_dim), and with eager attention its probabilities
+        (batch, heads, tokens, tokens).
+    """
+    query, key, value = (states.transpose(1, 2) for states in (query, key, value))
+    implementation = module.config._attn_implementation
+    if implementation == "eager":
+        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        probabilities = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+        dropped = F.dropout(probabilities, dropout, training=dropout > 0)
+        return (dropped @ value).transpose(1, 2), probabilities
+    if implementation == "sdpa" or implementation.startswith("flash_attention"):  # flash takes no mask in an export
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout).transpose(1, 2), None
+    return ALL_ATTENTION_FUNCTIONS[implementation](module, query, key, value, mask, dropout=dropout, is_causal=False)

@@ -1,0 +1,191 @@
+import json
+
+import pytest
+import transformers
+
+from nomic_bert import NomicBertConfig
+
+# The keys of the released configurations, with the values that the authors' repositories hold.
+GPT2_KEYS = {
+    "activation_function": "swiglu",
+    "attn_pdrop": 0.0,
+    "bos_token_id": None,
+    "causal": False,
+    "dense_seq_output": True,
+    "embd_pdrop": 0.0,
+    "eos_token_id": None,
+    "fused_bias_fc": True,
+    "fused_dropout_add_ln": True,
+    "initializer_range": 0.02,
+    "layer_norm_epsilon": 1e-12,
+    "max_trained_positions": 2048,
+    "mlp_fc1_bias": False,
+    "mlp_fc2_bias": False,
+    "model_type": "nomic_bert",
+    "n_embd": 768,
+    "n_head": 12,
+    "n_inner": 3072,
+    "n_layer": 12,
+    "n_positions": 8192,
+    "pad_vocab_size_multiple": 64,
+    "parallel_block": False,
+    "parallel_block_tied_norm": False,
+    "prenorm": False,
+    "qkv_proj_bias": False,
+    "reorder_and_upcast_attn": False,
+    "resid_pdrop": 0.0,
+    "rotary_emb_base": 1000,
+    "rotary_emb_fraction": 1.0,
+    "rotary_emb_interleaved": False,
+    "rotary_emb_scale_base": None,
+    "rotary_scaling_factor": None,
+    "scale_attn_by_inverse_layer_idx": False,
+    "scale_attn_weights": True,
+    "summary_activation": None,
+    "summary_first_dropout": 0.0,
+    "summary_proj_to_labels": True,
+    "summary_type": "cls_index",
+    "summary_use_proj": True,
+    "torch_dtype": "float32",
+    "type_vocab_size": 2,
+    "use_cache": True,
+    "use_flash_attn": True,
+    "use_rms_norm": False,
+    "use_xentropy": True,
+    "vocab_size": 30528,
+}
+RELEASED = {
+    "nomic-bert-2048": {**GPT2_KEYS, "embd_pdrop": 0.1, "n_positions": 2048},
+    "nomic-embed-text-v1": {**GPT2_KEYS, "max_position_embeddings": 8192},
+    "nomic-embed-text-v1.5": {
+        **GPT2_KEYS,
+        "max_position_embeddings": 2048,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0},
+        "auto_map": {"AutoModel": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel"},
+    },
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_released_key_sets_are_read_as_they_are(name):
+    config = NomicBertConfig(**RELEASED[name])
+    assert (config.hidden_size, config.num_hidden_layers, config.intermediate_size) == (768, 12, 3072)
+    assert config.max_trained_positions == config.max_position_embeddings == 2048
+    assert config.n_positions == RELEASED[name]["n_positions"]
+    assert config.rotary_scaling_factor is None
+    assert config.layer_norm_eps == 1e-12
+    assert config.hidden_dropout_prob == 0.0
+
+
+def test_defaults_are_the_papers():
+    config = NomicBertConfig()
+    assert (config.rotary_scaling_factor, config.rotary_scaling_type) == (2.0, "dynamic")
+    dropouts = (config.hidden_dropout_prob, config.attention_probs_dropout_prob, config.embd_pdrop)
+    assert dropouts == (0.0, 0.0, 0.0)
+    assert (config.vocab_size, config.rotary_emb_base) == (30528, 1000.0)
+
+
+def test_both_vocabularies_are_written_and_reload_equal(tmp_path):
+    config = NomicBertConfig(n_embd=96, num_attention_heads=6, n_inner=64, max_trained_positions=128)
+    config.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    for native, released in [
+        ("hidden_size", "n_embd"),
+        ("num_hidden_layers", "n_layer"),
+        ("num_attention_heads", "n_head"),
+        ("intermediate_size", "n_inner"),
+        ("layer_norm_eps", "layer_norm_epsilon"),
+        ("hidden_dropout_prob", "resid_pdrop"),
+        ("max_trained_positions", "max_position_embeddings"),
+    ]:
+        assert written[native] == written[released]
+    assert written["rope_parameters"] == {"rope_type": "dynamic", "rope_theta": 1000.0, "factor": 2.0}
+    assert written["pad_token_id"] == 0
+    assert set(written["auto_map"]) == {
+        "AutoConfig",
+        "AutoModel",
+        "AutoModelForMaskedLM",
+        "AutoModelForPreTraining",
+        "AutoModelForSequenceClassification",
+    }
+    assert NomicBertConfig.from_pretrained(tmp_path) == config
+    assert NomicBertConfig.from_pretrained(tmp_path) != NomicBertConfig()
+
+
+def test_native_transformers_reads_the_same_shape(tmp_path):
+    config = NomicBertConfig(hidden_size=96, num_attention_heads=6, max_trained_positions=128)
+    config.save_pretrained(tmp_path)
+    native = transformers.models.nomic_bert.NomicBertConfig.from_pretrained(tmp_path)
+    for field in ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "layer_norm_eps"):
+        assert getattr(native, field) == getattr(config, field)
+    assert native.max_position_embeddings == 128
+    assert native.rope_parameters == config.rope_parameters
+
+
+def test_native_configuration_is_read(tmp_path):
+    rope = {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}
+    native = transformers.models.nomic_bert.NomicBertConfig(
+        hidden_size=96, num_attention_heads=6, max_position_embeddings=128, rope_parameters=rope
+    )
+    native.save_pretrained(tmp_path)
+    config = NomicBertConfig.from_pretrained(tmp_path)
+    assert (config.hidden_size, config.max_trained_positions) == (96, 128)
+    assert (config.rotary_emb_base, config.rotary_scaling_type, config.rotary_scaling_factor) == (
+        500.0,
+        "linear",
+        4.0,
+    )
+
+
+def test_scaling_factor_decides_where_present_null_included():
+    dynamic = {"rope_type": "dynamic", "rope_theta": 1000.0, "factor": 4.0}
+    assert NomicBertConfig(rope_parameters=dynamic).rotary_scaling_factor == 4.0
+    assert NomicBertConfig(rope_parameters=dynamic, rotary_scaling_factor=None).rotary_scaling_factor is None
+    assert NomicBertConfig(rope_parameters={"rope_type": "default"}).rotary_scaling_factor is None
+    switched_on = NomicBertConfig.from_dict(dict(RELEASED["nomic-embed-text-v1.5"]), rotary_scaling_factor=2)
+    assert switched_on.rope_parameters == {"rope_type": "dynamic", "rope_theta": 1000.0, "factor": 2.0}
+
+
+@pytest.mark.parametrize("scaling", ["dynamic", "linear", "ntk"])
+def test_every_scaling_survives_a_round_trip(tmp_path, scaling):
+    config = NomicBertConfig(rotary_scaling_type=scaling, rotary_scaling_factor=3.0)
+    config.save_pretrained(tmp_path)
+    assert NomicBertConfig.from_pretrained(tmp_path) == config
+
+
+def test_a_resized_vocabulary_reloads(tmp_path):
+    NomicBertConfig(vocab_size=1001).save_pretrained(tmp_path)
+    assert NomicBertConfig.from_pretrained(tmp_path).vocab_size == 1001
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"n_embd": 64, "hidden_size": 128}, ["n_embd=64", "hidden_size=128"]),
+        ({"layer_norm_eps": 1e-12, "layer_norm_epsilon": 1e-5}, ["layer_norm_eps", "layer_norm_epsilon"]),
+        (
+            {"rotary_emb_base": 10000, "rope_parameters": {"rope_theta": 1000.0}},
+            ["rotary_emb_base", "rope_theta"],
+        ),
+        ({"activation_function": "gelu"}, ["activation_function"]),
+        ({"qkv_proj_bias": True}, ["qkv_proj_bias"]),
+        ({"prenorm": True}, ["prenorm"]),
+        ({"rotary_emb_fraction": 0.5}, ["rotary_emb_fraction"]),
+        ({"num_experts": 8}, ["num_experts"]),
+        ({"hidden_size": 100, "num_attention_heads": 12}, ["hidden_size", "num_attention_heads"]),
+        ({"num_hidden_layers": 0}, ["num_hidden_layers"]),
+        ({"resid_pdrop": 1.5}, ["hidden_dropout_prob"]),
+        ({"rotary_scaling_type": "yarn"}, ["rotary_scaling_type"]),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, ["rope_type", "yarn"]),
+        ({"pad_token_id": 40000}, ["pad_token_id"]),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_name(fields, named):
+    with pytest.raises(ValueError) as error:
+        NomicBertConfig(**fields)
+    assert all(name in str(error.value) for name in named)
+
+
+def test_rope_parameters_cannot_be_set_apart_from_their_source():
+    with pytest.raises(ValueError, match="rotary_scaling_factor"):
+        NomicBertConfig().rope_parameters = {"rope_type": "default", "rope_theta": 5.0}

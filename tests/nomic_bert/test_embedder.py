@@ -1,0 +1,163 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from nomic_bert import NomicBertConfig, NomicBertForMaskedLM
+from nomic_bert.embedder import load_embedder, save_embedder
+from nomic_bert.prompts import PREFIXES, PROMPTS, prefix_text
+
+WORDS = [
+    "search",
+    "query",
+    "document",
+    "classification",
+    "clustering",
+    ":",
+    "_",
+    "a",
+    "long",
+    "text",
+    "about",
+    "rope",
+    "and",
+    "ntk",
+]
+TEXTS = ["a text", "about rope and ntk", "long " * 200, "", "a"]
+
+
+@pytest.fixture
+def checkpoint(tiny_config, tmp_path):
+    """A masked language model's directory with a tokenizer of a few words."""
+    torch.manual_seed(0)
+    NomicBertForMaskedLM(tiny_config).save_pretrained(tmp_path / "checkpoint")
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]",
+    ).save_pretrained(tmp_path / "checkpoint")  # fmt: skip
+    return tmp_path / "checkpoint"
+
+
+def test_every_way_to_a_prefix_agrees(checkpoint):
+    embedder = load_embedder(checkpoint)
+    by_hand = {name: embedder.encode([f"{name}: {text}" for text in TEXTS]) for name in PREFIXES}
+    for name in PREFIXES:
+        np.testing.assert_allclose(embedder.encode(TEXTS, prompt_name=name), by_hand[name], atol=1e-6)
+    np.testing.assert_allclose(embedder.encode_query(TEXTS), by_hand["search_query"], atol=1e-6)
+    np.testing.assert_allclose(embedder.encode_document(TEXTS), by_hand["search_document"], atol=1e-6)
+    np.testing.assert_allclose(embedder.encode(TEXTS, prompt_name="STS"), by_hand["classification"], atol=1e-6)
+    bare = embedder.encode(TEXTS)
+    assert np.abs(bare - by_hand["search_query"]).max() > 1e-3, "a default prompt is in force"
+
+
+def test_an_embedding_is_the_normalized_masked_mean(checkpoint):
+    embedder = load_embedder(checkpoint)
+    model = embedder[0].auto_model
+    with torch.no_grad():
+        for text, found in zip(TEXTS, embedder.encode(TEXTS), strict=True):
+            hidden = model(**embedder.tokenizer(text, return_tensors="pt"))[0][0]
+            np.testing.assert_allclose(found, torch.nn.functional.normalize(hidden.mean(0), dim=0), atol=1e-5)
+
+
+def test_batch_neighbours_do_not_change_an_embedding(checkpoint):
+    embedder = load_embedder(checkpoint)
+    together = embedder.encode(TEXTS, batch_size=5)
+    for text, expected in zip(TEXTS, together, strict=True):
+        np.testing.assert_allclose(embedder.encode(text), expected, atol=1e-5)
+
+
+def test_unknown_prompt_names_the_known_ones(checkpoint):
+    with pytest.raises(ValueError, match="search_query"):
+        load_embedder(checkpoint).encode("a", prompt_name="serach_query")
+    with pytest.raises(ValueError, match="search_query.*clustering"):
+        prefix_text("serach_query")
+
+
+OTHER_PROCESS = """
+import sys, numpy
+from sentence_transformers import SentenceTransformer
+embedder = SentenceTransformer(sys.argv[1], trust_remote_code=True, device="cpu")
+assert type(embedder[0].auto_model).__module__.startswith("transformers_modules.")
+assert embedder.max_seq_length == 256, embedder.max_seq_length
+numpy.save(sys.argv[2], embedder.encode_query(sys.argv[3:]))
+"""
+
+
+def test_an_exported_directory_encodes_alike_without_this_package(checkpoint, tmp_path):
+    embedder = load_embedder(checkpoint, device="cpu")
+    save_embedder(embedder, tmp_path / "export")
+    command = [
+        sys.executable,
+        "-I",
+        "-c",
+        OTHER_PROCESS,
+        str(tmp_path / "export"),
+        str(tmp_path / "found.npy"),
+        *TEXTS,
+    ]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), embedder.encode_query(TEXTS), atol=1e-6)
+    np.testing.assert_allclose(load_embedder(tmp_path / "export").encode(TEXTS), embedder.encode(TEXTS), atol=1e-6)
+
+
+def test_the_exported_files_are_those_that_readers_look_for(checkpoint, tmp_path):
+    save_embedder(load_embedder(checkpoint), tmp_path / "export")
+    read = lambda name: json.loads((tmp_path / "export" / name).read_text())  # noqa: E731
+    assert read("config.json")["architectures"] == ["NomicBertModel"]
+    types = [module["type"] for module in read("modules.json")]
+    assert types == [f"sentence_transformers.models.{name}" for name in ("Transformer", "Pooling", "Normalize")]
+    assert read("1_Pooling/config.json")["pooling_mode_mean_tokens"] is True
+    assert read("sentence_bert_config.json")["max_seq_length"] == 256  # n_positions of this configuration
+    assert read("config_sentence_transformers.json")["prompts"] == PROMPTS
+    assert read("config_sentence_transformers.json")["default_prompt_name"] is None
+    assert not list((tmp_path / "export").glob("**/*.bin")), "pickled weights"
+
+
+def test_an_export_replaces_an_embedder_but_nothing_else(checkpoint, tmp_path):
+    embedder = load_embedder(checkpoint)
+    save_embedder(embedder, tmp_path / "export")
+    save_embedder(embedder, tmp_path / "export")
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="precious"):
+        save_embedder(embedder, tmp_path / "precious")
+    assert (tmp_path / "precious" / "notes.txt").read_text() == "mine"
+
+
+def test_an_interrupted_export_leaves_the_old_one(checkpoint, tmp_path, monkeypatch):
+    embedder = load_embedder(checkpoint)
+    save_embedder(embedder, tmp_path / "export")
+    before = sorted(path.name for path in (tmp_path / "export").iterdir())
+    monkeypatch.setattr(
+        "nomic_bert.embedder._write_portable_module_files", lambda *_: (_ for _ in ()).throw(OSError(28))
+    )
+    with pytest.raises(OSError):
+        save_embedder(embedder, tmp_path / "export")
+    assert sorted(path.name for path in (tmp_path / "export").iterdir()) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "export"]
+
+
+def test_what_is_not_a_checkpoint_is_refused(tmp_path, checkpoint):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        load_embedder(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_embedder(tmp_path / "nowhere")
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": config["hidden_size"]}))
+    with pytest.raises(ValueError, match="'bert'"):
+        load_embedder(checkpoint)
+
+
+def test_the_length_limit_is_the_usable_one(checkpoint):
+    assert load_embedder(checkpoint).max_seq_length == 256
+    assert load_embedder(checkpoint, max_seq_length=32).max_seq_length == 32
+    assert NomicBertConfig().n_positions == 8192

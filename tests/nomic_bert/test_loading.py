@@ -1,0 +1,149 @@
+"""What loads, what is refused, and what a checkpoint means to a process that does not have this package."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
+
+from nomic_bert import NomicBertForMaskedLM, NomicBertForSequenceClassification, NomicBertModel
+
+HEADS = {
+    "encoder": NomicBertModel,
+    "masked_lm": NomicBertForMaskedLM,
+    "classification": NomicBertForSequenceClassification,
+}
+
+
+@pytest.fixture(params=HEADS)
+def saved(request, tiny_config, tmp_path):
+    torch.manual_seed(0)
+    model = HEADS[request.param](tiny_config).eval()
+    model.save_pretrained(tmp_path)
+    return model, tmp_path
+
+
+def encoder_of(model):
+    return getattr(model, "bert", model)
+
+
+IDS = torch.tensor([[5, 6, 7, 8, 9]])
+
+
+@torch.no_grad()
+def test_any_heads_directory_opens_as_any_head_with_the_package(saved):
+    model, directory = saved
+    expected = encoder_of(model)(IDS)[0]
+    for auto in (AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification):
+        opened = auto.from_pretrained(directory).eval()
+        assert type(opened).__module__ == "nomic_bert.modeling_nomic_bert"
+        assert torch.equal(encoder_of(opened)(IDS)[0], expected)
+
+
+READER = """
+import sys, torch
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
+assert "nomic_bert" not in sys.modules
+ids = torch.tensor([[5, 6, 7, 8, 9]])
+found = []
+for auto in (AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification):
+    model = auto.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+    assert type(model).__module__.startswith("transformers_modules."), type(model)
+    with torch.no_grad():
+        found.append(getattr(model, "bert", model)(ids)[0])
+torch.save(found, sys.argv[2])
+"""
+
+
+@torch.no_grad()
+def test_any_heads_directory_opens_as_any_head_without_the_package(saved, tmp_path_factory):
+    model, directory = saved
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    # -I keeps this checkout off the path; a package installed in editable mode stays importable but is not imported
+    command = [sys.executable, "-I", "-c", READER, str(directory), str(elsewhere / "found.pt")]
+    subprocess.run(command, check=True, cwd=elsewhere)
+    for found in torch.load(elsewhere / "found.pt", weights_only=True):
+        torch.testing.assert_close(found, encoder_of(model)(IDS)[0], atol=1e-5, rtol=0)
+
+
+def test_released_names_are_written(saved):
+    model, directory = saved
+    names = set(load_file(directory / "model.safetensors"))
+    prefix = "" if isinstance(model, NomicBertModel) else "bert."
+    encoder = {
+        prefix + name
+        for name in ("embeddings.word_embeddings.weight", "emb_ln.bias", "encoder.layers.1.attn.Wqkv.weight",
+                     "encoder.layers.0.mlp.fc11.weight", "encoder.layers.0.norm2.weight")
+    }  # fmt: skip
+    assert encoder <= names
+    head = {
+        "NomicBertForMaskedLM": {"cls.predictions.transform.layer_norm.bias"},
+        "NomicBertForSequenceClassification": {"classifier.bias", "bert.pooler.dense.bias"},
+    }
+    assert head.get(type(model).__name__, set()) <= names
+    assert json.loads((directory / "config.json").read_text())["architectures"] == [type(model).__name__]
+
+
+def edit(directory: Path, change, **config):
+    weights = load_file(directory / "model.safetensors")
+    change(weights)
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    written = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**written, **config}))
+
+
+def drop(key):
+    return lambda weights: weights.pop(key)
+
+
+def put(key, shape):
+    return lambda weights: weights.update({key: torch.zeros(shape)})
+
+
+@pytest.mark.parametrize("head", HEADS.values())
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (drop("encoder.layers.1.mlp.fc2.weight"), "missing (1): {}encoder.layers.1.mlp.fc2.weight"),
+        (put("encoder.layers.2.norm1.bias", (64,)), "left over (1): encoder.layers.2.norm1.bias"),
+        (
+            put("encoder.layers.0.mlp.fc2.weight", (64, 64)),
+            "misshapen (1): {}encoder.layers.0.mlp.fc2.weight",
+        ),
+    ],
+)
+def test_a_partly_random_encoder_is_refused_and_listed(tiny_model, tmp_path, head, change, named):
+    tiny_model.save_pretrained(tmp_path)
+    edit(tmp_path, change)
+    with pytest.raises(ValueError) as error:
+        head.from_pretrained(tmp_path)
+    assert named.format("" if head is NomicBertModel else "bert.") in str(error.value)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_weights_of_another_architecture_are_refused_and_listed(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    bert = {"bert.encoder.layer.0.attention.self.query.weight": torch.zeros(64, 64)}
+    save_file(bert, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"encoder\.layers\.0\.attn\.Wqkv.*left over.*attention\.self\.query"):
+        NomicBertModel.from_pretrained(tmp_path)
+
+
+def test_a_head_is_resized_only_when_asked(tiny_config, tmp_path):
+    tiny_config.num_labels = 3
+    NomicBertForSequenceClassification(tiny_config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="misshapen.*classifier"):
+        NomicBertForSequenceClassification.from_pretrained(tmp_path, num_labels=1)
+    resized = NomicBertForSequenceClassification.from_pretrained(tmp_path, num_labels=1, ignore_mismatched_sizes=True)
+    assert resized.classifier.weight.shape == (1, 64)
+
+
+def test_fields_set_while_loading_are_checked(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="hidden_size=63"):
+        NomicBertModel.from_pretrained(tmp_path, n_embd=63)
+    assert NomicBertModel.from_pretrained(tmp_path, rotary_scaling_factor=None).config.rotary_scaling_factor is None

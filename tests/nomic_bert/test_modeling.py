@@ -1,0 +1,260 @@
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from safetensors.torch import load_file
+
+from nomic_bert import NomicBertForMaskedLM, NomicBertForSequenceClassification, NomicBertModel
+
+FIXTURES = ("upstream_tiny_ntk", "upstream_tiny_unscaled")
+
+
+def assert_close(found, expected, tolerance=1e-5):
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
+
+
+@pytest.fixture(params=FIXTURES)
+def upstream(request, fixtures_dir):
+    """Weights with the outputs of the authors' model."""
+    directory = fixtures_dir / request.param
+    return directory, load_file(directory / "expected.safetensors")
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@torch.no_grad()
+def test_outputs_are_the_authors(upstream, attention):
+    directory, expected = upstream
+    model = NomicBertForMaskedLM.from_pretrained(directory, attn_implementation=attention).eval()
+    ids, mask = expected["padded.input_ids"], expected["padded.attention_mask"]
+    real = mask.bool()
+    assert_close(model.bert(ids, mask).last_hidden_state[real], expected["padded.last_hidden_state"][real])
+    assert_close(model(ids, attention_mask=mask).logits[real], expected["padded.mlm_logits"][real])
+    typed = model.bert(ids, mask, token_type_ids=expected["token_type_ids"]).last_hidden_state
+    assert_close(typed[real], expected["padded.token_type.last_hidden_state"][real])
+    for length in (64, 65, 128, 253):
+        found = model.bert(expected[f"long{length}.input_ids"]).last_hidden_state
+        assert_close(found, expected[f"long{length}.last_hidden_state"])
+
+
+@torch.no_grad()
+def test_equal_to_native_transformers_within_the_trained_length(tiny_model, texts, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    for text in texts[:3]:
+        native = transformers.models.nomic_bert.NomicBertModel.from_pretrained(tmp_path).eval()
+        assert_close(tiny_model(text[None]).last_hidden_state, native(text[None]).last_hidden_state)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@torch.no_grad()
+def test_a_text_is_encoded_alike_in_any_company(tiny_model, texts, pad, attention):
+    """Alone = in a batch = padded further = left-padded = packed = after any history, within 1e-5."""
+    tiny_model.set_attn_implementation(attention)
+    alone = [tiny_model(text[None]).last_hidden_state[0] for text in texts]
+    cu_seq_lens = torch.tensor([0, *torch.tensor([len(text) for text in texts]).cumsum(0)])
+    ways = {
+        "batch": pad(texts),
+        "padded further": pad(texts, width=301),
+        "left": pad(texts, left=True),
+        "reversed": pad(texts[::-1]),
+    }
+    for name, (ids, mask) in ways.items():
+        hidden = tiny_model(ids, mask).last_hidden_state
+        assert not hidden[mask == 0].any(), f"{name}: padding is not zero"
+        rows = [row[real.bool()] for row, real in zip(hidden, mask, strict=True)]
+        for found, expected in zip(rows[::-1] if name == "reversed" else rows, alone, strict=True):
+            assert_close(found, expected)
+    row = torch.cat(texts)[None]
+    restarting = torch.cat([torch.arange(len(text)) for text in texts])[None]
+    for packed in ({"cu_seq_lens_q": cu_seq_lens}, {"position_ids": restarting}):
+        assert_close(tiny_model(row, **packed).last_hidden_state[0], torch.cat(alone))
+    for text, expected in zip(texts, alone, strict=True):  # after all of the above
+        assert_close(tiny_model(text[None]).last_hidden_state[0], expected)
+
+
+@torch.no_grad()
+def test_scaling_matters_beyond_the_trained_length_only(tiny_model, texts):
+    before = [tiny_model(text[None]).last_hidden_state for text in texts]
+    tiny_model.config.rotary_scaling_factor = None
+    for text, scaled in zip(texts, before, strict=True):
+        change = (tiny_model(text[None]).last_hidden_state - scaled).abs().max()
+        assert (change > 1e-3) == (len(text) > tiny_model.config.max_trained_positions)
+
+
+def test_gradients_of_packed_and_padded_are_equal(tiny_model, texts, pad):
+    ids, mask = pad(texts)
+
+    def gradients(attention, hidden_of):
+        tiny_model.set_attn_implementation(attention)
+        tiny_model.zero_grad()
+        weights = torch.linspace(-1, 1, tiny_model.config.hidden_size)
+        (hidden_of() * weights).square().sum().backward()
+        return {name: parameter.grad.clone() for name, parameter in tiny_model.named_parameters()}
+
+    row, cu = torch.cat(texts)[None], torch.tensor([0, *torch.tensor([len(t) for t in texts]).cumsum(0)])
+    reference = gradients("eager", lambda: tiny_model(ids, mask).last_hidden_state[mask == 1])
+    for hidden_of in (
+        lambda: tiny_model(ids, mask).last_hidden_state[mask == 1],
+        lambda: tiny_model(row, cu_seq_lens_q=cu).last_hidden_state[0],
+    ):
+        for name, gradient in gradients("sdpa", hidden_of).items():
+            scale = reference[name].abs().max()
+            assert_close(gradient / scale, reference[name] / scale)
+
+
+@torch.no_grad()
+def test_standard_inputs_and_outputs(tiny_model, texts, pad):
+    ids, mask = pad(texts[:3])
+    plain = tiny_model(ids, mask)
+    assert_close(tiny_model(inputs_embeds=tiny_model.embeddings.word_embeddings(ids), attention_mask=mask)[0], plain[0])
+    shifted = torch.arange(ids.shape[1])[None] + 7  # RoPE is relative
+    assert_close(tiny_model(ids, mask, position_ids=shifted)[0], plain[0], 1e-4)
+    stretched = torch.arange(ids.shape[1])[None] * 2
+    assert not torch.allclose(tiny_model(ids, mask, position_ids=stretched)[0], plain[0], atol=1e-2)
+    assert isinstance(tiny_model(ids, mask, return_dict=False), tuple)
+    states = tiny_model(ids, mask, output_hidden_states=True).hidden_states
+    assert len(states) == tiny_model.config.num_hidden_layers + 1
+    assert_close(states[-1], plain[0])
+    tiny_model.set_attn_implementation("eager")
+    attentions = tiny_model(ids, mask, output_attentions=True).attentions
+    assert attentions[0].shape == (3, 4, ids.shape[1], ids.shape[1])
+    assert_close(attentions[1].sum(-1)[mask[:, None].expand(3, 4, -1) == 1], torch.ones(4 * mask.sum()))
+    assert not attentions[0][0, :, :, 3:].any(), "attention to padding"
+
+
+@torch.no_grad()
+def test_a_text_without_tokens_is_zero_not_nan(tiny_model):
+    ids, mask = torch.tensor([[5, 6, 7], [8, 9, 10]]), torch.tensor([[1, 1, 0], [0, 0, 0]])
+    for attention in ("sdpa", "eager"):
+        tiny_model.set_attn_implementation(attention)
+        hidden = tiny_model(ids, mask).last_hidden_state
+        assert hidden.isfinite().all() and not hidden[1].any() and hidden[0, :2].any()
+
+
+def test_gradient_checkpointing_changes_nothing(tiny_model, texts, pad):
+    ids, mask = pad(texts)
+    gradients = []
+    tiny_model.train()
+    for checkpointing in (False, True):
+        if checkpointing:
+            tiny_model.gradient_checkpointing_enable()
+        tiny_model.zero_grad()
+        tiny_model(ids, mask).last_hidden_state.square().mean().backward()
+        gradients.append(tiny_model.encoder.layers[0].attn.Wqkv.weight.grad.clone())
+    assert_close(*gradients, 1e-7)
+
+
+def test_masked_lm_head_runs_on_labelled_tokens_with_the_full_loss(tiny_config, texts, pad):
+    torch.manual_seed(0)
+    model = NomicBertForMaskedLM(tiny_config)
+    ids, mask = pad(texts)
+    labels = torch.where((torch.rand(ids.shape) < 0.3) & (mask == 1), ids, -100)
+    output = model(ids, attention_mask=mask, labels=labels)
+    full = model(ids, attention_mask=mask).logits
+    assert output.logits.shape == ((labels != -100).sum(), tiny_config.vocab_size)
+    assert_close(output.logits, full[labels != -100], 1e-4)
+    assert_close(output.loss, F.cross_entropy(full.flatten(0, 1), labels.flatten()), 1e-5)
+    shared = model(ids, attention_mask=mask, labels=labels, num_items_in_batch=1000).loss
+    assert_close(shared * 1000, output.loss * (labels != -100).sum(), 1e-3)
+    nothing = model(ids, attention_mask=mask, labels=torch.full_like(labels, -100)).loss
+    nothing.backward()
+    assert nothing == 0
+
+
+@pytest.mark.parametrize(
+    ("num_labels", "problem", "labels"),
+    [
+        (3, None, torch.tensor([0, 2, 1])),
+        (1, None, torch.tensor([0.5, 2.0, -1.0])),
+        (2, "multi_label_classification", torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])),
+    ],
+)
+def test_classification_losses(tiny_config, texts, pad, num_labels, problem, labels):
+    tiny_config.num_labels, tiny_config.problem_type = num_labels, problem
+    model = NomicBertForSequenceClassification(tiny_config).eval()
+    ids, mask = pad(texts[:3])
+    output = model(ids, attention_mask=mask, labels=labels)
+    expected = {
+        None: F.cross_entropy if num_labels > 1 else lambda x, y: F.mse_loss(x[:, 0], y),
+        "multi_label_classification": F.binary_cross_entropy_with_logits,
+    }[problem]
+    assert_close(output.loss, expected(output.logits, labels))
+    halved = model(ids, attention_mask=mask, labels=labels, num_items_in_batch=2 * labels.numel()).loss
+    assert_close(halved, output.loss / 2)
+
+
+@torch.no_grad()
+def test_export_takes_the_padded_path_and_agrees(tiny_model, texts, pad):
+    ids, mask = pad(texts[:2])
+    automatic = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
+    exported = torch.export.export(
+        tiny_model, (ids, mask), dynamic_shapes={"input_ids": automatic, "attention_mask": automatic}
+    ).module()
+    longer = pad(texts, width=150)
+    assert_close(exported(*longer)[0], tiny_model(*longer)[0])
+
+
+def test_too_long_a_text_warns_once_and_stays_finite(tiny_model, monkeypatch):
+    said = []
+    monkeypatch.setattr("nomic_bert.modeling_nomic_bert.logger.warning_once", said.append)
+    within, beyond = torch.full((1, 256), 7), torch.full((1, 300), 7)
+    tiny_model(within)
+    assert not said
+    assert tiny_model(beyond).last_hidden_state.isfinite().all()
+    assert "256" in said[0]
+    tiny_model.config.rotary_scaling_factor = None
+    tiny_model(torch.full((1, 65), 7))
+    tiny_model(torch.full((1, 66), 7))
+    assert "rotary_scaling_factor=2" in said[1] and said[1] == said[2], "one message, so that it is shown once"
+
+
+def test_inputs_that_contradict_each_other_are_refused(tiny_model):
+    ids = torch.full((2, 8), 7)
+    with pytest.raises(ValueError, match="exactly one"):
+        tiny_model(ids, inputs_embeds=torch.zeros(2, 8, 64))
+    with pytest.raises(ValueError, match="exactly one"):
+        tiny_model()
+    with pytest.raises(ValueError, match="attention_mask"):
+        tiny_model(ids, torch.ones(2, 1, 8, 8))
+    with pytest.raises(ValueError, match="cu_seq_lens_q"):
+        tiny_model(ids[:1], cu_seq_lens_q=torch.tensor([0, 5, 7]))
+    with pytest.raises(ValueError, match="one packed row"):
+        tiny_model(ids, cu_seq_lens_q=torch.tensor([0, 8]))
+    with pytest.raises(ValueError, match="eager"):
+        tiny_model(ids, output_attentions=True)
+
+
+def test_the_137m_model_is_built_saved_and_reloaded(tmp_path):
+    from nomic_bert import NomicBertConfig
+
+    model = NomicBertModel(NomicBertConfig()).eval()
+    assert sum(parameter.numel() for parameter in model.parameters()) == 136_731_648
+    assert len(model.state_dict()) == 112
+    model.save_pretrained(tmp_path)
+    assert len(load_file(tmp_path / "model.safetensors")) == 112
+    ids = torch.arange(100, 164).view(2, 32)
+    with torch.no_grad():
+        assert torch.equal(NomicBertModel.from_pretrained(tmp_path).eval()(ids)[0], model(ids)[0])
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_gpu_agrees_with_the_cpu_reference(tiny_model, texts, pad, dtype):
+    ids, mask = pad(texts)
+    reference = tiny_model(ids, mask).last_hidden_state
+    found = tiny_model.to("cuda", dtype)(ids.cuda(), mask.cuda()).last_hidden_state.float().cpu()
+    error = (found - reference)[mask == 1].norm() / reference[mask == 1].norm()
+    assert error < (2e-2 if dtype == torch.bfloat16 else 1e-4)
+
+
+@pytest.mark.gpu
+def test_gpu_packed_gradients_agree_with_the_cpu_reference(tiny_model, texts):
+    row = torch.cat(texts)[None]
+    cu = torch.tensor([0, *torch.tensor([len(text) for text in texts]).cumsum(0)], dtype=torch.int32)
+    gradients = []
+    for device in ("cpu", "cuda"):
+        tiny_model.to(device).zero_grad()
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            tiny_model(row.to(device), cu_seq_lens_q=cu.to(device)).last_hidden_state.square().mean().backward()
+        gradients.append(tiny_model.encoder.layers[0].attn.Wqkv.weight.grad.cpu().clone())
+    assert (gradients[1] - gradients[0]).norm() / gradients[0].norm() < 5e-2

@@ -1,0 +1,75 @@
+"""Each form of RoPE against its closed form, in float64 and complex numbers, written apart from the code."""
+
+import numpy as np
+import pytest
+import torch
+
+from nomic_bert import NomicBertConfig
+from nomic_bert.rotary_nomic_bert import apply_rotary, inverse_frequencies, rotary_tables
+
+D, TRAINED, THETA = 16, 64, 1000.0
+
+
+def config(**fields):
+    return NomicBertConfig(hidden_size=2 * D, num_attention_heads=2, max_trained_positions=TRAINED, **fields)
+
+
+def frequencies(lengths, **fields):
+    return inverse_frequencies(config(**fields), torch.tensor(lengths)).double().numpy()
+
+
+def plain(base):
+    return np.array([base ** (-2 * i / D) for i in range(D // 2)])
+
+
+def test_plain_rope_ignores_length():
+    found = frequencies([1, TRAINED, 4 * TRAINED], rotary_scaling_factor=None)
+    np.testing.assert_allclose(found, [plain(THETA)] * 3, rtol=1e-6)
+
+
+def test_linear_interpolation_is_equation_3():
+    found = frequencies([10, 4 * TRAINED], rotary_scaling_type="linear", rotary_scaling_factor=4.0)
+    # f(x, m L / L') with L' = 4 L: the angle of position m is that of position m / 4
+    np.testing.assert_allclose(found, [plain(THETA) / 4] * 2, rtol=1e-6)
+
+
+def test_ntk_is_equation_4():
+    found = frequencies([10, 4 * TRAINED], rotary_scaling_type="ntk", rotary_scaling_factor=4.0)
+    np.testing.assert_allclose(found, [plain(THETA * 4.0 ** (D / (D - 2)))] * 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0, 4.0])
+def test_dynamic_ntk_is_equation_5_of_each_sequence(alpha):
+    lengths = [1, TRAINED - 1, TRAINED, TRAINED + 1, 2 * TRAINED, 5 * TRAINED]
+    found = frequencies(lengths, rotary_scaling_factor=alpha)
+    for row, length in zip(found, lengths, strict=True):
+        scale = alpha * length / TRAINED - (alpha - 1) if length > TRAINED else 1.0
+        np.testing.assert_allclose(row, plain(THETA * scale ** (D / (D - 2))), rtol=1e-6)
+
+
+def test_the_papers_lengths_give_the_known_bases():
+    """base 1,000, alpha 2, trained at 2,048, heads of 64: figures computed from the authors' formula."""
+    paper = NomicBertConfig()
+    lengths = torch.tensor([2048, 2049, 4096, 8192])
+    second = inverse_frequencies(paper, lengths)[:, 1].double()
+    np.testing.assert_allclose(second ** (-32.0), [1000.0, 1001.0, 3108.2, 7453.5], rtol=1e-4)
+
+
+def test_rotation_is_a_complex_product():
+    torch.manual_seed(0)
+    states, positions = (
+        torch.randn(2, 7, 3, D),
+        torch.tensor([[0, 1, 2, 5, 9, 30, 63], [3, 2, 1, 0, 8, 8, 100]]),
+    )
+    cos, sin = rotary_tables(inverse_frequencies(config(), torch.tensor([7, 7]))[:, None], positions)
+    rotated = apply_rotary(states, cos, sin)
+    angles = positions[..., None].double() * torch.from_numpy(plain(THETA))
+    product = torch.complex(*states.double().chunk(2, -1)) * torch.polar(torch.ones_like(angles), angles)[:, :, None]
+    expected = torch.cat((product.real, product.imag), -1)
+    torch.testing.assert_close(rotated.double(), expected, atol=1e-5, rtol=0)
+
+
+def test_tables_stay_in_float32_under_half_precision():
+    cos, sin = rotary_tables(torch.ones(1, 1, D // 2), torch.tensor([[5]]))
+    assert cos.dtype == sin.dtype == torch.float32
+    assert apply_rotary(torch.ones(1, 1, D, dtype=torch.bfloat16), cos, sin).dtype == torch.bfloat16
