@@ -3,6 +3,8 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
@@ -57,11 +59,23 @@ def save_embedder(embedder: SentenceTransformer, directory: str | os.PathLike) -
     directory = Path(directory)
     if directory.exists() and any(directory.iterdir()) and not (directory / "modules.json").is_file():
         raise FileExistsError(f"{directory} exists and is not an embedder; choose another directory or remove it.")
+    with atomic_directory(directory) as written:
+        embedder.save_pretrained(str(written), create_model_card=False)
+        _write_portable_module_files(embedder, written)
+
+
+@contextmanager
+def atomic_directory(directory: str | os.PathLike) -> Iterator[Path]:
+    """Give a new directory to fill, which takes the name `directory`, and the place of what is there, when filled.
+
+    If filling fails or is interrupted, `directory` stays as it was.
+    """
+    directory = Path(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
         written = Path(scratch, "new")
-        embedder.save_pretrained(str(written), create_model_card=False)
-        _write_portable_module_files(embedder, written)
+        written.mkdir()
+        yield written
         if directory.exists():
             os.replace(directory, Path(scratch, "old"))
         os.replace(written, directory)

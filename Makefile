@@ -1,0 +1,66 @@
+# Everything a person runs. `make quickstart` and `make test` need only Python 3.11 or newer with venv and pip:
+# each makes .venv, installs the tested versions (constraints.txt) there, and finds them again the next time.
+#
+#   PYTHON=python3.12        the Python that makes .venv; for `make gpu`, the Python that runs
+#   PIP_ARGS="..."           passed to pip, for example an index that has torch's CPU build
+#   ARGS="--smoke"           passed to the quickstart
+#   PYTEST_ARGS="-k rotary"  passed to pytest
+
+PYTHON ?= python3
+PIP_ARGS ?=
+ARGS ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint gpu clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+quickstart: $(VENV)/.installed-quickstart  ## train, evaluate and search with a small model (about 15 minutes on 2 cores)
+	$(BIN)/python recipes/quickstart.py $(ARGS)
+
+test: lint  ## lint, types and every test that needs no GPU
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-test  ## ruff (rules and format) and mypy
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+# What needs a GPU, on the packages that $(PYTHON) has: nothing is installed, constrained or fetched. Only files
+# that hold a GPU test are collected, so a package that only other tests import may be missing.
+gpu:  ## every test that needs a GPU, with the packages found (no .venv)
+	@$(PYTHON) -c "import pytest, torch, transformers" || { echo "make gpu: $(PYTHON) must have torch, transformers and pytest"; exit 1; }
+	@$(PYTHON) -c "import sys, torch; sys.exit(not torch.cuda.is_available())" || { echo "make gpu: torch sees no GPU here; nothing was run"; exit 1; }
+	@files=$$(grep -rl --include='test_*.py' 'mark\.gpu' tests || true); \
+	if [ -z "$$files" ]; then echo "make gpu: no test carries the gpu marker; nothing was run"; exit 0; fi; \
+	HF_HUB_OFFLINE=1 $(PYTHON) -m pytest -m gpu $(PYTEST_ARGS) $$files; status=$$?; \
+	if [ $$status -eq 5 ]; then echo "make gpu: no GPU test was selected; nothing was run"; fi; \
+	exit $$status
+
+clean:  ## remove .venv, builds and caches; outputs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	find . -path ./.git -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+# A pip that is there already is taken as it is, with what is installed beside it (torch's CPU build, say).
+$(BIN)/pip:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 or newer is needed; choose one with: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c "import venv, ensurepip" || { echo "$(PYTHON) cannot make environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Both stamps go before pip starts and come back after it ends, so a half-made environment is never taken for whole.
+# The test set contains the quickstart's.
+$(VENV)/.installed-quickstart: pyproject.toml constraints.txt | $(BIN)/pip
+	@rm -f $(VENV)/.installed-*
+	$(INSTALL) $(PIP_ARGS) --editable ".[train,mteb]"
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/pip
+	@rm -f $(VENV)/.installed-*
+	$(INSTALL) $(PIP_ARGS) --editable ".[train,mteb,dev]"
+	@touch $@ $(VENV)/.installed-quickstart

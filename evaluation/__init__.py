@@ -1,0 +1,1 @@
+"""Scores of embedders on retrieval sets, and the plots that show them."""

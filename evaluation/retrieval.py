@@ -1,0 +1,191 @@
+"""Retrieval scores of embedders and of BM25, on sets in the BEIR layout or made of held-out pairs.
+
+Both are scored by the metrics of sentence-transformers' InformationRetrievalEvaluator, in percent. Judgements
+are binary there: a document with any positive grade is relevant.
+"""
+
+import dataclasses
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import bm25s
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+_CUTOFF = 10
+_METRICS = ("ndcg", "recall", "mrr")
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalSet:
+    """Queries, documents, and which of the documents answer which query.
+
+    Attributes:
+        queries: Query id -> text.
+        documents: Document id -> text.
+        relevant: Query id -> ids of its relevant documents; one at least for every query.
+
+    Raises:
+        ValueError: The set is empty, a query is blank or has no relevant document, or an id is unknown.
+    """
+
+    queries: dict[str, str]
+    documents: dict[str, str]
+    relevant: dict[str, set[str]]
+
+    def __post_init__(self) -> None:
+        """Check that the three mappings belong together."""
+        if not self.queries or not self.documents:
+            raise ValueError(
+                f"a retrieval set needs queries and documents; it has {len(self.queries)} and {len(self.documents)}."
+            )
+        if unknown := self.relevant.keys() - self.queries.keys():
+            raise ValueError(f"relevant: unknown query id {min(unknown)!r}.")
+        for query_id, query in self.queries.items():
+            if not query.strip():
+                raise ValueError(f"query {query_id!r} is blank; remove it.")
+            if not self.relevant.get(query_id):
+                raise ValueError(f"query {query_id!r} has no relevant document; remove it.")
+            if unknown := self.relevant[query_id] - self.documents.keys():
+                raise ValueError(f"relevant, query {query_id!r}: unknown document id {min(unknown)!r}.")
+
+    @classmethod
+    def from_pairs(cls, pairs: Iterable[Mapping[str, str]]) -> "RetrievalSet":
+        """Make a set of rows with `query` and `document`: every document of a query is relevant to it.
+
+        Identical documents become one document, identical queries one query. Ids are the numbers of first
+        rows.
+
+        Raises:
+            ValueError: There are no rows, or a text is blank; the message names the row, counted from 0.
+        """
+        query_ids: dict[str, str] = {}
+        document_ids: dict[str, str] = {}
+        relevant: dict[str, set[str]] = {}
+        for row, pair in enumerate(pairs):
+            for column in ("query", "document"):
+                if not pair[column].strip():
+                    raise ValueError(f"row {row}, column {column!r}: the text is blank; remove the row.")
+            query_id = query_ids.setdefault(pair["query"], str(row))
+            document_id = document_ids.setdefault(pair["document"], str(row))
+            relevant.setdefault(query_id, set()).add(document_id)
+        return cls(
+            queries={query_id: text for text, query_id in query_ids.items()},
+            documents={document_id: text for text, document_id in document_ids.items()},
+            relevant=relevant,
+        )
+
+    @classmethod
+    def from_beir(cls, directory: str | Path) -> "RetrievalSet":
+        """Read a directory in the BEIR layout: corpus.jsonl, queries.jsonl and qrels.tsv, plain or gzipped.
+
+        A document is its title and its text with a space between, as in BEIR. Queries without a positive
+        judgement are left out.
+
+        Raises:
+            FileNotFoundError: A file is missing.
+            ValueError: A line cannot be read, or the judgements name an unknown query or document.
+        """
+        directory = Path(directory)
+        documents = {
+            str(row["_id"]): f"{row.get('title') or ''} {row['text']}".strip()
+            for row in _read_rows(directory, "corpus.jsonl", ("_id", "text"))
+        }
+        queries = {str(row["_id"]): row["text"] for row in _read_rows(directory, "queries.jsonl", ("_id", "text"))}
+        relevant: dict[str, set[str]] = {}
+        for row in _read_rows(directory, "qrels.tsv", ("query-id", "corpus-id", "score")):
+            if float(row["score"]) > 0:
+                relevant.setdefault(row["query-id"], set()).add(row["corpus-id"])
+        if unknown := relevant.keys() - queries.keys():
+            raise ValueError(f"{directory}: qrels.tsv judges the unknown query {min(unknown)!r}.")
+        return cls({query_id: queries[query_id] for query_id in queries if query_id in relevant}, documents, relevant)
+
+
+def evaluate_embedder(
+    model: SentenceTransformer, retrieval_set: RetrievalSet, *, batch_size: int = 32
+) -> dict[str, float]:
+    """Score an embedder: queries under its prompt "query", documents under its prompt "document".
+
+    Args:
+        model: The embedder; documents are ranked by its own similarity.
+        retrieval_set: What to search.
+        batch_size: Texts encoded at once.
+
+    Returns:
+        `ndcg@10`, `recall@10` and `mrr@10`, in percent.
+    """
+    scores = _evaluator(retrieval_set, batch_size)(model)
+    return {
+        f"{metric}@{_CUTOFF}": 100 * float(scores[f"{model.similarity_fn_name}_{metric}@{_CUTOFF}"])
+        for metric in _METRICS
+    }
+
+
+def evaluate_bm25(retrieval_set: RetrievalSet) -> dict[str, float]:
+    """Score BM25 on the same metrics.
+
+    The variant is Lucene's with k1 1.5 and b 0.75, on lower-case words without English stop words, not
+    stemmed. A document that shares no word with a query is not retrieved for it.
+
+    Returns:
+        `ndcg@10`, `recall@10` and `mrr@10`, in percent.
+    """
+    document_ids = list(retrieval_set.documents)
+    index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
+    index.index(bm25s.tokenize(list(retrieval_set.documents.values()), stopwords="english"))
+    queries = bm25s.tokenize(list(retrieval_set.queries.values()), stopwords="english")
+    found, scores = index.retrieve(queries, k=min(_CUTOFF, len(document_ids)), backend_selection="numpy")
+    hits: list[object] = [
+        [
+            {"corpus_id": document_ids[document], "score": score}
+            for document, score in zip(row, row_scores, strict=True)
+            if score > 0
+        ]
+        for row, row_scores in zip(found.tolist(), scores.tolist(), strict=True)
+    ]
+    metrics = _evaluator(retrieval_set).compute_metrics(hits)
+    return {f"{metric}@{_CUTOFF}": 100 * float(metrics[f"{metric}@k"][_CUTOFF]) for metric in _METRICS}
+
+
+def _evaluator(retrieval_set: RetrievalSet, batch_size: int = 32) -> InformationRetrievalEvaluator:
+    return InformationRetrievalEvaluator(
+        dict(retrieval_set.queries),
+        dict(retrieval_set.documents),
+        retrieval_set.relevant,
+        ndcg_at_k=[_CUTOFF],
+        precision_recall_at_k=[_CUTOFF],
+        mrr_at_k=[_CUTOFF],
+        accuracy_at_k=[_CUTOFF],
+        map_at_k=[_CUTOFF],
+        batch_size=batch_size,
+        query_prompt_name="query",
+        corpus_prompt_name="document",
+        show_progress_bar=True,
+        write_csv=False,
+    )
+
+
+def _read_rows(directory: Path, name: str, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Rows of a .jsonl or .tsv file of the BEIR layout, with the columns that are needed checked."""
+    path = next((path for path in (directory / name, directory / f"{name}.gz") if path.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"{directory}: neither {name} nor {name}.gz is there; see BEIR for the layout.")
+    header: list[str] | None = None
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if name.endswith(".tsv") and header is None:
+                header = line.rstrip("\n").split("\t")
+                continue
+            if not line.strip():
+                continue
+            try:
+                row = dict(zip(header, line.rstrip("\n").split("\t"), strict=True)) if header else json.loads(line)
+                missing = [column for column in columns if column not in row]
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path}, line {number}: cannot be read ({error}); correct the line.") from error
+            if missing:
+                raise ValueError(f"{path}, line {number}: {missing[0]!r} is missing; the line has {', '.join(row)}.")
+            yield row

@@ -1,0 +1,57 @@
+"""What every test shares: no network, a cache of its own, one thread, fixed seeds, and where the data lies."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+# Before anything imports huggingface_hub, which reads both once. A cache of our own: copies of remote code and
+# datasets fingerprints left by an earlier run must not answer for the code under test.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="nomic-tests-hf-")
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# The models are tiny: more threads cost more than they bring, and sums come out in one order.
+torch.set_num_threads(1)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout: where pyproject.toml and the packages are."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def fixtures_dir() -> Path:
+    """Small random weights with the outputs of the authors' model (fixtures/README.md)."""
+    return REPOSITORY / "tests" / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real text that is too large or not free enough to ship; NOMIC_SHARED_DATA names another place."""
+    data = Path(os.environ.get("NOMIC_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not data.is_dir():
+        pytest.skip(f"no shared data at {data}; set NOMIC_SHARED_DATA")
+    return data
