@@ -1,0 +1,93 @@
+"""Stage 1: masked language modelling on packed blocks (paper §4.1), to a BERT with a long context.
+
+accelerate launch recipes/stage1.py --config recipes/configs/stage1.yaml
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset, load_from_disk
+from transformers import AutoTokenizer
+
+from nomic_bert import NomicBertConfig, NomicBertForMaskedLM
+from nomic_bert.embedder import atomic_directory
+from recipes.arguments import parse_arguments
+from recipes.training import train_and_save
+from trainers import MLMConfig, MLMTrainer
+
+
+@dataclass(kw_only=True)
+class Stage1Arguments:
+    """What stage 1 trains, on what.
+
+    Attributes:
+        train_data: directory written by recipes/pack_corpus.py, or the hub name of a packed data set.
+        tokenizer: directory or hub name of the tokenizer that the blocks were packed with.
+        model: fields of `NomicBertConfig` for a new model.
+        model_name_or_path: checkpoint to continue from, in place of `model`.
+        eval_blocks: blocks, the last ones of `train_data`, that are kept for evaluation.
+    """
+
+    train_data: str
+    tokenizer: str
+    model: dict | None = None
+    model_name_or_path: str | None = None
+    eval_blocks: int = 0
+
+
+def main(argv: list[str]) -> Path:
+    """Train as the command line says; returns the directory of the finished model."""
+    recipe, args = parse_arguments(__doc__, (Stage1Arguments, MLMConfig), argv)
+    tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer)
+    blocks = _load_blocks(recipe.train_data)
+    if not 0 <= recipe.eval_blocks < len(blocks):
+        raise SystemExit(f"error: eval_blocks: {recipe.eval_blocks} of the {len(blocks)} blocks cannot be kept aside.")
+    split = len(blocks) - recipe.eval_blocks
+    trainer = MLMTrainer(
+        model=_starting_model(recipe, len(tokenizer)),
+        args=args,
+        train_dataset=blocks.select(range(split)),
+        eval_dataset=blocks.select(range(split, len(blocks))) if recipe.eval_blocks else None,
+        processing_class=tokenizer,
+    )
+
+    def save(final: Path) -> None:
+        with atomic_directory(final) as directory:
+            trainer.accelerator.unwrap_model(trainer.model).save_pretrained(directory)
+            tokenizer.save_pretrained(directory)
+
+    return train_and_save(trainer, save)
+
+
+def _load_blocks(path: str) -> Dataset:
+    if Path(path).is_dir():
+        return load_from_disk(path)
+    if path.count("/") != 1:
+        raise SystemExit(f"error: train_data: no directory {path}; write it with recipes/pack_corpus.py.")
+    return load_dataset(path, split="train")
+
+
+def _starting_model(recipe: Stage1Arguments, num_tokens: int) -> NomicBertForMaskedLM:
+    if (recipe.model is None) == (recipe.model_name_or_path is None):
+        raise SystemExit("error: give either model (a new one's fields) or model_name_or_path (a checkpoint).")
+    if recipe.model is not None:
+        return build_model(recipe.model, num_tokens)
+    return NomicBertForMaskedLM.from_pretrained(recipe.model_name_or_path)
+
+
+def build_model(fields: dict[str, Any], num_tokens: int) -> NomicBertForMaskedLM:
+    """A new model for a tokenizer of `num_tokens` tokens, with the vocabulary rounded up to a multiple of 64.
+
+    Raises:
+        SystemExit: a given `vocab_size` is less than the tokenizer's.
+    """
+    fields = {"vocab_size": 64 * -(-num_tokens // 64), **fields}  # paper §4.1.2
+    if fields["vocab_size"] < num_tokens:
+        raise SystemExit(f"error: model.vocab_size: {fields['vocab_size']} is less than the tokenizer's {num_tokens}.")
+    return NomicBertForMaskedLM(NomicBertConfig(**fields))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

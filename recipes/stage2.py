@@ -1,0 +1,11 @@
+"""Stage 2: weakly supervised contrastive pretraining on pairs of many sources (paper §4.2).
+
+accelerate launch recipes/stage2.py --config recipes/configs/stage2.yaml
+"""
+
+import sys
+
+from recipes.contrastive import train_contrastive
+
+if __name__ == "__main__":
+    train_contrastive(__doc__, sys.argv[1:], with_negatives=False)

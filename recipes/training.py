@@ -1,0 +1,39 @@
+"""What the three stages share around their trainers: resume, train, and leave a whole model behind."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from trainers.base import StepTrainer
+from trainers.checkpoints import latest_checkpoint
+
+FINAL = "final"
+
+
+def train_and_save(trainer: StepTrainer, save: Callable[[Path], None]) -> Path:
+    """Train from the newest complete checkpoint of `output_dir`, or from the start, and write `output_dir/final`.
+
+    Args:
+        trainer: ready to train.
+        save: writes the finished model to the directory that it is given, whole or not at all; called on the main
+            process.
+
+    Returns:
+        The directory of the finished model.
+
+    Raises:
+        SystemExit: the run is finished already.
+    """
+    args = trainer.args
+    final = Path(str(args.output_dir), FINAL)
+    if final.exists():
+        raise SystemExit(f"error: {final} exists, so this run is finished. Choose another output_dir or remove it.")
+    checkpoint = args.resume_from_checkpoint or latest_checkpoint(str(args.output_dir))
+    if checkpoint:
+        print(f"Resuming from {checkpoint}", flush=True)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else os.fspath(checkpoint))
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        save(final)
+    trainer.accelerator.wait_for_everyone()
+    return final

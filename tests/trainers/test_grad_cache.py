@@ -1,0 +1,107 @@
+from contextlib import contextmanager
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.trainers.toys import encoder
+from trainers.grad_cache import PackedTexts, backward_through_chunks, encode
+from trainers.losses import info_nce
+
+QUERIES, NEGATIVES = 6, 2
+
+
+@pytest.fixture(params=[0, NEGATIVES], ids=["pairs", "hard negatives"])
+def texts(request):
+    generator = torch.Generator().manual_seed(1)
+    count = QUERIES * (2 + request.param)
+    lengths = torch.randint(1, 30, (count,), generator=generator)
+    return PackedTexts(torch.randint(5, 95, (int(lengths.sum()),), generator=generator), lengths)
+
+
+def loss_function(embeddings):
+    documents = embeddings[QUERIES:]
+    per_query = len(documents) // QUERIES
+    return info_nce(embeddings[:QUERIES], documents, torch.arange(QUERIES) * per_query, documents_per_query=per_query)
+
+
+def plain_embeddings(model, texts):
+    """Padded input and a masked mean: nothing shared with the code under test but the model."""
+    ids = torch.nn.utils.rnn.pad_sequence(list(texts.input_ids.split(texts.lengths.tolist())), batch_first=True)
+    mask = torch.arange(ids.shape[1]) < texts.lengths[:, None]
+    hidden = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    return F.normalize((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), dim=-1)
+
+
+def gradients(model):
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def relative_error(got, expected):
+    difference = sum((got[name] - expected[name]).double().square().sum() for name in expected).sqrt()
+    return float(difference / sum(g.double().square().sum() for g in expected.values()).sqrt())
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 40, 150, 10_000])
+def test_gradient_equals_the_full_batch(texts, chunk_tokens):
+    model = encoder().train()
+    expected_loss, expected_accuracy = loss_function(plain_embeddings(model, texts))
+    expected_loss.backward()
+    expected = gradients(model)
+    model.zero_grad()
+    loss, accuracy = backward_through_chunks(model, texts, loss_function, chunk_tokens)
+    assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-5)
+    assert accuracy.item() == expected_accuracy.item()
+    assert relative_error(gradients(model), expected) < 1e-5
+
+
+def test_dropout_falls_on_the_same_places_in_both_passes(texts):
+    """The full batch is the same sequence of chunk passes, with one autograd graph through all of them."""
+    model = encoder(resid_pdrop=0.2, attn_pdrop=0.1).train()
+    torch.manual_seed(5)
+    expected_loss, _ = loss_function(encode(model, texts, 60))
+    expected_loss.backward()
+    expected, after_plain = gradients(model), torch.get_rng_state()
+    model.zero_grad()
+    torch.manual_seed(5)
+    loss, _ = backward_through_chunks(model, texts, loss_function, 60)
+    assert loss.item() == expected_loss.item()
+    assert relative_error(gradients(model), expected) < 1e-5
+    assert torch.equal(torch.get_rng_state(), after_plain)
+    torch.manual_seed(6)
+    assert loss_function(encode(model, texts, 60))[0].item() != expected_loss.item()  # dropout is on
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 33, 100])
+def test_chunks_keep_the_budget_and_hold_every_text_once(texts, chunk_tokens):
+    chunks = texts.chunks(chunk_tokens)
+    assert sorted(text for chunk in chunks for text in chunk) == list(range(len(texts.lengths)))
+    for chunk in chunks:
+        assert len(chunk) == 1 or sum(texts.sizes[text] for text in chunk) <= chunk_tokens
+        assert [texts.sizes[text] for text in chunk] == sorted((texts.sizes[text] for text in chunk), reverse=True)
+
+
+def test_all_but_the_last_chunk_hold_back_the_all_reduce(texts):
+    held, reduced, inside = [], [], False
+
+    @contextmanager
+    def no_sync():
+        nonlocal inside
+        inside = True
+        yield
+        inside = False
+
+    def backward(loss):
+        (held if inside else reduced).append(loss)
+        loss.backward()
+
+    model = encoder()
+    backward_through_chunks(model, texts, loss_function, 40, backward, no_sync)
+    assert (len(held), len(reduced)) == (len(texts.chunks(40)) - 1, 1)
+
+
+def test_one_chunk_is_one_pass(texts):
+    model, calls = encoder(), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    backward_through_chunks(model, texts, loss_function, 10_000)
+    assert len(calls) == 1

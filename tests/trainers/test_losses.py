@@ -1,0 +1,103 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+from trainers.losses import info_nce, mean_pool
+
+
+@pytest.fixture
+def embeddings():
+    """4 queries and 4 rows of (positive, negative, negative)."""
+    generator = torch.Generator().manual_seed(0)
+    queries = F.normalize(torch.randn(4, 8, generator=generator), dim=-1)
+    documents = F.normalize(torch.randn(12, 8, generator=generator), dim=-1)
+    return queries, documents
+
+
+def test_equation_1_by_hand(embeddings):
+    queries, documents = embeddings[0], embeddings[1][::3]
+    terms = []
+    for i in range(4):
+        scores = [math.exp(float(queries[i] @ documents[j]) / 0.02) for j in range(4)]
+        terms.append(-math.log(scores[i] / sum(scores)))
+    loss, accuracy = info_nce(queries, documents, torch.arange(4))
+    assert loss.item() == pytest.approx(sum(terms) / 4, rel=1e-5)
+    expected = sum(int((queries[i] @ documents.T).argmax()) == i for i in range(4)) / 4
+    assert accuracy.item() == expected
+
+
+@pytest.mark.parametrize("scope", ["global", "own"])
+def test_both_readings_of_equation_2_by_hand(embeddings, scope):
+    queries, documents = embeddings
+    terms = []
+    for i in range(4):
+        columns = [c for c in range(12) if scope == "global" or c % 3 == 0 or c // 3 == i]
+        scores = {c: math.exp(float(queries[i] @ documents[c]) * 10) for c in columns}
+        terms.append(-math.log(scores[3 * i] / sum(scores.values())))
+    loss, _ = info_nce(queries, documents, torch.arange(4) * 3, 10.0, scope, documents_per_query=3)
+    assert loss.item() == pytest.approx(sum(terms) / 4, rel=1e-5)
+
+
+class _Given(SentenceTransformer):
+    """Stands in for a model: hands the loss the embeddings it is given."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+
+    def forward(self, features):
+        return features
+
+
+@pytest.mark.parametrize("documents_per_query", [1, 3])
+def test_equals_multiple_negatives_ranking_loss(embeddings, documents_per_query):
+    queries, documents = (3 * e.clone().requires_grad_() for e in embeddings)  # theirs normalizes by itself
+    rows = documents.view(4, 3, 8)[:, :documents_per_query]
+    theirs = MultipleNegativesRankingLoss(_Given(), scale=50.0)(
+        [{"sentence_embedding": e} for e in (queries, *rows.unbind(1))], labels=None
+    )
+    their_gradients = torch.autograd.grad(theirs, (queries, documents))
+    ours, _ = info_nce(
+        F.normalize(queries, dim=-1),
+        F.normalize(rows.flatten(0, 1), dim=-1),
+        torch.arange(4) * documents_per_query,
+        documents_per_query=documents_per_query,
+    )
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    for our_gradient, their_gradient in zip(
+        torch.autograd.grad(ours, (queries, documents)), their_gradients, strict=True
+    ):
+        torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_own_scope_gives_other_rows_negatives_no_gradient(embeddings):
+    queries, documents = embeddings[0][:1], embeddings[1].clone().requires_grad_()
+    info_nce(queries, documents, torch.tensor([3]), 1.0, "own", 3)[0].backward()
+    reached = documents.grad.abs().sum(dim=1) > 0
+    assert reached.tolist() == [True, False, False, True, True, True, True, False, False, True, False, False]
+
+
+def test_logits_are_float32_under_autocast(embeddings):
+    expected, _ = info_nce(*embeddings, torch.arange(4) * 3, documents_per_query=3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, _ = info_nce(*embeddings, torch.arange(4) * 3, documents_per_query=3)
+    assert loss.dtype == torch.float32
+    assert loss.item() == expected.item()
+
+
+def test_refuses_unknown_scope_and_ragged_rows(embeddings):
+    with pytest.raises(ValueError, match="'all'"):
+        info_nce(*embeddings, torch.arange(4), hard_negative_scope="all")
+    with pytest.raises(ValueError, match="12 documents"):
+        info_nce(*embeddings, torch.arange(4), documents_per_query=5)
+
+
+def test_mean_pool_averages_each_sequence_in_float32():
+    hidden = torch.randn(9, 4).bfloat16()
+    pooled = mean_pool(hidden, torch.tensor([2, 1, 6]))
+    expected = torch.stack([part.float().mean(dim=0) for part in hidden.split([2, 1, 6])])
+    assert pooled.dtype == torch.float32
+    torch.testing.assert_close(pooled, expected)

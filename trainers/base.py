@@ -1,0 +1,255 @@
+"""What both trainers share: exact batches of the step, whole checkpoints, a stop at NaN, numbers before step 1."""
+
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import EvalPrediction, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+
+from .checkpoints import latest_checkpoint
+from .sampling import EvaluationBatches, StepSampler, TrainBatches
+
+
+@dataclass
+class StepArguments(TrainingArguments):
+    """TrainingArguments, less the settings that would mean something other than they say.
+
+    Attributes:
+        global_batch_size: rows of an optimizer step, over all ranks and accumulated micro-batches.
+    """
+
+    global_batch_size: int | None = field(
+        default=None, metadata={"help": "Rows of an optimizer step over all ranks and accumulated micro-batches."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collators name the columns they read."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Would hide a NaN loss."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Every parameter is used in every step."}
+    )
+    include_num_input_tokens_seen: str | bool = field(
+        default="all", metadata={"help": "Count tokens seen; no token here is padding."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refused = {
+            "auto_find_batch_size": "it would change the batch size without being asked",
+            "ignore_data_skip": "it would train on rows twice, and skipping rows costs nothing here",
+        }
+        for name, reason in refused.items():
+            if getattr(self, name):
+                raise ValueError(f"{name} is refused: {reason}.")
+        if self.train_sampling_strategy != "random":
+            raise ValueError("train_sampling_strategy is refused: batches are a function of (seed, epoch, step).")
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"One process sees {self.n_gpu} GPUs. Start one process for each (`accelerate launch`), or show it "
+                "one (CUDA_VISIBLE_DEVICES=0)."
+            )
+
+
+def divide_batch(args: StepArguments, parts_name: str, parts: int) -> int:
+    """`global_batch_size` over a number of parts.
+
+    Raises:
+        ValueError: it does not divide.
+    """
+    total = args.global_batch_size
+    assert total is not None
+    if total < 1 or total % parts:
+        raise ValueError(f"global_batch_size {total:,} does not divide by {parts_name} ({parts:,}).")
+    return total // parts
+
+
+def as_sources(dataset: Dataset | Mapping[str, Dataset], name: str, columns: tuple[str, ...]) -> dict[str, Dataset]:
+    """One dataset or a mapping of them, as source -> dataset.
+
+    Args:
+        dataset: what the user gave.
+        name: the source's name where one dataset was given.
+        columns: that every source must have.
+
+    Raises:
+        ValueError: a column is missing; names the source.
+        TypeError: not datasets with a length and random access.
+    """
+    sources = dict(dataset) if isinstance(dataset, Mapping) else {name: dataset}
+    for source, rows in sources.items():
+        if not isinstance(rows, Dataset):
+            raise TypeError(f"Source {source!r} must be a datasets.Dataset, not {type(rows).__name__}.")
+        missing = [column for column in columns if column not in rows.column_names]
+        if missing:
+            raise ValueError(
+                f"Source {source!r} lacks the column {', '.join(map(repr, missing))}; it has "
+                f"{', '.join(map(repr, rows.column_names))}."
+            )
+    return sources
+
+
+class StepTrainer(Trainer):
+    """A Trainer over TrainBatches and EvaluationBatches; subclasses add the loss.
+
+    `prediction_step` of a subclass returns sums over a batch and their weights, and `summarize` turns the sums over
+    the whole evaluation set into metrics, so that no metric is a mean of batch means.
+    """
+
+    args: StepArguments
+    train_dataset: TrainBatches | None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: StepArguments,
+        train_batches: TrainBatches | None,
+        eval_batches: EvaluationBatches | None,
+        processing_class: PreTrainedTokenizerBase,
+        callbacks: list | None,
+        optimizers: tuple,
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=_only,
+            train_dataset=train_batches,
+            eval_dataset=eval_batches,
+            processing_class=processing_class,
+            compute_metrics=self.summarize,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+
+    def evaluation_batches(self, dataset: Any) -> EvaluationBatches:
+        """Batches of an evaluation set as the user gave it."""
+        raise NotImplementedError
+
+    def summarize(self, sums: EvalPrediction) -> dict[str, float]:
+        """Metrics from the sums (`predictions`) and weights (`label_ids`) of all batches, one row a batch."""
+        raise NotImplementedError
+
+    def describe(self) -> list[str]:
+        """The effective numbers of a run, one line each, printed before its first step."""
+        assert self.train_dataset is not None
+        args, plan = self.args, self.train_dataset.plan
+        steps = plan.steps_per_epoch
+        total = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
+        share = plan.batch_size // (args.world_size * args.gradient_accumulation_steps)
+        return [
+            f"global batch {plan.batch_size:,} rows = {args.world_size} ranks x "
+            f"{args.gradient_accumulation_steps} accumulated x {share:,}",
+            f"{total:,} steps, {steps:,} an epoch; warmup {args.get_warmup_steps(total):,} steps to learning rate "
+            f"{args.learning_rate:g}, then {args.lr_scheduler_type}",
+        ]
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train; `resume_from_checkpoint=True` takes the newest complete checkpoint of `output_dir`.
+
+        Raises:
+            ValueError: asked to resume where there is no complete checkpoint.
+            FloatingPointError: the loss is not finite.
+        """
+        if self.train_dataset is None:
+            raise ValueError(f"{type(self).__name__}.train() needs a train_dataset.")
+        if resume_from_checkpoint is True:
+            checkpoint = latest_checkpoint(str(self.args.output_dir))
+            if checkpoint is None:
+                raise ValueError(f"{self.args.output_dir} holds no complete checkpoint to resume from.")
+            resume_from_checkpoint = str(checkpoint)
+        if self.is_world_process_zero():
+            print("\n".join(self.describe()), flush=True)
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """This rank's micro-batches. Not prepared by accelerate: the batches are each rank's own already."""
+        batches = self.train_dataset
+        assert batches is not None
+        # global_step is right at the start of every epoch, resumed or not
+        sampler = StepSampler(
+            batches.micro_steps_per_epoch, lambda: self.state.global_step // batches.plan.steps_per_epoch
+        )
+        return DataLoader(batches, batch_sampler=sampler, **self._loader_settings())
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluate on `eval_dataset`, or on the one given at the start; in the same form."""
+        if eval_dataset is not None:
+            eval_dataset = self.evaluation_batches(eval_dataset)
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """This rank's evaluation batches."""
+        batches = self.eval_dataset if eval_dataset is None else eval_dataset
+        if not isinstance(batches, EvaluationBatches):
+            raise ValueError(f"{type(self).__name__}: evaluation needs an eval_dataset.")
+        self._evaluated = batches
+        return DataLoader(
+            batches, batch_sampler=[[i] for i in range(batches.items_per_rank)], **self._loader_settings()
+        )
+
+    def _loader_settings(self) -> dict[str, Any]:
+        return {
+            "collate_fn": _only,
+            "num_workers": self.args.dataloader_num_workers,
+            "pin_memory": self.args.dataloader_pin_memory,
+            "persistent_workers": self.args.dataloader_persistent_workers,
+            "prefetch_factor": self.args.dataloader_prefetch_factor,
+            "multiprocessing_context": self.args.dataloader_multiprocessing_context,
+        }
+
+    def _stop_unless_finite(self, loss: Tensor) -> None:
+        """Raise before a bad loss reaches the weights; the last checkpoint is as good as it was."""
+        if torch.isfinite(loss):
+            return
+        assert self.train_dataset is not None
+        plan = self.train_dataset.plan
+        epoch, step = divmod(self.state.global_step, plan.steps_per_epoch)
+        source, rows = plan.batch(epoch, step)
+        raise FloatingPointError(
+            f"The loss is {loss.item()} at step {self.state.global_step + 1}, on source {source!r}, rows "
+            f"{', '.join(map(str, rows[:8]))}, ... (all: train_dataset.plan.batch({epoch}, {step})). "
+            f"Training stopped; the weights of the last checkpoint in {self.args.output_dir} are unharmed."
+        )
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # a stale trainer_state.json would make a half-overwritten checkpoint look complete
+        if self.args.should_save:
+            stale = Path(str(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+            shutil.rmtree(stale, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # Trainer writes trainer_state.json next, and last; by then every other file of every rank must be on the disk
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            for path in Path(output_dir).rglob("*"):
+                if path.is_file():
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
+
+
+def weighted_mean(sums: np.ndarray, weights: np.ndarray) -> float:
+    """Sum of batch sums over sum of weights, in float64; NaN where nothing was counted."""
+    total = weights.sum(dtype=np.float64)
+    return float(sums.sum(dtype=np.float64) / total) if total else math.nan
+
+
+def _only(items: list) -> Any:
+    """The batch: an item of the dataset is a whole batch."""
+    return items[0]

@@ -1,0 +1,209 @@
+"""Rows to tensors without padding: masked blocks for stage 1, tokenized pairs for stages 2 and 3.
+
+Random choices are keyed by (seed, epoch, row), never drawn from a global generator: they do not depend on workers,
+ranks, accumulation or interruptions.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from .sampling import SourceBatch
+
+_MASKED_SHARE, _RANDOM_SHARE = 0.8, 0.1  # paper §4.1.3: of the chosen tokens; the rest stay as they are
+
+
+@dataclass(frozen=True)
+class MaskedLMCollator:
+    """Masks tokens of packed blocks: 80 % become the mask token, 10 % a random token, 10 % stay (paper §4.1).
+
+    Expects columns `input_ids` (a block) and `document_lengths` (tokens of each document piece inside it). Special
+    tokens are never chosen, and random tokens come from the tokenizer's vocabulary, not from padding rows of the
+    embedding.
+
+    Attributes:
+        tokenizer: must have a mask token.
+        mlm_probability: chance of each ordinary token to be chosen.
+        attend_across_documents: whether attention runs over whole blocks (the authors' code) or stays inside each
+            document, with positions that restart.
+        seed: of the masks.
+        fixed_masks: the same masks in every epoch, for evaluation.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    mlm_probability: float = 0.30
+    attend_across_documents: bool = True
+    seed: int = 0
+    fixed_masks: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tokenizer.mask_token_id is None:
+            raise ValueError("The tokenizer has no mask token: masked language modelling needs one.")
+        if not 0 < self.mlm_probability < 1:
+            raise ValueError(f"mlm_probability must lie between 0 and 1, got {self.mlm_probability}.")
+
+    def __call__(self, batch: SourceBatch) -> dict[str, Any]:
+        """Mask and lay out a batch.
+
+        Returns:
+            `input_ids` and `labels` (-100 where nothing is to be predicted): (blocks, tokens) where attention runs
+            over whole blocks of one length, else one packed row (1, total) with `cu_seq_lens_q` and `max_length_q`.
+
+        Raises:
+            ValueError: an empty block, or document lengths that do not add up to the block; names source and row.
+        """
+        columns = batch.columns()
+        masked = []
+        for row, ids, documents in zip(
+            batch.rows.tolist(), columns["input_ids"], columns["document_lengths"], strict=True
+        ):
+            if not ids or sum(documents) != len(ids):
+                raise ValueError(
+                    f"Source {batch.source!r}, row {row}: document_lengths add up to {sum(documents)} tokens, the "
+                    f"block has {len(ids)}. Both must be equal and at least 1."
+                )
+            masked.append(self._mask(np.array(ids), 0 if self.fixed_masks else batch.epoch, row))
+        inputs, labels = (np.concatenate(parts) for parts in zip(*masked, strict=True))
+        blocks = [len(ids) for ids in columns["input_ids"]]
+        if self.attend_across_documents and len(set(blocks)) == 1:
+            shape = (len(blocks), blocks[0])
+            return {
+                "input_ids": torch.from_numpy(inputs).view(shape),
+                "labels": torch.from_numpy(labels).view(shape),
+            }
+        lengths = blocks if self.attend_across_documents else [n for row in columns["document_lengths"] for n in row]
+        return {
+            "input_ids": torch.from_numpy(inputs)[None],
+            "labels": torch.from_numpy(labels)[None],
+            "cu_seq_lens_q": torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32),
+            "max_length_q": max(lengths),
+        }
+
+    @cached_property
+    def _special_ids(self) -> np.ndarray:
+        return np.array(sorted(set(self.tokenizer.all_special_ids)))
+
+    @cached_property
+    def _ordinary_ids(self) -> np.ndarray:
+        return np.setdiff1d(np.array(sorted(self.tokenizer.get_vocab().values())), self._special_ids)
+
+    def _mask(self, ids: np.ndarray, epoch: int, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and labels of one block, (tokens,) each."""
+        random = np.random.default_rng([self.seed, epoch, row])
+        chosen = (random.random(len(ids)) < self.mlm_probability) & ~np.isin(ids, self._special_ids)
+        fate = random.random(len(ids))
+        replacements = random.choice(self._ordinary_ids, len(ids))
+        randomized = chosen & (fate >= _MASKED_SHARE) & (fate < _MASKED_SHARE + _RANDOM_SHARE)
+        inputs = np.where(chosen & (fate < _MASKED_SHARE), self.tokenizer.mask_token_id, ids)
+        return np.where(randomized, replacements, inputs), np.where(chosen, ids, -100)
+
+
+@dataclass(frozen=True)
+class PairCollator:
+    """Tokenizes queries, documents and hard negatives of one source, with its prefixes (paper §4.2.2).
+
+    Expects columns `query`, `document` and, where hard negatives are wanted, `negatives` (a list of texts).
+
+    Attributes:
+        tokenizer: a fast tokenizer.
+        prompts: source -> {"query": prefix, "document": prefix}; hard negatives take the document's.
+        query_max_length: tokens, special tokens and prefix included; longer queries are cut at the end.
+        document_max_length: likewise for documents and hard negatives.
+        num_hard_negatives: per row, drawn anew each epoch.
+        seed: of the draw.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    prompts: Mapping[str, Mapping[str, str]]
+    query_max_length: int
+    document_max_length: int
+    num_hard_negatives: int = 0
+    seed: int = 0
+
+    def __call__(self, batch: SourceBatch) -> dict[str, Any]:
+        """Tokenize a batch.
+
+        Returns:
+            `input_ids` (total_tokens,) of all texts one after the other: the queries, then row by row the document
+            and its hard negatives. `lengths` (texts,); `num_queries`; `source`; and `truncated`, float32 (2,): the
+            share of queries and of documents that were cut.
+
+        Raises:
+            ValueError: a text that is empty or no string, or a row without hard negatives where they are wanted;
+                names source, row and column.
+        """
+        columns = batch.columns()
+        prompts = self.prompts[batch.source]
+        queries, documents = [], []
+        for place, row in enumerate(batch.rows.tolist()):
+            query, document = columns["query"][place], columns["document"][place]
+            queries.append(_checked(query, batch.source, row, "query"))
+            documents.append(_checked(document, batch.source, row, "document"))
+            if self.num_hard_negatives:
+                documents += self._draw_negatives(batch, row, document, columns["negatives"][place])
+        query_ids, queries_cut = self._tokenize(queries, prompts["query"], self.query_max_length)
+        document_ids, documents_cut = self._tokenize(documents, prompts["document"], self.document_max_length)
+        texts = query_ids + document_ids
+        return {
+            "input_ids": torch.from_numpy(np.concatenate(texts)),
+            "lengths": torch.tensor([len(ids) for ids in texts]),
+            "num_queries": len(queries),
+            "source": batch.source,
+            "truncated": torch.tensor([queries_cut, documents_cut]),
+        }
+
+    def _tokenize(self, texts: list[str], prefix: str, max_length: int) -> tuple[list[np.ndarray], float]:
+        """Token ids of each text, and the share of texts that were cut."""
+        encoded = self.tokenizer(
+            [prefix + text for text in texts],
+            truncation=True,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        cut = sum(bool(encoding.overflowing) for encoding in encoded.encodings or ())
+        return [np.array(ids, dtype=np.int64) for ids in encoded["input_ids"]], cut / len(texts)
+
+    def _draw_negatives(self, batch: SourceBatch, row: int, document: str, mined: list[str] | None) -> list[str]:
+        """Draw from a row's list without replacement; fill a short list with documents of the source's other rows.
+
+        The row's own document is no negative, even where a list holds it, and no text is taken twice.
+        """
+        candidates = list(dict.fromkeys(mined or ()))
+        for text in candidates:
+            _checked(text, batch.source, row, "negatives")
+        candidates = [text for text in candidates if text != document]
+        if not candidates:
+            raise ValueError(
+                f"Source {batch.source!r}, row {row}, column 'negatives': no hard negative other than the row's own "
+                f"document, but num_hard_negatives is {self.num_hard_negatives}. Mine some, leave the row out, or "
+                "set num_hard_negatives to 0."
+            )
+        random = np.random.default_rng([self.seed, batch.epoch, row])
+        drawn = [candidates[place] for place in random.permutation(len(candidates))[: self.num_hard_negatives]]
+        attempts = 0
+        while len(drawn) < self.num_hard_negatives:
+            other = int(random.integers(len(batch.dataset)))
+            text = _checked(batch.dataset[other]["document"], batch.source, other, "document")
+            if text != document and text not in drawn:
+                drawn.append(text)
+            attempts += 1
+            if attempts > 100 * self.num_hard_negatives:
+                raise ValueError(
+                    f"Source {batch.source!r}, row {row}: too few distinct documents in the source to fill "
+                    f"{self.num_hard_negatives} hard negatives."
+                )
+        return drawn
+
+
+def _checked(text: Any, source: str, row: int, column: str) -> str:
+    if isinstance(text, str) and text.strip():
+        return text
+    what = "an empty text" if isinstance(text, str) else f"{type(text).__name__} where a text belongs"
+    raise ValueError(f"Source {source!r}, row {row}, column {column!r}: {what}. Correct the row or leave it out.")

@@ -1,0 +1,281 @@
+"""Stages 2 and 3: contrastive training on pairs, with or without hard negatives (paper §4.2)."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+
+from .base import StepArguments, StepTrainer, as_sources, divide_batch, weighted_mean
+from .collators import PairCollator
+from .distributed import gather_with_gradient, rank_and_ranks
+from .grad_cache import PackedTexts, backward_through_chunks, encode
+from .losses import HardNegativeScope, info_nce
+from .sampling import BatchPlan, EvaluationBatches, TrainBatches
+
+_SIDES = {"query", "document"}
+
+
+@dataclass
+class ContrastiveConfig(StepArguments):
+    """Settings of `ContrastiveTrainer`, on top of TrainingArguments.
+
+    `per_device_train_batch_size` follows from `global_batch_size` and the number of ranks; memory is set by
+    `chunk_tokens` instead, which changes no gradient.
+
+    Attributes:
+        global_batch_size: rows of a step over all ranks: the pool that negatives come from, at evaluation too.
+        chunk_tokens: real tokens that a device encodes with gradient at a time; the rest waits (GradCache).
+        scale: 1 / temperature, fixed.
+        query_max_length: tokens, prefix and special tokens included; longer queries are cut.
+        document_max_length: likewise for documents and hard negatives.
+        num_hard_negatives: for each row, drawn anew each epoch from its column `negatives`.
+        hard_negative_scope: "global": the hard negatives of all rows are every query's negatives. "own": a query's
+            own only, as Eq. 2 is printed.
+        prompts: {"query": "search_query: ", "document": "search_document: "} for all sources, or
+            {source: {"query": ..., "document": ...}}. Required; "" for none.
+
+    Raises:
+        ValueError: a setting that would not mean what it says.
+    """
+
+    global_batch_size: int = field(default=256, metadata={"help": "Rows of a step over all ranks."})  # type: ignore[assignment]
+    chunk_tokens: int = field(default=16_384, metadata={"help": "Real tokens encoded with gradient at a time."})
+    scale: float = field(default=50.0, metadata={"help": "1 / temperature."})
+    query_max_length: int = field(default=2048, metadata={"help": "Tokens of a query; longer ones are cut."})
+    document_max_length: int = field(default=2048, metadata={"help": "Tokens of a document; longer ones are cut."})
+    num_hard_negatives: int = field(default=0, metadata={"help": "Hard negatives for each row."})
+    hard_negative_scope: HardNegativeScope = field(
+        default="global", metadata={"help": "'global' or 'own' (Eq. 2 as printed)."}
+    )
+    prompts: dict[str, Any] | None = field(default=None, metadata={"help": "Prefixes, for all sources or by source."})
+
+    def __post_init__(self) -> None:
+        for name, wanted in {"DeepSpeed": self.deepspeed, "FSDP": self.fsdp}.items():
+            if wanted or os.environ.get(f"ACCELERATE_USE_{name.upper()}", "").lower() in ("1", "true", "yes"):
+                raise ValueError(
+                    f"{name} is refused in contrastive training: it would reduce or step on every chunk of GradCache. "
+                    "Use plain data parallelism (`accelerate launch --multi_gpu`); chunk_tokens bounds the memory."
+                )
+        super().__post_init__()
+        if self.gradient_accumulation_steps != 1:
+            raise ValueError(
+                "gradient_accumulation_steps is refused in contrastive training: it would shrink the pool of "
+                "negatives. Set global_batch_size, and lower chunk_tokens to fit the memory."
+            )
+        if self.hard_negative_scope not in get_args(HardNegativeScope):
+            raise ValueError(f"hard_negative_scope must be 'global' or 'own', not {self.hard_negative_scope!r}.")
+        if min(self.chunk_tokens, self.query_max_length, self.document_max_length) < 1 or self.num_hard_negatives < 0:
+            raise ValueError("chunk_tokens and the maximum lengths must be at least 1, num_hard_negatives at least 0.")
+        per_device = divide_batch(self, "the number of ranks", self.world_size)
+        if self.per_device_train_batch_size not in (8, per_device):  # 8 is the default of TrainingArguments
+            raise ValueError(
+                f"per_device_train_batch_size {self.per_device_train_batch_size} contradicts global_batch_size "
+                f"{self.global_batch_size:,} on {self.world_size} ranks. Leave it out."
+            )
+        self.per_device_train_batch_size = per_device
+
+    def prompts_by_source(self, sources: list[str], all_used: bool) -> dict[str, dict[str, str]]:
+        """The prefixes of each source.
+
+        Args:
+            sources: their names.
+            all_used: whether prefixes of another source are a mistake; an evaluation set may have fewer sources.
+
+        Raises:
+            ValueError: none were given, one is missing, or they name a source that does not exist.
+        """
+        if self.prompts is None:
+            raise ValueError(
+                "prompts is not set, and every text needs a prefix (paper §4.2.2). For example prompts={'query': "
+                "'search_query: ', 'document': 'search_document: '}, for all sources or by source; '' for none."
+            )
+        shared = all(isinstance(value, str) for value in self.prompts.values())
+        prompts = dict.fromkeys(sources, self.prompts) if shared else self.prompts
+        if all_used and (unknown := sorted(set(prompts) - set(sources))):
+            raise ValueError(f"prompts names unknown sources {unknown}; there are {sorted(sources)}.")
+        for source in sources:
+            given = prompts.get(source)
+            if not isinstance(given, Mapping) or set(given) != _SIDES:
+                raise ValueError(f"prompts of source {source!r} must give 'query' and 'document', got {given!r}.")
+        return {source: dict(prompts[source]) for source in sources}
+
+
+class ContrastiveTrainer(StepTrainer):
+    """Trains an encoder with InfoNCE over single-source global batches.
+
+    Datasets have the columns `query` and `document`, and `negatives` (a list of texts) where hard negatives are used.
+    The gradient equals that of the whole global batch in one piece, for any `chunk_tokens` and number of ranks. Logs
+    the loss and the in-batch accuracy by source, and the share of texts that were cut. Evaluation gives `eval_loss`
+    and `eval_accuracy` over pools of `global_batch_size` rows of one source, and both by source.
+
+    Args:
+        model: an encoder without a head, called with packed input; `last_hidden_state` is mean-pooled.
+        args: the settings.
+        train_dataset: one dataset, called "pairs", or source -> dataset; None: only evaluate.
+        eval_dataset: likewise.
+        processing_class: a fast tokenizer.
+        callbacks: as in Trainer.
+        optimizers: as in Trainer.
+
+    Raises:
+        ValueError: a column or prefix is missing, a source is smaller than a global batch, or the model has a head.
+    """
+
+    args: ContrastiveConfig
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: ContrastiveConfig,
+        train_dataset: Dataset | Mapping[str, Dataset] | None = None,
+        eval_dataset: Dataset | Mapping[str, Dataset] | None = None,
+        *,
+        processing_class: PreTrainedTokenizerBase,
+        callbacks: list | None = None,
+        optimizers: tuple = (None, None),
+    ) -> None:
+        if getattr(model, "base_model", model) is not model:
+            raise ValueError(f"{type(model).__name__} has a head: load the encoder alone, with NomicBertModel.")
+        self.args, self._tokenizer = args, processing_class  # the batches are made before Trainer sets its own
+        self._tallies: dict[str, Tensor] = {}
+        super().__init__(
+            model,
+            args,
+            None if train_dataset is None else self._train_batches(train_dataset),
+            None if eval_dataset is None else self.evaluation_batches(eval_dataset),
+            processing_class,
+            callbacks,
+            optimizers,
+        )
+
+    def _collator(self, prompts: dict[str, dict[str, str]], num_hard_negatives: int, seed: int) -> PairCollator:
+        args = self.args
+        lengths = (args.query_max_length, args.document_max_length)
+        return PairCollator(self._tokenizer, prompts, *lengths, num_hard_negatives, seed)
+
+    def _train_batches(self, dataset: Dataset | Mapping[str, Dataset]) -> TrainBatches:
+        args = self.args
+        columns = ("query", "document", "negatives") if args.num_hard_negatives else ("query", "document")
+        sources = as_sources(dataset, "pairs", columns)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        plan = BatchPlan({name: len(rows) for name, rows in sources.items()}, args.global_batch_size, seed)
+        prompts = args.prompts_by_source(list(sources), all_used=True)
+        return TrainBatches(sources, plan, self._collator(prompts, args.num_hard_negatives, seed), *rank_and_ranks())
+
+    def evaluation_batches(self, dataset: Dataset | Mapping[str, Dataset]) -> EvaluationBatches:
+        """Pools of pairs, the same in every run; with hard negatives where every source has them."""
+        sources = as_sources(dataset, "pairs", ("query", "document"))
+        prompts = self.args.prompts_by_source(list(sources), all_used=False)
+        mined = all("negatives" in rows.column_names for rows in sources.values())
+        collator = self._collator(prompts, self.args.num_hard_negatives if mined else 0, seed=0)
+        return EvaluationBatches(sources, self.args.global_batch_size, collator, 0, *rank_and_ranks())
+
+    def describe(self) -> list[str]:
+        """See StepTrainer."""
+        batches, args = self.train_dataset, self.args
+        assert batches is not None and isinstance(batches.collator, PairCollator)
+        plan = batches.plan
+        lines = [
+            "Contrastive training: rows, batches an epoch, rows left out of each epoch, prefixes by source",
+            *super().describe(),
+            f"scale {args.scale:g} (temperature {1 / args.scale:g}), {args.num_hard_negatives} hard negatives a row, "
+            f"scope {args.hard_negative_scope}; texts to {args.query_max_length:,} and "
+            f"{args.document_max_length:,} tokens, in chunks of {args.chunk_tokens:,}",
+        ]
+        for source, rows in plan.rows.items():
+            prompts = batches.collator.prompts[source]
+            lines.append(
+                f"  {source}: {rows:,} rows, {plan.batches(source):,} batches, {plan.dropped(source):,} left out, "
+                f"{prompts['query']!r} -> {prompts['document']!r}"
+            )
+        return lines
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Loss and gradient of this rank's share of the global batch.
+
+        Raises:
+            FloatingPointError: the loss is not finite; names step and source.
+        """
+        model.train()
+        if callable(train_mode := getattr(self.optimizer, "train", None)):
+            train_mode()  # schedule-free optimizers have two modes
+        inputs = self._prepare_inputs(inputs)
+        loss, accuracy = backward_through_chunks(
+            model,
+            PackedTexts(inputs["input_ids"], inputs["lengths"]),
+            partial(self._loss, inputs=inputs, gather=True),
+            self.args.chunk_tokens,
+            self.accelerator.backward,
+            partial(self.accelerator.no_sync, model),
+        )
+        self._stop_unless_finite(loss)
+        tally = torch.cat([torch.stack([torch.ones_like(loss), loss, accuracy]), inputs["truncated"]])
+        source = inputs["source"]
+        self._tallies[source] = self._tallies.get(source, 0) + tally
+        return loss
+
+    def _loss(self, embeddings: Tensor, inputs: dict[str, Any], gather: bool) -> tuple[Tensor, Tensor]:
+        queries = inputs["num_queries"]
+        query_embeddings, document_embeddings = embeddings[:queries], embeddings[queries:]
+        per_query = len(document_embeddings) // queries
+        labels = torch.arange(queries, device=embeddings.device)
+        if gather:  # not at evaluation, where every rank has whole pools of its own
+            labels = labels + queries * rank_and_ranks()[0]
+            document_embeddings = gather_with_gradient(document_embeddings)
+        scope = self.args.hard_negative_scope
+        return info_nce(query_embeddings, document_embeddings, labels * per_query, self.args.scale, scope, per_query)
+
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any] | None,
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, Tensor, Tensor]:
+        """Sums over the queries of a pool: (1, 2) loss and hits, and (1, 2) their number and the source's place."""
+        if inputs is None:
+            return None, torch.zeros(1, 2, device=self.args.device), torch.zeros(1, 2, device=self.args.device)
+        inputs = self._prepare_inputs(inputs)
+        texts = PackedTexts(inputs["input_ids"], inputs["lengths"])
+        with torch.no_grad():
+            loss, accuracy = self._loss(encode(model, texts, self.args.chunk_tokens), inputs, gather=False)
+        queries = inputs["num_queries"]
+        place = list(self._evaluated.sources).index(inputs["source"])
+        weights = torch.tensor([[queries, place]], dtype=torch.float32, device=self.args.device)
+        return None, torch.stack([loss, accuracy])[None] * queries, weights
+
+    def summarize(self, sums: EvalPrediction) -> dict[str, float]:
+        """In-batch loss and accuracy over all queries, and by source where there are several."""
+        totals, (weights, places) = np.asarray(sums.predictions), np.asarray(sums.label_ids).T
+        metrics = {}
+        for column, name in enumerate(("loss", "accuracy")):
+            metrics[name] = weighted_mean(totals[:, column], weights)
+            if len(self._evaluated.sources) > 1:
+                for place, source in enumerate(self._evaluated.sources):
+                    own = places == place
+                    metrics[f"{name}_{source}"] = weighted_mean(totals[own, column], weights[own])
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """See Trainer; training logs gain in-batch accuracy and truncation, and by source loss and accuracy."""
+        if "loss" in logs and self._tallies and self.train_dataset is not None:
+            sources = sorted(self._tallies)  # the same on every rank: a step has one source
+            tallies = torch.stack([self._tallies[source] for source in sources])
+            tallies = self.accelerator.reduce(tallies, reduction="sum").cpu()
+            self._tallies = {}
+            total = tallies.sum(dim=0)
+            names = ("accuracy", "truncated_queries", "truncated_documents")
+            logs.update(zip(names, (total[2:] / total[0]).tolist(), strict=True))
+            if len(self.train_dataset.sources) > 1:
+                for source, (steps, loss, accuracy, *_) in zip(sources, tallies.tolist(), strict=True):
+                    logs[f"loss_{source}"], logs[f"accuracy_{source}"] = loss / steps, accuracy / steps
+        super().log(logs, start_time)

@@ -1,0 +1,142 @@
+"""GradCache: the gradient of a loss over many texts, in the memory of a few (Gao et al., 2021; paper §4.2).
+
+Queries and documents form one list of texts. It is cut into chunks by a budget of real tokens, and each chunk is
+encoded as one packed row, so nothing is spent on padding. One list means one all-reduce of gradients a step.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .losses import mean_pool
+
+# (texts, dim) normalized embeddings, in the order of the texts -> loss and accuracy, both scalars
+LossFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class PackedTexts:
+    """Tokenized texts, one after the other.
+
+    Attributes:
+        input_ids: (total_tokens,).
+        lengths: (texts,) tokens of each text, at least 1.
+    """
+
+    input_ids: Tensor
+    lengths: Tensor
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """`lengths` on the host, read back from the device once."""
+        return self.lengths.tolist()
+
+    @cached_property
+    def pieces(self) -> tuple[Tensor, ...]:
+        """The token ids (tokens,) of each text."""
+        return self.input_ids.split(self.sizes)
+
+    def chunks(self, chunk_tokens: int) -> list[list[int]]:
+        """Cut the texts, longest first, into chunks of at most `chunk_tokens` tokens, at least one text each.
+
+        Returns:
+            The numbers of the texts in each chunk.
+        """
+        chunks: list[list[int]] = [[]]
+        tokens = 0
+        for text in sorted(range(len(self.sizes)), key=lambda text: -self.sizes[text]):
+            if chunks[-1] and tokens + self.sizes[text] > chunk_tokens:
+                chunks.append([])
+                tokens = 0
+            chunks[-1].append(text)
+            tokens += self.sizes[text]
+        return chunks
+
+
+def encode(model: nn.Module, texts: PackedTexts, chunk_tokens: int) -> Tensor:
+    """Normalized mean-pooled embeddings (texts, dim) in float32, chunk by chunk, in the order of the texts."""
+    chunks = texts.chunks(chunk_tokens)
+    return _restore_order([_encode_chunk(model, texts, chunk) for chunk in chunks], chunks)
+
+
+def backward_through_chunks(
+    model: nn.Module,
+    texts: PackedTexts,
+    loss_function: LossFunction,
+    chunk_tokens: int,
+    backward: Callable[[Tensor], None] = torch.Tensor.backward,
+    no_sync: Callable[[], AbstractContextManager] = nullcontext,
+) -> tuple[Tensor, Tensor]:
+    """Add the gradient of `loss_function(embeddings of all texts)` to the model's parameters.
+
+    Where all texts fit in one chunk, this is one plain pass. Otherwise every chunk is encoded twice: without gradient
+    for the loss and its gradient by the embeddings, then with gradient to carry that on to the parameters. The second
+    pass sees the random state of the first, so dropout falls on the same places.
+
+    Args:
+        model: encoder, possibly wrapped for data-parallel training; called with packed input.
+        texts: this rank's texts.
+        loss_function: may gather over ranks; called once.
+        chunk_tokens: real tokens encoded with gradient at a time, on this device.
+        backward: for example `accelerator.backward`, which scales the loss under fp16.
+        no_sync: context that holds back the all-reduce of gradients; entered for every chunk but the last.
+
+    Returns:
+        Loss and accuracy, detached.
+    """
+    chunks = texts.chunks(chunk_tokens)
+    if len(chunks) == 1:
+        loss, accuracy = loss_function(encode(model, texts, chunk_tokens))
+        backward(loss)
+        return loss.detach(), accuracy
+    device = texts.input_ids.device
+    pieces, states = [], []
+    with torch.no_grad():
+        for chunk in chunks:
+            states.append(_random_state(device))
+            pieces.append(_encode_chunk(model, texts, chunk))
+    embeddings = _restore_order(pieces, chunks).requires_grad_()
+    loss, accuracy = loss_function(embeddings)
+    loss.backward()
+    assert embeddings.grad is not None
+    after = _random_state(device)
+    for number, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
+        with nullcontext() if number == len(chunks) - 1 else no_sync():
+            _set_random_state(state, device)
+            embedded = _encode_chunk(model, texts, chunk)
+            backward((embedded * embeddings.grad[chunk]).sum())
+    _set_random_state(after, device)
+    return loss.detach(), accuracy
+
+
+def _encode_chunk(model: nn.Module, texts: PackedTexts, chunk: list[int]) -> Tensor:
+    lengths = torch.tensor([texts.sizes[text] for text in chunk])
+    offsets = F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+    device = texts.input_ids.device
+    output = model(
+        input_ids=torch.cat([texts.pieces[text] for text in chunk])[None],
+        cu_seq_lens_q=offsets.to(device),
+        max_length_q=int(lengths.max()),
+    )
+    return F.normalize(mean_pool(output.last_hidden_state[0], lengths.to(device)), dim=-1)
+
+
+def _restore_order(pieces: list[Tensor], chunks: list[list[int]]) -> Tensor:
+    order = torch.tensor([text for chunk in chunks for text in chunk])
+    return torch.cat(pieces)[order.argsort().to(pieces[0].device)]
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    on_device = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state()
+    return torch.get_rng_state(), on_device
+
+
+def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.get_device_module(device).set_rng_state(state[1])
