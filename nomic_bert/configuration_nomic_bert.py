@@ -124,7 +124,8 @@ class NomicBertConfig(PretrainedConfig):
         if head_dim is not None and head_dim * self.num_attention_heads != self.hidden_size:
             raise ValueError(f"NomicBertConfig: head_dim={head_dim!r} must be hidden_size / num_attention_heads.")
         self.validate()
-        super().__init__(tie_word_embeddings=self.tie_word_embeddings, **kwargs)
+        kwargs["tie_word_embeddings"] = self.tie_word_embeddings  # transformers 4's default need not be ours
+        super().__init__(**kwargs)
 
     @property
     def head_dim(self) -> int:

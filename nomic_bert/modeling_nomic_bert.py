@@ -5,7 +5,7 @@ never computed on, and scales RoPE by each text's own length, so that an embeddi
 """
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -126,6 +126,7 @@ class NomicBertPooler(nn.Module):
 class NomicBertPreTrainedModel(PreTrainedModel):
     """What the encoder and its heads share: loading, saving, and the features announced to transformers."""
 
+    config: NomicBertConfig
     config_class = NomicBertConfig
     base_model_prefix = "bert"
     supports_gradient_checkpointing = True
@@ -150,13 +151,9 @@ class NomicBertPreTrainedModel(PreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         resize_head = kwargs.pop("ignore_mismatched_sizes", False)
         # transformers' own refusal of misshapen weights does not name them, so ours below stands in for it
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path,
-            *args,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **kwargs,
-        )
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model, info = cast(tuple[Any, dict[str, Any]], loaded)
         model._refuse_partial_encoder(info, resize_head, str(pretrained_model_name_or_path))
         return (model, info) if wants_info else model
 
@@ -197,9 +194,9 @@ class NomicBertModel(NomicBertPreTrainedModel):
         """The word embedding."""
         return self.embeddings.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the word embedding."""
-        self.embeddings.word_embeddings = value
+        self.embeddings.word_embeddings = value  # type: ignore[assignment]
 
     def forward(
         self,
@@ -328,7 +325,7 @@ class NomicBertForMaskedLM(NomicBertPreTrainedModel):
     """Encoder with a masked language modelling head, which runs on labelled tokens only."""
 
     _auto_class = "AutoModelForMaskedLM"
-    _tied_weights_keys = _TIED if int(transformers.__version__.split(".")[0]) >= 5 else list(_TIED)
+    _tied_weights_keys = _TIED if int(transformers.__version__.split(".")[0]) >= 5 else list(_TIED)  # type: ignore[assignment]
 
     def __init__(self, config: NomicBertConfig) -> None:
         super().__init__(config)
@@ -391,11 +388,11 @@ class NomicBertForSequenceClassification(NomicBertPreTrainedModel):
 
     def __init__(self, config: NomicBertConfig) -> None:
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = int(config.num_labels or 2)
         self.bert = NomicBertModel(config, add_pooling_layer=True)
         dropout = config.embd_pdrop if config.classifier_dropout is None else config.classifier_dropout
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
     def forward(

@@ -7,6 +7,7 @@ sequences lie; the attention functions below read it.
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 try:  # torch >= 2.10; older ones take the padded path on a GPU
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:
-    varlen_attn = None
+    varlen_attn = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Sequences:
         real = attention_mask != 0
         lengths = real.sum(dim=1)
         indices = None if bool(real.all()) else real.flatten().nonzero().flatten()
-        return cls(tuple(lengths.tolist()), _offsets(lengths), *attention_mask.shape, indices)
+        batch_size, width = attention_mask.shape
+        return cls(tuple(lengths.tolist()), _offsets(lengths), batch_size, width, indices)
 
     @classmethod
     def dense(cls, batch_size: int, width: int, device: torch.device) -> "Sequences":
@@ -257,7 +259,7 @@ def _varlen_serves(hidden: Tensor, dropout: float) -> bool:
 
 
 def packed_attention(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, dropout: float
+    module: Any, query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, dropout: float
 ) -> Tensor:
     """Bidirectional attention inside each sequence of a packed row.
 
@@ -287,7 +289,8 @@ def packed_attention(
             max_length_k=longest,
         )[0]
     if _varlen_serves(query, dropout):
-        return varlen_attn(query[0], key[0], value[0], offsets, offsets, longest, longest)[None]
+        attended = varlen_attn(query[0], key[0], value[0], offsets, offsets, longest, longest)
+        return cast(Tensor, attended)[None]
     return _sdpa_by_runs(query[0], key[0], value[0], sequences, dropout)[None]
 
 
@@ -298,14 +301,14 @@ def _sdpa_by_runs(query: Tensor, key: Tensor, value: Tensor, sequences: Sequence
     for (count, length), *states in zip(
         sequences.runs, query.split(sizes), key.split(sizes), value.split(sizes), strict=True
     ):
-        batch = [x.view(count, length, *x.shape[1:]).transpose(1, 2) for x in states]
-        attended = F.scaled_dot_product_attention(*batch, dropout_p=dropout)
+        q, k, v = (x.view(count, length, *x.shape[1:]).transpose(1, 2) for x in states)
+        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         outputs.append(attended.transpose(1, 2).reshape(count * length, *query.shape[1:]))
     return torch.cat(outputs) if outputs else query
 
 
 def padded_attention(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float
 ) -> tuple[Tensor, Tensor | None]:
     """Bidirectional attention over a padded batch: the reference (eager), the export path, and the GPU fallback.
 
