@@ -1,0 +1,104 @@
+"""The quickstart over a slice of the real text, killed in the middle of stage 2 and run again to its end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from curation.files import read_jsonl
+from nomic_bert.embedder import load_embedder
+from recipes.quickstart import Quickstart
+from recipes.search import search
+
+
+@pytest.fixture(scope="module")
+def smoke(repository, tmp_path_factory):
+    """(output directory, what the second run printed)."""
+    directory = tmp_path_factory.mktemp("smoke") / "outputs"
+    command = [sys.executable, str(repository / "recipes" / "quickstart.py"), "--smoke", "--output_dir", str(directory)]
+    first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 600
+        while not list(directory.glob("stage2/checkpoint-*/trainer_state.json")):
+            assert first.poll() is None, "the first run ended before stage 2 saved"
+            assert time.monotonic() < deadline, "stage 2 saved nothing in ten minutes"
+            time.sleep(0.1)
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)  # the stage is a process of its own
+        first.wait()
+    assert not (directory / "stage2" / "final").exists()
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert second.returncode == 0, second.stdout[-3000:] + second.stderr[-3000:]
+    return directory, second.stdout
+
+
+@pytest.mark.slow
+def test_training_beats_no_training_on_seen_and_unseen_packages(smoke):
+    directory, _ = smoke
+    scores = json.loads((directory / "scores.json").read_text())
+    assert list(scores) == ["BM25", "untrained", "stage 1", "stage 2", "stage 3"]
+    for part in ("seen", "unseen"):
+        assert scores["stage 3"][part]["ndcg@10"] > scores["untrained"][part]["ndcg@10"] + 3
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_where_it_was(smoke):
+    directory, printed = smoke
+    assert "Stage 1: masked language modelling: done before" in printed
+    assert "Resuming from" in printed
+    steps = [
+        entry["step"] for entry in json.loads((directory / "stage2/trainer_state.json").read_text())["log_history"]
+    ]
+    assert steps == sorted(steps) and steps[-1] == 60
+
+
+@pytest.mark.slow
+def test_it_leaves_a_model_plots_and_a_report(smoke):
+    directory, printed = smoke
+    for name in ("loss.png", "map.png", "scores.png", "report.md", "model/model.safetensors", "model/modules.json"):
+        assert (directory / name).stat().st_size > 100, name
+    assert (directory / "report.md").read_text().splitlines()[0] in printed
+
+
+@pytest.mark.slow
+def test_held_out_text_is_not_trained_on(smoke):
+    directory, _ = smoke
+    lines = lambda path: list(read_jsonl(path))  # noqa: E731
+    held_out = [row for part in ("seen", "unseen") for row in lines(directory / f"corpus/held_out_{part}.jsonl.gz")]
+    trained = [row for file in (directory / "corpus/pairs").iterdir() for row in lines(file)]
+    documents = {row["text"] for row in lines(directory / "corpus/documents.jsonl.gz")}
+    assert held_out and trained and documents
+    for key in ("query", "document"):
+        assert not {row[key] for row in held_out} & {row[key] for row in trained}
+    assert not {f"{row['query']}\n\n{row['document']}" for row in held_out} & documents
+    assert "networkx" not in {row["package"] for row in trained}
+
+
+@pytest.mark.slow
+def test_search_answers_as_the_embedder_does(smoke):
+    directory, _ = smoke
+    found = search(directory / "model", "shortest path between two nodes", top=3)
+    functions = json.loads((directory / "model/search_index/functions.json").read_text())
+    query = load_embedder(directory / "model").encode_query("shortest path between two nodes")
+    scores = np.load(directory / "model/search_index/embeddings.npy") @ query
+    assert [name for _, name, _ in found] == [functions[i][0] for i in np.argsort(-scores)[:3]]
+    assert found[0][0] == pytest.approx(scores.max(), abs=1e-5)
+
+
+def test_outputs_of_other_settings_are_refused(tmp_path):
+    Quickstart(tmp_path, smoke=True)._refuse_other_settings()
+    Quickstart(tmp_path, smoke=True)._refuse_other_settings()
+    with pytest.raises(SystemExit, match="other settings"):
+        Quickstart(tmp_path, smoke=False)._refuse_other_settings()
+
+
+def test_search_names_what_is_wrong(tmp_path, repository):
+    for argv, said in ([str(tmp_path), "query"], "no config.json"), ([str(tmp_path), " "], "no config.json"):
+        command = [sys.executable, str(repository / "recipes" / "search.py"), *argv]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert run.returncode == 2 and said in run.stderr
