@@ -15,12 +15,12 @@ from transformers import PreTrainedTokenizerBase
 
 from .sampling import SourceBatch
 
-_MASKED_SHARE, _RANDOM_SHARE = 0.8, 0.1  # paper §4.1.3: of the chosen tokens; the rest stay as they are
+_MASKED_SHARE, _RANDOM_SHARE = 0.8, 0.1  # contrastors@613ddfd, as BERT: of the chosen tokens; the rest stay
 
 
 @dataclass(frozen=True)
 class MaskedLMCollator:
-    """Masks tokens of packed blocks: 80 % become the mask token, 10 % a random token, 10 % stay (paper §4.1).
+    """Masks tokens of packed blocks: 80 % become the mask token, 10 % a random token, 10 % stay.
 
     Expects columns `input_ids` (a block) and `document_lengths` (tokens of each document piece inside it). Special
     tokens are never chosen, and random tokens come from the tokenizer's vocabulary, not from padding rows of the
