@@ -38,20 +38,19 @@ def train_contrastive(usage: str | None, argv: list[str], *, with_negatives: boo
     try:
         sources = [Source.from_dict(entry, f"sources[{i}]") for i, entry in enumerate(recipe.sources)]
         _check(sources, args, with_negatives)
-        datasets = {source.name: load_pairs(source) for source in sources}
-    except (ValueError, FileNotFoundError) as error:
+        args.prompts = {
+            source.name: {"query": prefix_text(source.query_prefix), "document": prefix_text(source.document_prefix)}
+            for source in sources
+        }
+        tokenizer = AutoTokenizer.from_pretrained(recipe.model_name_or_path)
+        trainer = ContrastiveTrainer(
+            model=NomicBertModel.from_pretrained(recipe.model_name_or_path),
+            args=args,
+            train_dataset={source.name: load_pairs(source) for source in sources},
+            processing_class=tokenizer,
+        )
+    except (ValueError, OSError) as error:  # OSError: no such file, or no such model
         raise SystemExit(f"error: {error}") from error
-    args.prompts = {
-        source.name: {"query": prefix_text(source.query_prefix), "document": prefix_text(source.document_prefix)}
-        for source in sources
-    }
-    tokenizer = AutoTokenizer.from_pretrained(recipe.model_name_or_path)
-    trainer = ContrastiveTrainer(
-        model=NomicBertModel.from_pretrained(recipe.model_name_or_path),
-        args=args,
-        train_dataset=datasets,
-        processing_class=tokenizer,
-    )
 
     def save(final: Path) -> None:
         with tempfile.TemporaryDirectory(dir=final.parent) as encoder:

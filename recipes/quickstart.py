@@ -44,6 +44,7 @@ class QuickstartSettings:
         block_size: tokens in a block of stage 1.
         eval_max_seq_length: tokens of a text that are read in the evaluation.
         index_packages: packages whose functions can be searched.
+        index_max_seq_length: tokens of a documentation string that the search reads.
         required_gain: nDCG@10 points that the last model must be ahead of the untrained one, or the run fails.
     """
 
@@ -51,6 +52,7 @@ class QuickstartSettings:
     block_size: int
     eval_max_seq_length: int
     index_packages: list
+    index_max_seq_length: int
     required_gain: float
 
 
@@ -83,7 +85,7 @@ class Quickstart:
             (
                 "Stage 2: contrastive on summary -> body",
                 stages["stage 2"],
-                lambda: self._contrastive(2, "stage 1", sources(self.corpus / "pairs")),
+                lambda: self._contrastive(2, "stage 1", sources(self.corpus / "stage2")),
             ),
             ("Mine hard negatives with stage 2", self.negatives / "done", self._mine),
             (
@@ -164,7 +166,7 @@ class Quickstart:
     def _mine(self) -> None:
         self._recipe(
             "mine_negatives.py", "mine_negatives", model_name_or_path=str(self.models["stage 2"]),
-            sources=self._sources(self.corpus / "pairs"), output_dir=str(self.negatives),
+            sources=self._sources(self.corpus / "stage2"), output_dir=str(self.negatives),
         )  # fmt: skip
         (self.negatives / "done").touch()
 
@@ -214,7 +216,7 @@ class Quickstart:
         plot_embedding_map(embeddings, [row["package"] for row in rows], self.directory / "map.png", title)
 
     def _index(self) -> None:
-        build_index(self.model, self.settings.index_packages, self.settings.eval_max_seq_length)
+        build_index(self.model, self.settings.index_packages, self.settings.index_max_seq_length)
 
     def _report(self, seconds: float) -> None:
         """Print and write the scores; fail where training did not help."""

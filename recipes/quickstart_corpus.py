@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,12 @@ class CorpusSettings:
     """Which packages, and what is held out of training.
 
     Attributes:
-        packages: import names that are trained on; each is a source.
+        packages: import names that are trained on; each is a source, the small ones together are one.
         unseen_packages: import names that only the evaluation reads.
         held_out_pairs: pairs of `packages` that are held out.
         limit: pairs and documents of a package that are used, the first ones after shuffling; null: all.
+        stage3_share: share of the pairs that stage 2 leaves to stage 3: pairs that it has fitted already teach little.
+        smallest_source: training pairs of a package below which it joins the source "others".
         vocab_size: words of the tokenizer.
         seed: of the split.
     """
@@ -32,17 +34,21 @@ class CorpusSettings:
     packages: list
     unseen_packages: list
     held_out_pairs: int
+    stage3_share: float
+    smallest_source: int
     vocab_size: int
     limit: int | None = None
     seed: int = 0
 
 
 def build_corpus(settings: CorpusSettings, directory: Path) -> None:
-    """Write `documents.jsonl.gz`, `pairs/PACKAGE.jsonl.gz`, `held_out_seen.jsonl.gz` and `held_out_unseen.jsonl.gz`.
+    """Write `documents.jsonl.gz`, `stage2/SOURCE.jsonl.gz`, `stage3/SOURCE.jsonl.gz` and `held_out_(un)seen.jsonl.gz`.
 
     Exact and near duplicates of held-out texts are removed from what is trained on: scipy and numpy repeat each other.
     """
-    records = read_docstrings([*settings.packages, *settings.unseen_packages])
+    names = {*settings.packages, *settings.unseen_packages}
+    # a distribution may install more than the package of its name
+    records = [record for record in read_docstrings(sorted(names)) if record["package"] in names]
     shuffle = random.Random(settings.seed).shuffle
     shuffle(records)
     if settings.limit is not None:
@@ -62,11 +68,10 @@ def build_corpus(settings: CorpusSettings, directory: Path) -> None:
     train, documents = _without_overlap(seen, documents, held_out + unseen)
     with atomic_directory(directory) as files:
         write_jsonl(({"text": text} for text in documents), files / "documents.jsonl.gz")
-        by_package: dict[str, list[DocstringPair]] = defaultdict(list)
-        for pair in train:
-            by_package[pair["package"]].append(pair)
-        for package, rows in by_package.items():
-            write_jsonl(rows, files / "pairs" / f"{package}.jsonl.gz")
+        for source, rows in _by_source(train, settings.smallest_source).items():
+            split = round(settings.stage3_share * len(rows))
+            write_jsonl(rows[split:], files / "stage2" / f"{source}.jsonl.gz")
+            write_jsonl(rows[:split], files / "stage3" / f"{source}.jsonl.gz")
         write_jsonl(held_out, files / "held_out_seen.jsonl.gz")
         write_jsonl(unseen, files / "held_out_unseen.jsonl.gz")
         counts = {
@@ -78,6 +83,14 @@ def build_corpus(settings: CorpusSettings, directory: Path) -> None:
         }
         (files / "counts.json").write_text(json.dumps(counts, indent=2) + "\n")
     print("Corpus: " + ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items()), flush=True)
+
+
+def _by_source(pairs: list[DocstringPair], smallest: int) -> dict[str, list[DocstringPair]]:
+    counts = Counter(pair["package"] for pair in pairs)
+    sources: dict[str, list[DocstringPair]] = defaultdict(list)
+    for pair in pairs:
+        sources[pair["package"] if counts[pair["package"]] >= smallest else "others"].append(pair)
+    return sources
 
 
 def _without_overlap(

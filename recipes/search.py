@@ -19,11 +19,11 @@ import torch
 from nomic_bert import NomicBertModel
 from nomic_bert.prompts import prefix_text
 
-PACKAGES = ("networkx", "numpy", "pandas", "polars", "scipy", "sklearn", "torch")
+PACKAGES = ("networkx", "numpy", "pandas", "polars", "scipy", "sklearn")
 INDEX = "search_index"
 
 
-def build_index(model_dir: str | Path, packages: Sequence[str], max_seq_length: int = 128) -> Path:
+def build_index(model_dir: str | Path, packages: Sequence[str], max_seq_length: int = 96) -> Path:
     """Embed the functions of packages and keep them with the model.
 
     Args:

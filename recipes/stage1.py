@@ -40,18 +40,21 @@ class Stage1Arguments:
 def main(argv: list[str]) -> Path:
     """Train as the command line says; returns the directory of the finished model."""
     recipe, args = parse_arguments(__doc__, (Stage1Arguments, MLMConfig), argv)
-    tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer)
-    blocks = _load_blocks(recipe.train_data)
-    if not 0 <= recipe.eval_blocks < len(blocks):
-        raise SystemExit(f"error: eval_blocks: {recipe.eval_blocks} of the {len(blocks)} blocks cannot be kept aside.")
-    split = len(blocks) - recipe.eval_blocks
-    trainer = MLMTrainer(
-        model=_starting_model(recipe, len(tokenizer)),
-        args=args,
-        train_dataset=blocks.select(range(split)),
-        eval_dataset=blocks.select(range(split, len(blocks))) if recipe.eval_blocks else None,
-        processing_class=tokenizer,
-    )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer)
+        blocks = _load_blocks(recipe.train_data)
+        if not 0 <= recipe.eval_blocks < len(blocks):
+            raise ValueError(f"eval_blocks: {recipe.eval_blocks} of {len(blocks)} blocks cannot be kept aside.")
+        split = len(blocks) - recipe.eval_blocks
+        trainer = MLMTrainer(
+            model=_starting_model(recipe, len(tokenizer)),
+            args=args,
+            train_dataset=blocks.select(range(split)),
+            eval_dataset=blocks.select(range(split, len(blocks))) if recipe.eval_blocks else None,
+            processing_class=tokenizer,
+        )
+    except (ValueError, OSError) as error:  # OSError: no such file, or no such model
+        raise SystemExit(f"error: {error}") from error
 
     def save(final: Path) -> None:
         with atomic_directory(final) as directory:
@@ -65,13 +68,13 @@ def _load_blocks(path: str) -> Dataset:
     if Path(path).is_dir():
         return load_from_disk(path)
     if path.count("/") != 1:
-        raise SystemExit(f"error: train_data: no directory {path}; write it with recipes/pack_corpus.py.")
+        raise ValueError(f"train_data: no directory {path}; write it with recipes/pack_corpus.py.")
     return load_dataset(path, split="train")
 
 
 def _starting_model(recipe: Stage1Arguments, num_tokens: int) -> NomicBertForMaskedLM:
     if (recipe.model is None) == (recipe.model_name_or_path is None):
-        raise SystemExit("error: give either model (a new one's fields) or model_name_or_path (a checkpoint).")
+        raise ValueError("give either model (a new one's fields) or model_name_or_path (a checkpoint).")
     if recipe.model is not None:
         return build_model(recipe.model, num_tokens)
     return NomicBertForMaskedLM.from_pretrained(recipe.model_name_or_path)
@@ -81,11 +84,11 @@ def build_model(fields: dict[str, Any], num_tokens: int) -> NomicBertForMaskedLM
     """A new model for a tokenizer of `num_tokens` tokens, with the vocabulary rounded up to a multiple of 64.
 
     Raises:
-        SystemExit: a given `vocab_size` is less than the tokenizer's.
+        ValueError: a given `vocab_size` is less than the tokenizer's, or the fields cannot be meant.
     """
     fields = {"vocab_size": 64 * -(-num_tokens // 64), **fields}  # paper §4.1.2
     if fields["vocab_size"] < num_tokens:
-        raise SystemExit(f"error: model.vocab_size: {fields['vocab_size']} is less than the tokenizer's {num_tokens}.")
+        raise ValueError(f"model.vocab_size: {fields['vocab_size']} is less than the tokenizer's {num_tokens}.")
     return NomicBertForMaskedLM(NomicBertConfig(**fields))
 
 

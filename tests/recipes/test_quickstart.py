@@ -71,7 +71,7 @@ def test_held_out_text_is_not_trained_on(smoke):
     directory, _ = smoke
     lines = lambda path: list(read_jsonl(path))  # noqa: E731
     held_out = [row for part in ("seen", "unseen") for row in lines(directory / f"corpus/held_out_{part}.jsonl.gz")]
-    trained = [row for file in (directory / "corpus/pairs").iterdir() for row in lines(file)]
+    trained = [row for file in (directory / "corpus").glob("stage?/*") for row in lines(file)]
     documents = {row["text"] for row in lines(directory / "corpus/documents.jsonl.gz")}
     assert held_out and trained and documents
     for key in ("query", "document"):
