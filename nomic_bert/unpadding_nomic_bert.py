@@ -53,8 +53,8 @@ class Sequences:
         return cls((width,) * batch_size, _offsets(lengths), batch_size, width)
 
     @classmethod
-    def from_offsets(cls, cu_seq_lens: Tensor, total: int) -> "Sequences":
-        """Read packed input (1, total) with the offsets of its sequences.
+    def from_offsets(cls, cu_seq_lens: Tensor, total: int, device: torch.device) -> "Sequences":
+        """Read packed input (1, total) with the offsets of its sequences; on the host they are read without a sync.
 
         Raises:
             ValueError: the offsets do not start at 0, decrease, or do not end at `total`.
@@ -66,7 +66,7 @@ class Sequences:
                 f"cu_seq_lens_q must rise from 0 to the {total} tokens of the packed row; "
                 f"got {offsets[:4]} to {offsets[-1:]}."
             )
-        return cls(lengths, cu_seq_lens.to(torch.int32), 1, total)
+        return cls(lengths, cu_seq_lens.to(device, torch.int32, non_blocking=True), 1, total)
 
     @property
     def max_length(self) -> int:
@@ -197,7 +197,7 @@ def plan_layout(
     if cu_seq_lens is not None:
         if batch_size != 1 or attention_mask is not None:
             raise ValueError("cu_seq_lens_q describes one packed row: input of shape (1, tokens), no attention_mask.")
-        return _from_packed(Sequences.from_offsets(cu_seq_lens.to(tokens.device), width), position_ids, pack)
+        return _from_packed(Sequences.from_offsets(cu_seq_lens, width, tokens.device), position_ids, pack)
     if not pack or _exports():
         return _padded(tokens, attention_mask, position_ids)
     if attention_mask is None:

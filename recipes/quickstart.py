@@ -166,7 +166,7 @@ class Quickstart:
     def _mine(self) -> None:
         self._recipe(
             "mine_negatives.py", "mine_negatives", model_name_or_path=str(self.models["stage 2"]),
-            sources=self._sources(self.corpus / "stage2"), output_dir=str(self.negatives),
+            sources=self._sources(self.corpus / "stage3"), output_dir=str(self.negatives),
         )  # fmt: skip
         (self.negatives / "done").touch()
 

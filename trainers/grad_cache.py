@@ -120,7 +120,7 @@ def _encode_chunk(model: nn.Module, texts: PackedTexts, chunk: list[int]) -> Ten
     device = texts.input_ids.device
     output = model(
         input_ids=torch.cat([texts.pieces[text] for text in chunk])[None],
-        cu_seq_lens_q=offsets.to(device),
+        cu_seq_lens_q=offsets,  # on the host, where the model reads them without waiting for the device
         max_length_q=int(lengths.max()),
     )
     return F.normalize(mean_pool(output.last_hidden_state[0], lengths.to(device)), dim=-1)
