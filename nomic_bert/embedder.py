@@ -48,6 +48,19 @@ def load_embedder(
     return SentenceTransformer(modules=modules, prompts=dict(PROMPTS), similarity_fn_name="cosine", device=device)
 
 
+def require_checkpoint(checkpoint: str) -> None:
+    """Refuse what is neither a directory with a model nor shaped like a hub name (`owner/name`).
+
+    Raises:
+        FileNotFoundError: names the path; transformers would only say that it is no repository.
+    """
+    local = Path(checkpoint)
+    if (local.exists() or checkpoint.count("/") != 1) and not (local / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{checkpoint} is not a checkpoint: it has no config.json. Give a directory that has one."
+        )
+
+
 def save_embedder(embedder: SentenceTransformer, directory: str | os.PathLike) -> None:
     """Write an embedder that every reader opens: weights, code, tokenizer, and sentence-transformers' files.
 

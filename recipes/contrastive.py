@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from curation.sources import Source, load_pairs
 from nomic_bert import NomicBertModel
-from nomic_bert.embedder import load_embedder, save_embedder
+from nomic_bert.embedder import load_embedder, require_checkpoint, save_embedder
 from nomic_bert.prompts import prefix_text
 from recipes.arguments import parse_arguments
 from recipes.training import train_and_save
@@ -42,6 +42,7 @@ def train_contrastive(usage: str | None, argv: list[str], *, with_negatives: boo
             source.name: {"query": prefix_text(source.query_prefix), "document": prefix_text(source.document_prefix)}
             for source in sources
         }
+        require_checkpoint(recipe.model_name_or_path)
         tokenizer = AutoTokenizer.from_pretrained(recipe.model_name_or_path)
         trainer = ContrastiveTrainer(
             model=NomicBertModel.from_pretrained(recipe.model_name_or_path),

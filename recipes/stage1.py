@@ -12,7 +12,7 @@ from datasets import Dataset, load_dataset, load_from_disk
 from transformers import AutoTokenizer
 
 from nomic_bert import NomicBertConfig, NomicBertForMaskedLM
-from nomic_bert.embedder import atomic_directory
+from nomic_bert.embedder import atomic_directory, require_checkpoint
 from recipes.arguments import parse_arguments
 from recipes.training import train_and_save
 from trainers import MLMConfig, MLMTrainer
@@ -77,6 +77,7 @@ def _starting_model(recipe: Stage1Arguments, num_tokens: int) -> NomicBertForMas
         raise ValueError("give either model (a new one's fields) or model_name_or_path (a checkpoint).")
     if recipe.model is not None:
         return build_model(recipe.model, num_tokens)
+    require_checkpoint(str(recipe.model_name_or_path))
     return NomicBertForMaskedLM.from_pretrained(recipe.model_name_or_path)
 
 
