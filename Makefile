@@ -21,7 +21,7 @@ INSTALL := $(BIN)/python -m pip install --constraint constraints.txt
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
-quickstart: $(VENV)/.installed-quickstart  ## train, evaluate and search with a small model (about 15 minutes on 2 cores)
+quickstart: $(VENV)/.installed-quickstart  ## train, evaluate and search with a small model (about 13 minutes on 2 cores)
 	$(BIN)/python recipes/quickstart.py $(ARGS)
 
 test: lint  ## lint, types and every test that needs no GPU
