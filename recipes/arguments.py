@@ -31,7 +31,8 @@ def parse_arguments(usage: str | None, kinds: Sequence[type], argv: Sequence[str
         raise SystemExit(f"{(usage or '').strip()}\n\n--config FILE.yaml [--key value ...], with the keys: {keys}")
     try:
         settings, where = _read(list(argv))
-        return tuple(_build(kind, settings, where) for kind in kinds) if _known(kinds, settings, where) else ()
+        _refuse_unknown(kinds, settings, where)
+        return tuple(_build(kind, settings, where) for kind in kinds)
     except (ValueError, OSError, yaml.YAMLError) as error:
         raise SystemExit(f"error: {error}") from error
 
@@ -73,7 +74,7 @@ def _fields(kind: type) -> dict[str, dataclasses.Field]:
     return {field.name: field for field in dataclasses.fields(kind) if field.init}
 
 
-def _known(kinds: Sequence[type], settings: dict[str, Any], where: dict[str, str]) -> bool:
+def _refuse_unknown(kinds: Sequence[type], settings: dict[str, Any], where: dict[str, str]) -> None:
     names = [name for kind in kinds for name in _fields(kind)]
     for key in settings:
         if key not in names:
@@ -81,7 +82,6 @@ def _known(kinds: Sequence[type], settings: dict[str, Any], where: dict[str, str
             raise ValueError(
                 f"{where[key]}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "; see --help.")
             )
-    return True
 
 
 def _build(kind: type, settings: dict[str, Any], where: dict[str, str]) -> Any:

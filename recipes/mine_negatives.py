@@ -12,7 +12,6 @@ from sentence_transformers import SentenceTransformer
 from curation.files import write_jsonl
 from curation.negatives import mine_hard_negatives
 from curation.sources import Source, load_pairs
-from nomic_bert.embedder import load_embedder
 from nomic_bert.prompts import prefix_text
 from recipes.arguments import parse_arguments
 
@@ -22,7 +21,7 @@ class MineArguments:
     """What to mine, with what.
 
     Attributes:
-        model_name_or_path: the embedder, one of ours or any that sentence-transformers opens.
+        model_name_or_path: the embedder: any directory or hub name that sentence-transformers opens, ours among them.
         sources: one mapping for each source of pairs; negatives come from the source's own documents.
         output_dir: directory for `NAME.jsonl.gz` with query, document and negatives, one file for each source.
         num_negatives: hard negatives for each pair.
@@ -62,7 +61,7 @@ def main(argv: list[str]) -> None:
             kept = [row for row in mined if row["negatives"]]
             write_jsonl(kept, _output(args, source))
             print(f"{source.name}: {len(kept):,} rows; {len(mined) - len(kept):,} without negatives left out.")
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:  # OSError: no such file, or no such model
         raise SystemExit(f"error: {error}") from error
 
 
@@ -71,12 +70,10 @@ def _output(args: MineArguments, source: Source) -> Path:
 
 
 def _open(args: MineArguments) -> SentenceTransformer:
-    try:
-        return load_embedder(args.model_name_or_path, max_seq_length=args.max_seq_length)
-    except ValueError:  # another architecture
-        embedder = SentenceTransformer(args.model_name_or_path)
-        embedder.max_seq_length = args.max_seq_length or embedder.max_seq_length
-        return embedder
+    embedder = SentenceTransformer(args.model_name_or_path)
+    if args.max_seq_length is not None:
+        embedder.max_seq_length = args.max_seq_length
+    return embedder
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ class Quickstart:
     def _configs(self, name: str) -> list[str]:
         """`--config` for the quickstart's numbers, and for the smoke run those that it changes."""
         files = [CONFIGS / f"{name}.yaml"] + ([CONFIGS / "smoke" / f"{name}.yaml"] if self.smoke else [])
-        return [word for file in files for word in ("--config", str(file))]
+        return [word for file in files if file.exists() for word in ("--config", str(file))]
 
     def _refuse_other_settings(self) -> None:
         record, settings = self.directory / "settings.json", asdict(self.corpus_settings) | asdict(self.settings)
