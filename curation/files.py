@@ -11,6 +11,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,20 +153,29 @@ def write_jsonl(rows: Iterable[Mapping[str, Any]], path: str | Path) -> int:
     path = Path(path)
     if not path.name.endswith(JSONL_SUFFIXES):
         raise ValueError(f"{path}: the name must end in .jsonl or .jsonl.gz.")
+    count = 0
+    with atomic_file(path) as partial, open(partial, "wb") as file:
+        # Without name and time in its header, the gzip file depends on the rows alone.
+        stream = gzip.GzipFile("", "wb", 6, file, mtime=0) if path.suffix == ".gz" else file
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            count += 1
+        if stream is not file:
+            stream.close()
+    return count
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give the name of a file to write, which takes the name `path` once it is complete.
+
+    If writing fails, what is at `path` stays as it was and the incomplete file is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The process number keeps two writers apart; readers of a directory pass over names with a leading dot.
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    count = 0
     try:
-        with open(partial, "wb") as file:
-            # Without name and time in its header, the gzip file depends on the rows alone.
-            stream = gzip.GzipFile("", "wb", 6, file, mtime=0) if path.suffix == ".gz" else file
-            for row in rows:
-                stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-                count += 1
-            if stream is not file:
-                stream.close()
+        yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    return count

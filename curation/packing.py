@@ -1,99 +1,291 @@
-"""Packing documents into blocks of one length for masked-language-model training (paper §4.1.1)."""
+"""Packing documents into blocks of one length for masked-language-model training (paper §4.1.1).
 
+The documents are dealt out to shards in an order that depends on the seed alone, and each shard is packed by itself.
+So the blocks do not depend on how many processes or machines packed them, and a shard that is there need not be
+packed again.
+"""
+
+import dataclasses
+import hashlib
 import itertools
+import json
 import logging
-from collections.abc import Iterable, Sequence
+import math
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
+from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from curation.documents import Documents
+from curation.files import atomic_file
+
 logger = logging.getLogger(__name__)
 
-_DOCUMENTS_AT_ONCE = 1_000
+MANIFEST = "manifest.json"
+_COUNTS = b"counts"  # key of a shard's metadata
+_DOCUMENTS_AT_ONCE = 100
+_BLOCKS_IN_BATCH = 256  # of an Arrow file; a reader fetches rows from such batches
+_SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "document_lengths": pa.list_(pa.int32())})
 
 
-def pack_documents(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, block_size: int) -> datasets.Dataset:
+@dataclasses.dataclass(frozen=True)
+class PackingPlan:
+    """What a packed data set is made of; the same plan gives the same files.
+
+    Attributes:
+        tokenizer: The tokenizer in the JSON form of `tokenizers`, without truncation and padding.
+        num_documents: Documents in all.
+        block_size: Tokens in a block.
+        documents_per_shard: Documents that are packed into one shard; the last shard may have fewer.
+        seed: Of the order of the documents; None keeps the order of the sources.
+
+    Raises:
+        ValueError: There are no documents, or a size is less than 1.
+    """
+
+    tokenizer: str
+    num_documents: int
+    block_size: int
+    documents_per_shard: int
+    seed: int | None
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        if self.num_documents < 1:
+            raise ValueError("there are no documents to pack; check the paths and filters of the corpus.")
+        for key in ("block_size", "documents_per_shard"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}.")
+
+    @property
+    def num_shards(self) -> int:
+        """Shards in all."""
+        return math.ceil(self.num_documents / self.documents_per_shard)
+
+    def shard_path(self, directory: Path, shard: int) -> Path:
+        """Where a shard, counted from 0, is written."""
+        return directory / f"blocks-{shard:05}-of-{self.num_shards:05}.arrow"
+
+    def order(self) -> np.ndarray:
+        """Numbers of the documents (num_documents,) in the order in which they are dealt out."""
+        if self.seed is None:
+            return np.arange(self.num_documents)
+        return np.random.default_rng(self.seed).permutation(self.num_documents)
+
+
+def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A tokenizer in the JSON form of `tokenizers`, without truncation and padding, as `PackingPlan` wants it.
+
+    Raises:
+        ValueError: The tokenizer is not of the fast kind.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(f"{type(tokenizer).__name__} is no fast tokenizer; packing needs one (tokenizer.json).")
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    return backend.to_str()
+
+
+def tokenizer_hash(tokenizer: str) -> str:
+    """SHA-256 of a tokenizer's JSON form."""
+    return hashlib.sha256(tokenizer.encode()).hexdigest()
+
+
+def vocabulary_hash(tokenizer: str) -> str:
+    """SHA-256 of the tokens and their ids: what a model that is trained on packed blocks must share."""
+    vocabulary = sorted(Tokenizer.from_str(tokenizer).get_vocab().items())
+    return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
+
+
+def pack_shards(
+    documents: Documents, plan: PackingPlan, directory: Path, shards: Sequence[int], num_processes: int = 1
+) -> None:
+    """Pack those of some shards that are not there yet.
+
+    Args:
+        documents: All documents.
+        plan: What to make of them.
+        directory: Where shards are written, each under its name only once it is complete.
+        shards: Numbers of the shards, counted from 0: all, or this machine's share of them.
+        num_processes: Processes that pack; one shard at a time each.
+
+    Raises:
+        ValueError: A document is not valid text; the message names its number.
+    """
+    order = plan.order()
+    missing = [shard for shard in shards if not plan.shard_path(directory, shard).exists()]
+    size = plan.documents_per_shard
+    jobs = [(documents, plan, directory, shard, order[shard * size : (shard + 1) * size]) for shard in missing]
+    expected, done, tokens = sum(len(job[-1]) for job in jobs), 0, 0
+    with tqdm(desc="Packing", unit="token", unit_scale=True, disable=not jobs) as progress:
+        for counts in _on_processes(jobs, min(num_processes, len(jobs))):
+            done, tokens = done + counts["documents"] + counts["blank_documents"], tokens + counts["tokens"]
+            progress.total = round(tokens / done * expected)  # an estimate, so that there is a time left
+            progress.update(counts["tokens"])
+
+
+def _on_processes(jobs: list[tuple], num_processes: int) -> Iterator[dict[str, int]]:
+    if num_processes < 2:
+        yield from map(_pack_shard, jobs)
+        return
+    # the tokenizer's own threads on top of the processes would only be in each other's way
+    with multiprocessing.Pool(num_processes, _without_threads) as pool:
+        yield from pool.imap_unordered(_pack_shard, jobs)
+
+
+def _without_threads() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _pack_shard(job: tuple[Documents, PackingPlan, Path, int, np.ndarray]) -> dict[str, int]:
+    documents, plan, directory, shard, numbers = job
+    batches = np.split(numbers, range(_DOCUMENTS_AT_ONCE, len(numbers), _DOCUMENTS_AT_ONCE))
+    texts = itertools.chain.from_iterable(documents.texts(batch.tolist()) for batch in batches)
+    table, counts = pack_documents(texts, Tokenizer.from_str(plan.tokenizer), plan.block_size)
+    table = table.replace_schema_metadata({_COUNTS: json.dumps(counts).encode()})
+    with (
+        atomic_file(plan.shard_path(directory, shard)) as partial,
+        pa.OSFile(str(partial), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as writer,
+    ):
+        writer.write_table(table, max_chunksize=_BLOCKS_IN_BATCH)
+    return counts
+
+
+def pack_documents(texts: Iterable[str], tokenizer: Tokenizer, block_size: int) -> tuple[pa.Table, dict[str, int]]:
     """Lay the tokens of all documents end to end and cut them into blocks.
 
     Each document carries its own special tokens ([CLS] ... [SEP]). Short documents share a block; a long one
     runs on into the next, where its continuation has no new [CLS]. Tokens after the last full block are
-    dropped, and counted in the log. The blocks depend on the order of the documents and on nothing else.
+    dropped. The blocks depend on the order of the documents and on nothing else.
 
     Args:
-        texts: Documents, read once; shuffle them beforehand where their order carries meaning.
-        tokenizer: Tokenizer of the model to be trained.
+        texts: Documents, read once. Blank ones are left out, and counted.
+        tokenizer: Of the model to be trained, without truncation.
         block_size: Tokens in a block.
 
     Returns:
-        A data set, held in memory, with the columns `input_ids` (`block_size` token ids) and
-        `document_lengths` (token counts of the pieces of documents in the block, in order; they sum to
-        `block_size`).
+        The blocks, a table with the columns `input_ids` (`block_size` token ids) and `document_lengths` (token
+        counts of the pieces of documents in the block, in order; they sum to `block_size`); and the counts
+        `documents`, `blank_documents`, `tokens`, `dropped_tokens` and `blocks`.
+    """
+    pieces: list[np.ndarray] = []
+    counts = dict.fromkeys(("documents", "blank_documents", "tokens", "dropped_tokens", "blocks"), 0)
+    iterator = iter(texts)
+    while batch := list(itertools.islice(iterator, _DOCUMENTS_AT_ONCE)):
+        present = [text for text in batch if text and not text.isspace()]
+        counts["blank_documents"] += len(batch) - len(present)
+        # encode_batch_fast leaves out the offsets into the text, a fifth of the work
+        pieces += [np.array(encoding.ids, dtype=np.int32) for encoding in tokenizer.encode_batch_fast(present)]
+    tokens = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
+    num_blocks = len(tokens) // block_size
+    kept = num_blocks * block_size
+    counts |= {
+        "documents": len(pieces),
+        "tokens": len(tokens),
+        "dropped_tokens": len(tokens) - kept,
+        "blocks": num_blocks,
+    }
+    lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
+    return _cut_blocks(tokens[:kept], lengths, block_size), counts
+
+
+def _cut_blocks(tokens: np.ndarray, document_lengths: np.ndarray, block_size: int) -> pa.Table:
+    block_ends = np.arange(0, len(tokens) + 1, block_size)
+    # Pieces end where a document ends and where a block ends.
+    ends = np.union1d(np.cumsum(document_lengths), block_ends[1:])
+    ends = ends[ends <= len(tokens)]
+    offsets = np.concatenate([[0], np.searchsorted(ends, block_ends[1:], side="right")])
+    columns = [
+        pa.ListArray.from_arrays(pa.array(block_ends, pa.int32()), pa.array(tokens)),
+        pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(np.diff(ends, prepend=0), pa.int32())),
+    ]
+    return pa.table(columns, schema=_SCHEMA)
+
+
+def finish(plan: PackingPlan, directory: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Write the manifest that makes the shards of a directory a packed data set; returns it.
+
+    Args:
+        plan: What the shards were made by.
+        directory: Where all shards are.
+        about: What else the manifest shall say, in front.
 
     Raises:
-        ValueError: There are no documents, one is blank, or all of them together do not fill one block.
+        FileNotFoundError: A shard is missing.
+        ValueError: All documents together do not fill one block.
     """
-    if block_size < 1:
-        raise ValueError(f"block_size must be at least 1 token, not {block_size}.")
-    tokens = np.empty(0, dtype=np.int32)
-    lengths = np.empty(0, dtype=np.int32)
-    tables: list[pa.Table] = []
-    num_documents = num_tokens = 0
-    iterator = iter(texts)
-    with tqdm(desc="Packing", unit="token", unit_scale=True) as progress:
-        while batch := list(itertools.islice(iterator, _DOCUMENTS_AT_ONCE)):
-            documents = _tokenize(batch, tokenizer, num_documents)
-            new_lengths = np.array([len(document) for document in documents], dtype=np.int32)
-            tokens = np.concatenate([tokens, *documents])
-            lengths = np.concatenate([lengths, new_lengths])
-            table, tokens, lengths = _cut_blocks(tokens, lengths, block_size)
-            tables.append(table)
-            num_documents += len(batch)
-            num_tokens += int(new_lengths.sum())
-            progress.update(int(new_lengths.sum()))
-    if num_documents == 0:
-        raise ValueError("there are no documents to pack; check the paths and filters of the corpus.")
-    num_blocks = num_tokens // block_size
-    if num_blocks == 0:
+    totals: dict[str, int] = {}
+    shards = {}
+    for shard in range(plan.num_shards):
+        path = plan.shard_path(directory, shard)
+        with pa.OSFile(str(_existing(path))) as file, pa.ipc.open_stream(file) as reader:
+            counts = json.loads(reader.schema.metadata[_COUNTS])
+        shards[path.name] = counts["blocks"]
+        totals = {key: totals.get(key, 0) + value for key, value in counts.items()}
+    if totals["blocks"] == 0:
         raise ValueError(
-            f"{num_documents} documents of {num_tokens} tokens in all do not fill one block of {block_size}; "
-            "give more text or a smaller block_size."
+            f"{totals['documents']} documents of {totals['tokens']} tokens in all fill no block of {plan.block_size} "
+            f"in shards of {plan.documents_per_shard} documents; give more text, a smaller block_size, or more "
+            "documents_per_shard."
         )
-    logger.info(
-        "Packed %d documents of %d tokens into %d blocks of %d; %d tokens at the end were dropped.",
-        num_documents, num_tokens, num_blocks, block_size, len(tokens),
-    )  # fmt: skip
-    return datasets.Dataset(pa.concat_tables(tables))
+    manifest = {
+        **about,
+        "tokenizer_sha256": tokenizer_hash(plan.tokenizer),
+        "vocabulary_sha256": vocabulary_hash(plan.tokenizer),
+        "block_size": plan.block_size,
+        "documents_per_shard": plan.documents_per_shard,
+        "seed": plan.seed,
+        **totals,
+        "shards": shards,
+    }
+    with atomic_file(directory / MANIFEST) as partial:
+        partial.write_text(json.dumps(manifest, indent=2) + "\n")
+    return manifest
 
 
-def _tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, num_before: int) -> list[np.ndarray]:
-    for position, text in enumerate(texts):
-        if not text.strip():
-            raise ValueError(f"document {num_before + position} (counted from 0) is blank; remove it.")
-    # verbose=False: a document longer than the model's limit is expected here, since blocks split it.
-    encoded = tokenizer(
-        list(texts), return_attention_mask=False, return_token_type_ids=False, truncation=False, verbose=False
-    )
-    return [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+def load_blocks(directory: Path, tokenizer: PreTrainedTokenizerBase) -> datasets.Dataset:
+    """Open a packed data set, memory-mapped.
+
+    Args:
+        directory: Where it was packed.
+        tokenizer: Of the model to be trained.
+
+    Returns:
+        A data set with the columns `input_ids` and `document_lengths`, as `pack_documents` gives them.
+
+    Raises:
+        FileNotFoundError: The packing was not finished, or a shard is missing.
+        ValueError: The blocks were packed with another vocabulary, or a shard holds another number of blocks than
+            the manifest says.
+    """
+    manifest = json.loads(_existing(directory / MANIFEST).read_text())
+    if manifest["vocabulary_sha256"] != vocabulary_hash(plain_tokenizer(tokenizer)):
+        raise ValueError(
+            f"{directory} was packed with the vocabulary of {manifest['tokenizer']}, which is not that of "
+            f"{tokenizer.name_or_path}. Give the same tokenizer, or pack again."
+        )
+    tables = []
+    for name, num_blocks in manifest["shards"].items():
+        if num_blocks == 0:
+            continue
+        table = datasets.Dataset.from_file(str(_existing(directory / name)))
+        if len(table) != num_blocks:
+            raise ValueError(f"{directory / name}: {len(table)} blocks where {MANIFEST} says {num_blocks}; pack again.")
+        tables.append(table)
+    return datasets.concatenate_datasets(tables)
 
 
-def _cut_blocks(tokens: np.ndarray, lengths: np.ndarray, block_size: int) -> tuple[pa.Table, np.ndarray, np.ndarray]:
-    """Cut off the full blocks; returns them, the remaining tokens and the lengths of the remaining pieces."""
-    num_blocks = len(tokens) // block_size
-    block_ends = np.arange(1, num_blocks + 1, dtype=np.int64) * block_size
-    # Pieces end where a document ends and where a block ends.
-    ends = np.union1d(np.cumsum(lengths, dtype=np.int64), block_ends)
-    pieces = np.diff(ends, prepend=0).astype(np.int32)
-    cut = int(np.searchsorted(ends, num_blocks * block_size, side="right"))
-    offsets = np.concatenate([[0], np.searchsorted(ends, block_ends, side="right")]).astype(np.int32)
-    table = pa.table(
-        {
-            "input_ids": pa.ListArray.from_arrays(
-                (np.arange(num_blocks + 1) * block_size).astype(np.int32), tokens[: num_blocks * block_size]
-            ),
-            "document_lengths": pa.ListArray.from_arrays(offsets, pieces[:cut]),
-        }
-    )
-    return table, tokens[num_blocks * block_size :], pieces[cut:]
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing, so the packing is not whole; run recipes/pack_corpus.py again.")
+    return path

@@ -1,4 +1,4 @@
-"""Sources of text pairs and of documents, read and checked row by row.
+"""Sources of text pairs, read and checked row by row.
 
 A source is one data set of a mixture (paper Tables 3 and 7): a batch is drawn from one source only, and the
 task prefixes of its queries and documents are a property of the source.
@@ -9,8 +9,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import datasets
@@ -80,20 +79,25 @@ class Source:
         Raises:
             ValueError: A key is unknown or missing, or a value is wrong.
         """
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        for key in mapping:
-            if key not in fields:
-                near = difflib.get_close_matches(str(key), fields, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(fields)}."
-                raise ValueError(f"{where}: unknown key {key!r}; {hint}")
-        for key, field in fields.items():
-            if field.default is dataclasses.MISSING and key not in mapping:
-                hint = ' (write "" for no prefix)' if key.endswith("_prefix") else ""
-                raise ValueError(f"{where}: the key {key!r} is missing; add it{hint}.")
+        check_keys(cls, mapping, where)
         try:
             return cls(**mapping)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
+
+
+def check_keys(cls: type, mapping: Mapping[str, Any], where: str) -> None:
+    """Raise a ValueError that names a key of a config's section which a dataclass lacks, or one that it misses."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in mapping:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(fields)}."
+            raise ValueError(f"{where}: unknown key {key!r}; {hint}")
+    for key, field in fields.items():
+        if field.default is dataclasses.MISSING and key not in mapping:
+            hint = ' (write "" for no prefix)' if key.endswith("_prefix") else ""
+            raise ValueError(f"{where}: the key {key!r} is missing; add it{hint}.")
 
 
 def load_pairs(source: Source) -> datasets.Dataset:
@@ -118,7 +122,7 @@ def load_pairs(source: Source) -> datasets.Dataset:
     for batch in _batches(source, list(columns.values())):
         kept = RowBatch(batch.where, batch.numbers[:remaining], batch.rows[:remaining])
         arrays = {
-            name: _text_lists(kept, column) if name == "negatives" else _texts(kept, column)
+            name: _text_lists(kept, column) if name == "negatives" else texts_of(kept, column)
             for name, column in columns.items()
         }
         tables.append(pa.table(arrays))
@@ -130,46 +134,41 @@ def load_pairs(source: Source) -> datasets.Dataset:
     return datasets.Dataset(pa.concat_tables(tables))
 
 
-def load_documents(paths: Iterable[str | Path]) -> Iterator[str]:
-    """Yield the documents of .txt, .jsonl, .jsonl.gz and .parquet files, in the order of the paths.
+def is_hub_id(path: str) -> bool:
+    """Whether a path stands for a data set on the hub: it has the form `owner/name`, and no such file is here."""
+    is_local = os.path.exists(os.path.expanduser(path))
+    return not is_local and bool(_HUB_ID.fullmatch(path)) and not path.endswith((".txt", *ROW_SUFFIXES))
 
-    A .txt file is one document; the others have one document a row in a column named `text`.
+
+def load_hub_split(path: str, split: str, name: str | None = None, revision: str | None = None) -> datasets.Dataset:
+    """One split of a data set on the hub, or of its copy in the local cache.
 
     Args:
-        paths: Files, directories or glob patterns; within one of them files are read in sorted order.
+        path: `owner/name`.
+        split: Name of the split.
+        name: Configuration, where the data set has several.
+        revision: Revision; None: the newest.
 
     Raises:
-        FileNotFoundError: A path stands for no file.
-        ValueError: A row has no usable `text`, or a file is blank or damaged; the message names file and row.
+        FileNotFoundError: It cannot be read.
     """
-    for path in paths:
-        for file in find_files(path, (".txt", *ROW_SUFFIXES)):
-            if file.suffix == ".txt":
-                try:
-                    text = file.read_text(encoding="utf-8")
-                except UnicodeDecodeError as error:
-                    raise ValueError(f"{file}: not UTF-8 ({error}); convert the file to UTF-8.") from error
-                if not text.strip():
-                    raise ValueError(f"{file}: the file is blank; remove it.")
-                yield text
-            else:
-                for batch in read_row_batches(file, ["text"]):
-                    yield from _texts(batch, "text").to_pylist()
+    try:
+        return datasets.load_dataset(path, name, split=split, revision=revision)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"{path} is no local path, nor could it be read from the hub ({error}); correct the path."
+        ) from error
 
 
 def _batches(source: Source, columns: list[str]) -> Iterator[RowBatch]:
-    is_local = os.path.exists(os.path.expanduser(source.path))
-    if is_local or not _HUB_ID.fullmatch(source.path) or source.path.endswith(ROW_SUFFIXES):
+    if not is_hub_id(source.path):
         for file in find_files(source.path, ROW_SUFFIXES):
             yield from read_row_batches(file, columns)
         return
     try:
-        rows = datasets.load_dataset(source.path, split=source.split)
-    except (FileNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(
-            f"source {source.name!r}: {source.path} is no local path, nor could it be read from the hub ({error}); "
-            "correct the path."
-        ) from error
+        rows = load_hub_split(source.path, source.split)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"source {source.name!r}: {error}") from error
     where = f"hub data set {source.path}, split {source.split}"
     require_columns(rows.column_names, columns, where)
     first = 1
@@ -179,7 +178,7 @@ def _batches(source: Source, columns: list[str]) -> Iterator[RowBatch]:
         first += len(batch)
 
 
-def _texts(batch: RowBatch, column: str) -> pa.Array:
+def texts_of(batch: RowBatch, column: str) -> pa.Array:
     """A column as text. Only when a quick look finds a fault are rows checked one by one, to name the first bad one."""
     values = [row.get(column) for row in batch.rows]
     if not all(isinstance(value, str) and value.strip() for value in values):

@@ -106,6 +106,8 @@ def _convert(value: Any, hint: Any, what: str) -> Any:
     if value is None and types.NoneType in options or any(_is(value, option) for option in options):
         return value
     if str in options or any(isinstance(option, type) and issubclass(option, str) for option in options):
+        if value is False:
+            return "no"  # YAML reads the word as false; `save_strategy: no` means the word
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
     elif not options <= {int, float, bool, str, list, dict, types.NoneType}:

@@ -1,20 +1,29 @@
 """Pack documents into blocks for stage 1 (paper §4.1.1).
 
 python recipes/pack_corpus.py --config recipes/configs/pack_corpus.yaml
+accelerate launch recipes/pack_corpus.py --config ...    # shards dealt out to all ranks; nodes share output_dir
+
+Started again, it packs the shards that are missing. The blocks do not depend on the number of processes.
 """
 
 import json
-import random
+import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+from accelerate import PartialState
 from transformers import AutoTokenizer
 
-from curation.packing import pack_documents
-from curation.sources import load_documents
-from nomic_bert.embedder import atomic_directory
+from curation.documents import DocumentSource, open_documents
+from curation.files import atomic_file
+from curation.packing import MANIFEST, PackingPlan, finish, pack_shards, plain_tokenizer, tokenizer_hash
 from recipes.arguments import parse_arguments
+
+_WAIT = timedelta(days=1)  # the other ranks wait while one copies the documents
+_WORK = ".work"  # inside output_dir until the packing is finished: settings and copies of the documents
 
 
 @dataclass(kw_only=True)
@@ -22,36 +31,81 @@ class PackArguments:
     """What to pack.
 
     Attributes:
-        documents: files, directories or patterns of .txt, .jsonl(.gz) or .parquet, with the column `text`.
+        documents: files, directories or patterns of .txt, .jsonl(.gz) or .parquet with the column `text`, or
+            mappings with the fields of `curation.documents.DocumentSource` (hub data sets, other columns).
         tokenizer: directory or hub name.
         output_dir: directory for the blocks.
         block_size: tokens in a block.
+        documents_per_shard: documents packed into one shard; less than a block of tokens is lost at the end of each.
         seed: of the order of the documents; null keeps the order of the files.
+        num_processes: processes of each rank.
     """
 
     documents: list
     tokenizer: str
     output_dir: str
     block_size: int = 2048  # paper §4.1.1
+    documents_per_shard: int = 10_000
     seed: int | None = 0
+    num_processes: int = 1
 
 
 def main(argv: list[str]) -> None:
     """Pack as the command line says."""
     (args,) = parse_arguments(__doc__, (PackArguments,), argv)
-    if Path(args.output_dir).exists():
-        raise SystemExit(f"error: {args.output_dir} exists. Choose another output_dir or remove it.")
     try:
-        texts = list(load_documents(args.documents))
-        if args.seed is not None:
-            random.Random(args.seed).shuffle(texts)
-        blocks = pack_documents(texts, AutoTokenizer.from_pretrained(args.tokenizer), args.block_size)
-    except (ValueError, FileNotFoundError) as error:
+        _pack(args)
+    except (ValueError, OSError) as error:  # OSError: no such file, no such tokenizer, or no room
         raise SystemExit(f"error: {error}") from error
-    with atomic_directory(args.output_dir) as directory:
-        blocks.save_to_disk(directory)
-        manifest = {**vars(args), "num_documents": len(texts), "num_blocks": len(blocks)}
-        (directory / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _pack(args: PackArguments) -> None:
+    output_dir = Path(args.output_dir)
+    if (output_dir / MANIFEST).exists():
+        raise ValueError(f"{output_dir} is packed already. Choose another output_dir or remove it.")
+    sources = [DocumentSource.from_config(entry, f"documents[{i}]") for i, entry in enumerate(args.documents)]
+    tokenizer = plain_tokenizer(AutoTokenizer.from_pretrained(args.tokenizer))
+    state, work = PartialState(cpu=True, timeout=_WAIT), output_dir / _WORK  # no part of it needs a GPU
+    with state.main_process_first():
+        if state.is_main_process:
+            _claim(output_dir, args, sources, tokenizer)
+        documents = open_documents(sources, work)
+    plan = PackingPlan(tokenizer, len(documents), args.block_size, args.documents_per_shard, args.seed)
+    shards = range(state.process_index, plan.num_shards, state.num_processes)
+    pack_shards(documents, plan, output_dir, shards, args.num_processes)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        counts = zip(sources, documents.counts, strict=True)
+        about = {"sources": [{**asdict(source), "documents": count} for source, count in counts]}
+        manifest = finish(plan, output_dir, {**about, "tokenizer": args.tokenizer})
+        shutil.rmtree(work)
+        print(
+            f"{manifest['blocks']:,} blocks of {plan.block_size:,} tokens from {manifest['documents']:,} documents in "
+            f"{output_dir}; {manifest['dropped_tokens']:,} tokens at the ends of {plan.num_shards:,} shards dropped, "
+            f"{manifest['blank_documents']:,} blank documents left out."
+        )
+
+
+def _claim(output_dir: Path, args: PackArguments, sources: list[DocumentSource], tokenizer: str) -> None:
+    """Write down what an output directory is packed from, or check that it is the same as before."""
+    settings: dict[str, Any] = {
+        "documents": [source.identity() for source in sources],
+        "tokenizer_sha256": tokenizer_hash(tokenizer),
+        **{key: getattr(args, key) for key in ("block_size", "documents_per_shard", "seed")},
+    }
+    path = output_dir / _WORK / "settings.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        if changed := [key for key in settings if settings[key] != before.get(key)]:
+            raise ValueError(
+                f"{output_dir} was begun with other settings ({', '.join(changed)} changed). Remove it, or choose "
+                "another output_dir."
+            )
+    elif output_dir.exists() and any(output_dir.iterdir()):
+        raise ValueError(f"{output_dir} exists and holds no packing of ours. Choose another output_dir.")
+    else:
+        with atomic_file(path) as partial:
+            partial.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 if __name__ == "__main__":

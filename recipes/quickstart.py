@@ -21,6 +21,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer, set_seed
 
 from curation.files import read_jsonl
+from curation.packing import MANIFEST
 from evaluation.plots import plot_embedding_map, plot_loss_curves, plot_scores
 from evaluation.retrieval import RetrievalSet, evaluate_bm25, evaluate_embedder
 from nomic_bert.embedder import atomic_directory, load_embedder, save_embedder
@@ -79,7 +80,7 @@ class Quickstart:
         steps: list[tuple[str, Path, Callable[[], None]]] = [
             ("Read docstrings", self.corpus, lambda: build_corpus(self.corpus_settings, self.corpus)),
             ("Train a tokenizer", self.tokenizer, self._train_tokenizer),
-            ("Pack documents into blocks", self.blocks, self._pack),
+            ("Pack documents into blocks", self.blocks / MANIFEST, self._pack),
             ("Make the untrained model", stages["untrained"], self._make_untrained),
             ("Stage 1: masked language modelling", stages["stage 1"], self._stage1),
             (
@@ -135,7 +136,8 @@ class Quickstart:
         return [{"name": f.name.split(".")[0], "path": str(f), **prefixes, **columns} for f in files]
 
     def _train_tokenizer(self) -> None:
-        train_tokenizer(self.corpus_settings, self.corpus, self.tokenizer)
+        texts = (row["text"] for row in read_jsonl(self.corpus / "documents.jsonl.gz"))
+        train_tokenizer(texts, self.corpus_settings.vocab_size, self.tokenizer)
 
     def _pack(self) -> None:
         documents = [str(self.corpus / "documents.jsonl.gz")]

@@ -3,16 +3,17 @@
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import BertWordPieceTokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from curation.docstrings import DocstringPair, docstring_pairs, read_docstrings
 from curation.duplicates import overlapping_rows
-from curation.files import read_jsonl, write_jsonl
+from curation.files import write_jsonl
 from nomic_bert.embedder import atomic_directory
 
 
@@ -106,11 +107,22 @@ def _without_overlap(
     return train, [text for text, close in zip(documents, close_document, strict=True) if not close]
 
 
-def train_tokenizer(settings: CorpusSettings, corpus: Path, directory: Path) -> None:
-    """Train a lower-casing WordPiece tokenizer, as bert-base-uncased's, on the documents."""
+def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> None:
+    """Train a lower-casing WordPiece tokenizer that writes [CLS] ... [SEP], as bert-base-uncased's, and save it.
+
+    Args:
+        texts: what to train on, read once.
+        vocab_size: tokens, the five special ones among them.
+        directory: where to; it appears whole or not at all.
+    """
     wordpiece = BertWordPieceTokenizer(lowercase=True)
-    texts = (row["text"] for row in read_jsonl(corpus / "documents.jsonl.gz"))
-    wordpiece.train_from_iterator(texts, vocab_size=settings.vocab_size, show_progress=False)
+    wordpiece.train_from_iterator(texts, vocab_size=vocab_size, show_progress=False)
+    # tokenizers adds [CLS] ... [SEP] by itself only where a vocabulary is given, not where one is trained
+    wordpiece.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, wordpiece.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=wordpiece._tokenizer, model_max_length=8192, **names)
     with atomic_directory(directory) as files:

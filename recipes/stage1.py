@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset, load_from_disk
-from transformers import AutoTokenizer
+from datasets import Dataset, load_from_disk
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from curation.packing import load_blocks
+from curation.sources import is_hub_id, load_hub_split
 from nomic_bert import NomicBertConfig, NomicBertForMaskedLM
 from nomic_bert.embedder import atomic_directory, require_checkpoint
 from recipes.arguments import parse_arguments
@@ -23,7 +25,8 @@ class Stage1Arguments:
     """What stage 1 trains, on what.
 
     Attributes:
-        train_data: directory written by recipes/pack_corpus.py, or the hub name of a packed data set.
+        train_data: directory written by recipes/pack_corpus.py or by `Dataset.save_to_disk`, or the hub name of a
+            packed data set, such as nomic-ai/nomic-bert-2048-pretraining-data.
         tokenizer: directory or hub name of the tokenizer that the blocks were packed with.
         model: fields of `NomicBertConfig` for a new model.
         model_name_or_path: checkpoint to continue from, in place of `model`.
@@ -42,7 +45,7 @@ def main(argv: list[str]) -> Path:
     recipe, args = parse_arguments(__doc__, (Stage1Arguments, MLMConfig), argv)
     try:
         tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer)
-        blocks = _load_blocks(recipe.train_data)
+        blocks = _load_blocks(recipe.train_data, tokenizer)
         if not 0 <= recipe.eval_blocks < len(blocks):
             raise ValueError(f"eval_blocks: {recipe.eval_blocks} of {len(blocks)} blocks cannot be kept aside.")
         split = len(blocks) - recipe.eval_blocks
@@ -64,12 +67,14 @@ def main(argv: list[str]) -> Path:
     return train_and_save(trainer, save)
 
 
-def _load_blocks(path: str) -> Dataset:
-    if Path(path).is_dir():
+def _load_blocks(path: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    if (Path(path) / "dataset_info.json").is_file():
         return load_from_disk(path)
-    if path.count("/") != 1:
+    if is_hub_id(path):
+        return load_hub_split(path, "train")
+    if not Path(path).is_dir():
         raise ValueError(f"train_data: no directory {path}; write it with recipes/pack_corpus.py.")
-    return load_dataset(path, split="train")
+    return load_blocks(Path(path), tokenizer)
 
 
 def _starting_model(recipe: Stage1Arguments, num_tokens: int) -> NomicBertForMaskedLM:

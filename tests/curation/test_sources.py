@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.files import read_jsonl, write_jsonl
-from curation.sources import Source, load_documents, load_pairs
+from curation.sources import Source, load_pairs
 
 ROWS = [{"query": f"query {number}", "document": f"document {number}", "other": number} for number in range(5)]
 
@@ -107,7 +107,9 @@ def test_missing_empty_and_unreadable_paths_are_named(tmp_path):
 def test_a_hub_data_set_is_checked_like_a_file(monkeypatch):
     rows = datasets.Dataset.from_list([{"title": "t", "body": "b"}, {"title": "t", "body": ""}])
     asked = []
-    monkeypatch.setattr(datasets, "load_dataset", lambda path, split: asked.append((path, split)) or rows)
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda path, name, split, revision: asked.append((path, split)) or rows
+    )
     hub = source("owner/name", split="validation", query="title", document="body", limit=1)
     assert load_pairs(hub).to_list() == [{"query": "t", "document": "b"}]
     assert asked == [("owner/name", "validation")]
@@ -148,14 +150,3 @@ def test_gzipped_rows_give_the_same_bytes_under_any_name(tmp_path):
     write_jsonl(ROWS, tmp_path / "a.jsonl.gz")
     write_jsonl(ROWS, tmp_path / "b.jsonl.gz")
     assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
-
-
-def test_documents_come_in_order_from_every_kind_of_file(tmp_path):
-    (tmp_path / "a.txt").write_text("one\n\ndocument")
-    write(tmp_path / "b.jsonl", [{"text": "two"}, {"text": "three", "title": "t"}])
-    pq.write_table(pa.table({"text": ["four"]}), tmp_path / "c.parquet")
-    assert list(load_documents([tmp_path])) == ["one\n\ndocument", "two", "three", "four"]
-    assert list(load_documents([tmp_path / "c.parquet", tmp_path / "a.txt"])) == ["four", "one\n\ndocument"]
-    write(tmp_path / "d.jsonl", [{"text": "fine"}, {"text": ""}])
-    with pytest.raises(ValueError, match="d.jsonl, line 2, column 'text': the text is blank"):
-        list(load_documents([tmp_path]))

@@ -85,3 +85,5 @@ def test_the_trainers_settings_are_read_in_their_types(tmp_path):
     (config,) = parse_arguments(None, (ContrastiveConfig,), [*argv, "--logging_steps", "5", "--report_to", "none"])
     assert (config.learning_rate, config.warmup_steps, config.logging_steps) == (2e-4, 0.1, 5)
     assert config.use_cpu is True
+    (config,) = parse_arguments(None, (ContrastiveConfig,), [*argv, "--save_strategy", "no"])  # false, to YAML
+    assert config.save_strategy == "no"

@@ -25,7 +25,7 @@ KINDS = {
     "mine_negatives": (MineArguments,),
     "quickstart": (CorpusSettings, QuickstartSettings),
 }
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+FILES = sorted(file for file in CONFIGS.rglob("*.yaml") if file.parent.name != "accelerate")  # those are the launcher's
 # what the quickstart itself gives its recipes
 GIVEN = {
     "stage1": ["--train_data=x", "--tokenizer=x", "--output_dir=x"],
@@ -49,11 +49,12 @@ def test_every_key_of_every_config_exists(file):
     if file.parent != CONFIGS:
         argv += GIVEN[file.stem]
     if file.stem.startswith("stage"):
-        argv += ["--bf16", "false", "--use_cpu", "true", "--per_device_train_batch_size", "8"]
-    parse_arguments(None, KINDS[file.stem], argv)
+        argv += ["--bf16", "false", "--use_cpu", "true"]
+    kind = re.sub(r"^(stage1)_.*", r"\1", file.stem)  # stage1_cpu and the like
+    parse_arguments(None, KINDS[kind], argv)
 
 
-@pytest.mark.parametrize("name", ["stage1.yaml", "stage2.yaml", "stage3.yaml"])
+@pytest.mark.parametrize("name", [file.name for file in FILES if file.parent == CONFIGS])
 def test_every_number_names_its_origin(name):
     for line in (CONFIGS / name).read_text().splitlines():
         if re.match(r"\w+: (true|false|[\d.]+)", line):

@@ -1,0 +1,110 @@
+"""Packing as a person runs it: one process or several ranks, once or again."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from transformers import AutoTokenizer
+
+from curation.files import write_jsonl
+from curation.packing import load_blocks
+from recipes import pack_corpus
+from recipes.quickstart_corpus import train_tokenizer
+
+WORDS = ["river", "stone", "house", "light", "paper", "water", "night", "field"]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Files of documents and a tokenizer, as settings of the recipe."""
+    texts = [" ".join(WORDS[(place * step) % 8] for step in range(5 + place % 30)) for place in range(60)]
+    write_jsonl([{"text": text} for text in texts[:40]], tmp_path / "a.jsonl.gz")
+    write_jsonl([{"body": text} for text in texts[40:]], tmp_path / "b.jsonl")
+    train_tokenizer(texts, 60, tmp_path / "tokenizer")
+    documents = [str(tmp_path / "a.jsonl.gz"), {"path": str(tmp_path / "b.jsonl"), "column": "body"}]
+    return ["--documents", json.dumps(documents), "--tokenizer", str(tmp_path / "tokenizer"), "--block_size", "32"]
+
+
+def argv(corpus, output, *more):
+    return [*corpus, "--output_dir", str(output), "--documents_per_shard", "9", *more]
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def refusal(arguments):
+    with pytest.raises(SystemExit) as error:
+        pack_corpus.main(arguments)
+    return str(error.value)
+
+
+def test_ranks_and_processes_give_the_same_files(corpus, tmp_path):
+    pack_corpus.main(argv(corpus, tmp_path / "one"))
+    pack_corpus.main(argv(corpus, tmp_path / "processes", "--num_processes", "2"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ranks = subprocess.run(
+        [*command, pack_corpus.__file__, *argv(corpus, tmp_path / "ranks")],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert ranks.returncode == 0, ranks.stderr[-3000:]
+    one = contents(tmp_path / "one")
+    assert len(one) == 8
+    assert contents(tmp_path / "processes") == one
+    assert contents(tmp_path / "ranks") == one
+
+
+def test_what_was_packed_can_be_trained_on(corpus, tmp_path):
+    pack_corpus.main(argv(corpus, tmp_path / "blocks"))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    blocks = load_blocks(tmp_path / "blocks", tokenizer)
+    assert len(blocks) > 10 and {len(ids) for ids in blocks["input_ids"]} == {32}
+    text = tokenizer.decode(blocks[0]["input_ids"], skip_special_tokens=True)
+    assert set(text.split()) <= set(WORDS)
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(corpus, tmp_path, monkeypatch):
+    pack_corpus.main(argv(corpus, tmp_path / "whole"))
+    pack = pack_corpus.pack_shards
+
+    def pack_two_and_die(documents, plan, directory, shards, num_processes):
+        pack(documents, plan, directory, list(shards)[:2], num_processes)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pack_corpus, "pack_shards", pack_two_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        pack_corpus.main(argv(corpus, tmp_path / "again"))
+    monkeypatch.undo()
+    begun = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "again").glob("*.arrow")}
+    assert len(begun) == 2
+    assert "(block_size changed)" in refusal(argv(corpus, tmp_path / "again", "--block_size", "16"))
+    pack_corpus.main(argv(corpus, tmp_path / "again"))
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole")
+    assert {name: (tmp_path / "again" / name).stat().st_mtime_ns for name in begun} == begun
+
+
+def test_changed_files_are_not_mixed_with_shards_of_the_old_ones(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(pack_corpus, "finish", lambda *_: sys.exit("stopped"))
+    refusal(argv(corpus, tmp_path / "blocks"))
+    write_jsonl([{"body": "river stone"}], tmp_path / "b.jsonl")
+    assert "(documents changed)" in refusal(argv(corpus, tmp_path / "blocks"))
+
+
+def test_what_cannot_be_packed_is_named(corpus, tmp_path):
+    pack_corpus.main(argv(corpus, tmp_path / "done"))
+    assert "done is packed already" in refusal(argv(corpus, tmp_path / "done"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    assert "other exists and holds no packing of ours" in refusal(argv(corpus, tmp_path / "other"))
+    assert (tmp_path / "other" / "thesis.tex").exists()
+    assert "nowhere" in refusal(argv(corpus, tmp_path / "x", "--documents", f"[{tmp_path}/nowhere]"))
+    assert "documents[0]: unknown key 'pth'" in refusal(argv(corpus, tmp_path / "x", "--documents", "[{pth: a}]"))
+    (tmp_path / "bad.jsonl").write_text('{"text": "fine"}\n{"text": 3}\n')
+    assert "bad.jsonl, line 2" in refusal(argv(corpus, tmp_path / "x", "--documents", f"[{tmp_path}/bad.jsonl]"))
+    assert "fill no block" in refusal(argv(corpus, tmp_path / "x2", "--block_size", "9999"))
