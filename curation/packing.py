@@ -85,10 +85,15 @@ def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     """A tokenizer in the JSON form of `tokenizers`, without truncation and padding, as `PackingPlan` wants it.
 
     Raises:
-        ValueError: The tokenizer is not of the fast kind.
+        ValueError: The tokenizer is not of the fast kind, or marks no document with special tokens.
     """
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__} is no fast tokenizer; packing needs one (tokenizer.json).")
+    if tokenizer.num_special_tokens_to_add() == 0:
+        raise ValueError(
+            f"{tokenizer.name_or_path}: this tokenizer puts no special tokens around a text ([CLS] ... [SEP]), so no "
+            "document could be told from the next; give its tokenizer.json a post_processor that does."
+        )
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()

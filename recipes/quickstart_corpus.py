@@ -3,13 +3,9 @@
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from tokenizers import BertWordPieceTokenizer
-from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
 
 from curation.docstrings import DocstringPair, docstring_pairs, read_docstrings
 from curation.duplicates import overlapping_rows
@@ -105,25 +101,3 @@ def _without_overlap(
     whole = [f"{query}\n\n{body}" for query, body in zip(queries, bodies, strict=True)]
     close_document = overlapping_rows(documents, whole)
     return train, [text for text, close in zip(documents, close_document, strict=True) if not close]
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> None:
-    """Train a lower-casing WordPiece tokenizer that writes [CLS] ... [SEP], as bert-base-uncased's, and save it.
-
-    Args:
-        texts: what to train on, read once.
-        vocab_size: tokens, the five special ones among them.
-        directory: where to; it appears whole or not at all.
-    """
-    wordpiece = BertWordPieceTokenizer(lowercase=True)
-    wordpiece.train_from_iterator(texts, vocab_size=vocab_size, show_progress=False)
-    # tokenizers adds [CLS] ... [SEP] by itself only where a vocabulary is given, not where one is trained
-    wordpiece.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, wordpiece.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
-    )
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=wordpiece._tokenizer, model_max_length=8192, **names)
-    with atomic_directory(directory) as files:
-        tokenizer.save_pretrained(files)

@@ -16,14 +16,15 @@ from curation.packing import MANIFEST, PackingPlan, finish, load_blocks, pack_do
 CLS, SEP = 1, 2
 
 
-def word_tokenizer(first_id=10):
+def word_tokenizer(first_id=10, marks=True):
     """One token a word: "w7" -> first_id + 7; cuts at 8 tokens unless told otherwise."""
     vocabulary = {"[UNK]": 0, "[CLS]": CLS, "[SEP]": SEP} | {f"w{number}": first_id + number for number in range(100)}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
-    core.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
-    )
+    if marks:
+        core.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
+        )
     core.enable_truncation(8)
     core.enable_padding(length=8)
     return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=8)
@@ -201,6 +202,11 @@ def test_a_plan_that_cannot_be_meant_is_refused():
         settings = {"num_documents": 1, "block_size": 1, "documents_per_shard": 1, "seed": None} | changes
         with pytest.raises(ValueError, match=said):
             PackingPlan("{}", **settings)
+
+
+def test_a_tokenizer_without_special_tokens_is_refused():
+    with pytest.raises(ValueError, match="no special tokens around a text"):
+        plain_tokenizer(word_tokenizer(marks=False))
 
 
 def test_the_manifest_says_what_was_packed(documents, tmp_path):

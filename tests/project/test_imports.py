@@ -21,7 +21,7 @@ ALLOWED = {
     "evaluation": {"nomic_bert"},
     "hub_upload": {"nomic_bert"},
     "recipes": ROOMS,
-    "benchmarks": ROOMS,
+    "benchmarks": ROOMS | {"recipes"},
 }
 PARTS = ALLOWED.keys() | {"tests"}
 EXTRAS = {"curation": {"train"}, "trainers": {"train"}, "evaluation": {"train", "mteb"}}

@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 
 from curation.files import write_jsonl
 from curation.packing import load_blocks
+from curation.tokenizer import train_tokenizer
 from recipes import pack_corpus
-from recipes.quickstart_corpus import train_tokenizer
 
 WORDS = ["river", "stone", "house", "light", "paper", "water", "night", "field"]
 

@@ -1,6 +1,6 @@
 from transformers import AutoTokenizer
 
-from recipes.quickstart_corpus import train_tokenizer
+from curation.tokenizer import train_tokenizer
 
 
 def test_a_trained_tokenizer_writes_texts_as_bert_does(tmp_path):
