@@ -258,6 +258,7 @@ def _varlen_serves(hidden: Tensor, dropout: float) -> bool:
     )
 
 
+@torch.compiler.disable  # a compiled layer would guard on the lengths: one compilation for every batch
 def packed_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, dropout: float
 ) -> Tensor:

@@ -1,23 +1,27 @@
-"""What both trainers share: exact batches of the step, whole checkpoints, a stop at NaN, numbers before step 1."""
+"""What both trainers share: exact batches of the step, whole checkpoints, stops, speed, numbers before step 1."""
 
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import DynamoBackend
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedTokenizerBase, Trainer, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SchedulerType, TrainOutput
 
 from .checkpoints import latest_checkpoint
+from .interruption import EXIT_CODE, StopAtSigterm, ignore_sigterm
 from .sampling import EvaluationBatches, StepSampler, TrainBatches
+from .throughput import Stopwatch
 
 
 @dataclass
@@ -45,6 +49,7 @@ class StepArguments(TrainingArguments):
         refused = {
             "auto_find_batch_size": "it would change the batch size without being asked",
             "ignore_data_skip": "it would train on rows twice, and skipping rows costs nothing here",
+            "enable_jit_checkpoint": "SIGTERM saves a checkpoint without it, on all ranks at the same step",
         }
         for name, reason in refused.items():
             if getattr(self, name):
@@ -71,13 +76,16 @@ def divide_batch(args: StepArguments, parts_name: str, parts: int) -> int:
     return total // parts
 
 
-def as_sources(dataset: Dataset | Mapping[str, Dataset], name: str, columns: tuple[str, ...]) -> dict[str, Dataset]:
-    """One dataset or a mapping of them, as source -> dataset.
+def as_sources(
+    dataset: Dataset | Mapping[str, Dataset], name: str, columns: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, Dataset]:
+    """One dataset or a mapping of them, as source -> dataset, without the columns that nobody reads.
 
     Args:
         dataset: what the user gave.
         name: the source's name where one dataset was given.
         columns: that every source must have.
+        optional: columns to keep where a source has them.
 
     Raises:
         ValueError: a column is missing; names the source.
@@ -93,6 +101,7 @@ def as_sources(dataset: Dataset | Mapping[str, Dataset], name: str, columns: tup
                 f"Source {source!r} lacks the column {', '.join(map(repr, missing))}; it has "
                 f"{', '.join(map(repr, rows.column_names))}."
             )
+        sources[source] = rows.select_columns([*columns, *(set(optional) & set(rows.column_names))])
     return sources
 
 
@@ -101,6 +110,9 @@ class StepTrainer(Trainer):
 
     `prediction_step` of a subclass returns sums over a batch and their weights, and `summarize` turns the sums over
     the whole evaluation set into metrics, so that no metric is a mean of batch means.
+
+    A training log has `tokens_per_second`, of all ranks, since the last such log; evaluating and saving do not count.
+    With `torch_compile` each layer is compiled, not the whole model, which would compile anew for every batch shape.
     """
 
     args: StepArguments
@@ -127,6 +139,12 @@ class StepTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        self._stopwatch, self._tokens_logged = Stopwatch(), 0
+        self._sigterm = StopAtSigterm(self.accelerator)
+        self.add_callback(self._sigterm)
+        if args.torch_compile:
+            compile_layers(model, str(args.torch_compile_backend), args.torch_compile_mode)
+            self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # accelerate would compile the whole
 
     def evaluation_batches(self, dataset: Any) -> EvaluationBatches:
         """Batches of an evaluation set as the user gave it."""
@@ -134,6 +152,15 @@ class StepTrainer(Trainer):
 
     def summarize(self, sums: EvalPrediction) -> dict[str, float]:
         """Metrics from the sums (`predictions`) and weights (`label_ids`) of all batches, one row a batch."""
+        raise NotImplementedError
+
+    def interval_metrics(self, loss: float, seconds: float) -> dict[str, float]:
+        """What a training log gains, over the steps since the last one; called on every rank.
+
+        Args:
+            loss: of these steps, over all ranks.
+            seconds: that these steps took.
+        """
         raise NotImplementedError
 
     def describe(self) -> list[str]:
@@ -147,7 +174,7 @@ class StepTrainer(Trainer):
             f"global batch {plan.batch_size:,} rows = {args.world_size} ranks x "
             f"{args.gradient_accumulation_steps} accumulated x {share:,}",
             f"{total:,} steps, {steps:,} an epoch; warmup {args.get_warmup_steps(total):,} steps to learning rate "
-            f"{args.learning_rate:g}, then {args.lr_scheduler_type}",
+            f"{args.learning_rate:g}, then {SchedulerType(args.lr_scheduler_type).value}",
         ]
 
     def train(
@@ -158,7 +185,10 @@ class StepTrainer(Trainer):
     ) -> TrainOutput:
         """Train; `resume_from_checkpoint=True` takes the newest complete checkpoint of `output_dir`.
 
+        SIGTERM, to any rank, ends the run after the current optimizer step, with a checkpoint to resume from.
+
         Raises:
+            SystemExit: stopped by SIGTERM; the code is 143, on every rank.
             ValueError: asked to resume where there is no complete checkpoint.
             FloatingPointError: the loss is not finite.
         """
@@ -171,7 +201,18 @@ class StepTrainer(Trainer):
             resume_from_checkpoint = str(checkpoint)
         if self.is_world_process_zero():
             print("\n".join(self.describe()), flush=True)
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        self._stopwatch = Stopwatch()
+        with self._sigterm.listening():
+            output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        if self._sigterm.stopped:
+            if self.is_world_process_zero():
+                print(
+                    f"SIGTERM: stopped after step {self.state.global_step:,} of {self.state.max_steps:,} and saved "
+                    f"{self._checkpoint_directory()}. Start again to go on from there.",
+                    flush=True,
+                )
+            raise SystemExit(EXIT_CODE)
+        return output
 
     def get_train_dataloader(self) -> DataLoader:
         """This rank's micro-batches. Not prepared by accelerate: the batches are each rank's own already."""
@@ -181,7 +222,28 @@ class StepTrainer(Trainer):
         sampler = StepSampler(
             batches.micro_steps_per_epoch, lambda: self.state.global_step // batches.plan.steps_per_epoch
         )
-        return DataLoader(batches, batch_sampler=sampler, **self._loader_settings())
+        return DataLoader(batches, batch_sampler=sampler, worker_init_fn=ignore_sigterm, **self._loader_settings())
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, Tensor | int | None]:
+        """See Trainer; the first step's data is where the time of training begins."""
+        if not self._stopwatch.runs:
+            self._tokens_logged = self.state.num_input_tokens_seen
+            self._stopwatch.start()
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """See Trainer; training logs gain tokens a second and `interval_metrics`.
+
+        Trainer's own speed, from `start_time` on, is left out: it counts the time of evaluations.
+        """
+        if "loss" in logs and self._stopwatch.runs:
+            seconds = self._stopwatch.lap()
+            tokens = self.state.num_input_tokens_seen - self._tokens_logged
+            self._tokens_logged += tokens
+            logs |= {"tokens_per_second": tokens / seconds, **self.interval_metrics(logs["loss"], seconds)}
+        super().log(logs)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -189,7 +251,8 @@ class StepTrainer(Trainer):
         """Evaluate on `eval_dataset`, or on the one given at the start; in the same form."""
         if eval_dataset is not None:
             eval_dataset = self.evaluation_batches(eval_dataset)
-        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        with self._stopwatch.paused():
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """This rank's evaluation batches."""
@@ -198,7 +261,11 @@ class StepTrainer(Trainer):
             raise ValueError(f"{type(self).__name__}: evaluation needs an eval_dataset.")
         self._evaluated = batches
         return DataLoader(
-            batches, batch_sampler=[[i] for i in range(batches.items_per_rank)], **self._loader_settings()
+            batches,
+            batch_sampler=[[i] for i in range(batches.items_per_rank)],
+            worker_init_fn=ignore_sigterm,
+            generator=torch.Generator(),  # training draws the same random numbers with and without an evaluation
+            **self._loader_settings(),
         )
 
     def _loader_settings(self) -> dict[str, Any]:
@@ -225,13 +292,16 @@ class StepTrainer(Trainer):
             f"Training stopped; the weights of the last checkpoint in {self.args.output_dir} are unharmed."
         )
 
+    def _checkpoint_directory(self) -> Path:
+        return Path(str(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        # a stale trainer_state.json would make a half-overwritten checkpoint look complete
-        if self.args.should_save:
-            stale = Path(str(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-            shutil.rmtree(stale, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
+        with self._stopwatch.paused():
+            # a stale trainer_state.json would make a half-overwritten checkpoint look complete
+            if self.args.should_save:
+                shutil.rmtree(self._checkpoint_directory(), ignore_errors=True)
+            self.accelerator.wait_for_everyone()
+            super()._save_checkpoint(model, trial)
 
     def _save_rng_state(self, output_dir: str) -> None:
         # Trainer writes trainer_state.json next, and last; by then every other file of every rank must be on the disk
@@ -242,6 +312,19 @@ class StepTrainer(Trainer):
                 if path.is_file():
                     with path.open("rb") as file:
                         os.fsync(file.fileno())
+
+
+def compile_layers(model: nn.Module, backend: str, mode: str | None) -> None:
+    """Compile the forward pass of each layer in place, for any shape; names of weights stay as they are.
+
+    Args:
+        model: of transformers' layers.
+        backend: as in torch.compile.
+        mode: likewise; None: the default.
+    """
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.compile(dynamic=True, backend=backend, mode=mode)
 
 
 def weighted_mean(sums: np.ndarray, weights: np.ndarray) -> float:

@@ -22,12 +22,13 @@ _MASKED_SHARE, _RANDOM_SHARE = 0.8, 0.1  # contrastors@613ddfd, as BERT: of the 
 class MaskedLMCollator:
     """Masks tokens of packed blocks: 80 % become the mask token, 10 % a random token, 10 % stay.
 
-    Expects columns `input_ids` (a block) and `document_lengths` (tokens of each document piece inside it). Special
-    tokens are never chosen, and random tokens come from the tokenizer's vocabulary, not from padding rows of the
-    embedding.
+    Expects the column `input_ids` (a block). Where attention stays inside documents it reads `document_lengths` too
+    (tokens of each document piece in the block); without that column, as in the authors' data set, a document starts
+    at each [CLS]. Special tokens are never chosen, and random tokens come from the tokenizer's vocabulary, not from
+    padding rows of the embedding.
 
     Attributes:
-        tokenizer: must have a mask token.
+        tokenizer: must have a mask token, and a [CLS] token where documents are to be found by it.
         mlm_probability: chance of each ordinary token to be chosen.
         attend_across_documents: whether attention runs over whole blocks (the authors' code) or stays inside each
             document, with positions that restart.
@@ -58,25 +59,27 @@ class MaskedLMCollator:
             ValueError: an empty block, or document lengths that do not add up to the block; names source and row.
         """
         columns = batch.columns()
-        masked = []
-        for row, ids, documents in zip(
-            batch.rows.tolist(), columns["input_ids"], columns["document_lengths"], strict=True
-        ):
-            if not ids or sum(documents) != len(ids):
-                raise ValueError(
-                    f"Source {batch.source!r}, row {row}: document_lengths add up to {sum(documents)} tokens, the "
-                    f"block has {len(ids)}. Both must be equal and at least 1."
-                )
-            masked.append(self._mask(np.array(ids), 0 if self.fixed_masks else batch.epoch, row))
+        blocks = [np.array(ids, dtype=np.int64) for ids in columns["input_ids"]]
+        epoch = 0 if self.fixed_masks else batch.epoch
+        masked, lengths = [], []
+        for place, (row, ids) in enumerate(zip(batch.rows.tolist(), blocks, strict=True)):
+            if not len(ids):
+                raise ValueError(f"Source {batch.source!r}, row {row}: the block is empty. Leave it out.")
+            masked.append(self._mask(ids, epoch, row))
+            if self.attend_across_documents:
+                lengths.append(len(ids))
+            elif "document_lengths" in columns:
+                lengths += _checked_lengths(columns["document_lengths"][place], len(ids), batch.source, row)
+            else:
+                starts = np.flatnonzero(ids[1:] == self.tokenizer.cls_token_id) + 1
+                lengths += np.diff([0, *starts, len(ids)]).tolist()
         inputs, labels = (np.concatenate(parts) for parts in zip(*masked, strict=True))
-        blocks = [len(ids) for ids in columns["input_ids"]]
-        if self.attend_across_documents and len(set(blocks)) == 1:
-            shape = (len(blocks), blocks[0])
+        if self.attend_across_documents and len(set(lengths)) == 1:
+            shape = (len(lengths), lengths[0])
             return {
                 "input_ids": torch.from_numpy(inputs).view(shape),
                 "labels": torch.from_numpy(labels).view(shape),
             }
-        lengths = blocks if self.attend_across_documents else [n for row in columns["document_lengths"] for n in row]
         return {
             "input_ids": torch.from_numpy(inputs)[None],
             "labels": torch.from_numpy(labels)[None],
@@ -101,6 +104,15 @@ class MaskedLMCollator:
         randomized = chosen & (fate >= _MASKED_SHARE) & (fate < _MASKED_SHARE + _RANDOM_SHARE)
         inputs = np.where(chosen & (fate < _MASKED_SHARE), self.tokenizer.mask_token_id, ids)
         return np.where(randomized, replacements, inputs), np.where(chosen, ids, -100)
+
+
+def _checked_lengths(documents: list[int], tokens: int, source: str, row: int) -> list[int]:
+    if sum(documents) == tokens:
+        return documents
+    raise ValueError(
+        f"Source {source!r}, row {row}: document_lengths add up to {sum(documents)} tokens, the block has {tokens}. "
+        "Pack the corpus again, or set attend_across_documents."
+    )
 
 
 @dataclass(frozen=True)

@@ -112,8 +112,8 @@ class ContrastiveTrainer(StepTrainer):
 
     Datasets have the columns `query` and `document`, and `negatives` (a list of texts) where hard negatives are used.
     The gradient equals that of the whole global batch in one piece, for any `chunk_tokens` and number of ranks. Logs
-    the loss and the in-batch accuracy by source, and the share of texts that were cut. Evaluation gives `eval_loss`
-    and `eval_accuracy` over pools of `global_batch_size` rows of one source, and both by source.
+    the loss and the in-batch accuracy by source, the share of texts that were cut, and tokens a second. Evaluation
+    gives `eval_loss` and `eval_accuracy` over pools of `global_batch_size` rows of one source, and both by source.
 
     Args:
         model: an encoder without a head, called with packed input; `last_hidden_state` is mean-pooled.
@@ -171,7 +171,8 @@ class ContrastiveTrainer(StepTrainer):
 
     def evaluation_batches(self, dataset: Dataset | Mapping[str, Dataset]) -> EvaluationBatches:
         """Pools of pairs, the same in every run; with hard negatives where every source has them."""
-        sources = as_sources(dataset, "pairs", ("query", "document"))
+        wanted = ("negatives",) if self.args.num_hard_negatives else ()
+        sources = as_sources(dataset, "pairs", ("query", "document"), wanted)
         prompts = self.args.prompts_by_source(list(sources), all_used=False)
         mined = all("negatives" in rows.column_names for rows in sources.values())
         collator = self._collator(prompts, self.args.num_hard_negatives if mined else 0, seed=0)
@@ -265,17 +266,17 @@ class ContrastiveTrainer(StepTrainer):
                     metrics[f"{name}_{source}"] = weighted_mean(totals[own, column], weights[own])
         return metrics
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """See Trainer; training logs gain in-batch accuracy and truncation, and by source loss and accuracy."""
-        if "loss" in logs and self._tallies and self.train_dataset is not None:
-            sources = sorted(self._tallies)  # the same on every rank: a step has one source
-            tallies = torch.stack([self._tallies[source] for source in sources])
-            tallies = self.accelerator.reduce(tallies, reduction="sum").cpu()
-            self._tallies = {}
-            total = tallies.sum(dim=0)
-            names = ("accuracy", "truncated_queries", "truncated_documents")
-            logs.update(zip(names, (total[2:] / total[0]).tolist(), strict=True))
-            if len(self.train_dataset.sources) > 1:
-                for source, (steps, loss, accuracy, *_) in zip(sources, tallies.tolist(), strict=True):
-                    logs[f"loss_{source}"], logs[f"accuracy_{source}"] = loss / steps, accuracy / steps
-        super().log(logs, start_time)
+    def interval_metrics(self, loss: float, seconds: float) -> dict[str, float]:
+        """In-batch accuracy and truncation, and by source loss and accuracy; see StepTrainer."""
+        assert self.train_dataset is not None
+        sources = sorted(self._tallies)  # the same on every rank: a step has one source
+        tallies = torch.stack([self._tallies[source] for source in sources])
+        tallies = self.accelerator.reduce(tallies, reduction="sum").cpu()
+        self._tallies = {}
+        total = tallies.sum(dim=0)
+        names = ("accuracy", "truncated_queries", "truncated_documents")
+        metrics = dict(zip(names, (total[2:] / total[0]).tolist(), strict=True))
+        if len(self.train_dataset.sources) > 1:
+            for source, (steps, loss, accuracy, *_) in zip(sources, tallies.tolist(), strict=True):
+                metrics[f"loss_{source}"], metrics[f"accuracy_{source}"] = loss / steps, accuracy / steps
+        return metrics

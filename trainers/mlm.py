@@ -2,20 +2,22 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import TrainOutput
+
+from nomic_bert import NomicBertConfig
 
 from .base import StepArguments, StepTrainer, as_sources, divide_batch, weighted_mean
 from .collators import MaskedLMCollator
 from .distributed import rank_and_ranks
 from .sampling import BatchPlan, EvaluationBatches, TrainBatches
-
-_COLUMNS = ("input_ids", "document_lengths")
+from .throughput import matmul_rate, training_flops
 
 
 @dataclass
@@ -29,6 +31,8 @@ class MLMConfig(StepArguments):
         mlm_probability: share of ordinary tokens to predict in training.
         eval_mlm_probability: the same at evaluation, where the masks are the same every time.
         attend_across_documents: whether attention runs over whole blocks or stays inside each document.
+        peak_tflops: what one device reaches at best, in 10^12 FLOP/s, for the logged `mfu`; None: a product of
+            matrices in the precision of training is timed before step 1.
 
     Raises:
         ValueError: a global batch that does not divide, or settings that contradict each other.
@@ -39,9 +43,19 @@ class MLMConfig(StepArguments):
     attend_across_documents: bool = field(
         default=True, metadata={"help": "Attention over whole blocks (the authors' code), or inside each document."}
     )
+    peak_tflops: float | None = field(
+        default=None, metadata={"help": "A device's peak TFLOP/s, for the logged mfu; measured where it is not given."}
+    )
 
     def __post_init__(self) -> None:
+        if self.deepspeed:
+            raise ValueError(
+                "deepspeed is refused: it would be read before the accumulation is known. Launch with "
+                "`accelerate launch --config_file recipes/configs/accelerate/zero2.yaml` instead."
+            )
         super().__post_init__()
+        if self.peak_tflops is not None and self.peak_tflops <= 0:
+            raise ValueError(f"peak_tflops must be greater than 0, got {self.peak_tflops}.")
         if self.global_batch_size is None:
             return
         micro_batch = self.per_device_train_batch_size * self.world_size
@@ -57,10 +71,14 @@ class MLMConfig(StepArguments):
 class MLMTrainer(StepTrainer):
     """Trains a NomicBertForMaskedLM on blocks.
 
-    Datasets have the columns `input_ids` (the tokens of one block) and `document_lengths` (tokens of each document
-    piece in it). The loss is exact under accumulation and over ranks: a sum over the masked tokens of the optimizer
-    step, divided by their number. Evaluation gives `eval_loss`, `eval_accuracy` and `eval_perplexity`, over all
-    masked tokens of the set.
+    Datasets have the columns `input_ids` (the tokens of one block) and, where attention stays inside documents,
+    `document_lengths` (tokens of each document piece in it) or else a [CLS] token at each document's start. The loss
+    is exact under accumulation and over ranks: a sum over the masked tokens of the optimizer step, divided by their
+    number. Evaluation gives `eval_loss`, `eval_accuracy` and `eval_perplexity`, over all masked tokens of the set.
+
+    A training log has, over the steps since the last one and all ranks: `loss`; `accuracy`, the share of masked tokens
+    that the model puts first; `perplexity`, exp of the loss; `tokens_per_second`; and `mfu`, the share of the devices'
+    peak FLOP/s that went into the model (`throughput.training_flops`).
 
     Args:
         model: with a masked language modelling head that honours `num_items_in_batch`.
@@ -89,6 +107,9 @@ class MLMTrainer(StepTrainer):
         optimizers: tuple = (None, None),
     ) -> None:
         self.args, self._tokenizer = args, processing_class  # the batches are made before Trainer sets its own
+        self._peak: float | None = None  # FLOP/s of all ranks
+        # since the last log, on this rank: hits, masked tokens, tokens, and lengths attended over summed over tokens
+        self._tally = torch.zeros(4, dtype=torch.int64)
         super().__init__(
             model,
             args,
@@ -100,9 +121,20 @@ class MLMTrainer(StepTrainer):
         )
         self.model_accepts_loss_kwargs = True  # counts the masked tokens of a step, over micro-batches and ranks
 
+    def _blocks(self, dataset: Dataset) -> dict[str, Dataset]:
+        """Without `document_lengths` where attention runs across documents; raises where documents cannot be found."""
+        inside = not self.args.attend_across_documents
+        sources = as_sources(dataset, "blocks", ("input_ids",), ("document_lengths",) if inside else ())
+        if inside and "document_lengths" not in sources["blocks"].column_names and self._tokenizer.cls_token_id is None:
+            raise ValueError(
+                "Source 'blocks' lacks the column 'document_lengths', and the tokenizer has no [CLS] token to find "
+                "documents by. Set attend_across_documents, or pack the corpus with recipes/pack_corpus.py."
+            )
+        return sources
+
     def _train_batches(self, dataset: Dataset) -> TrainBatches:
         args = self.args
-        sources = as_sources(dataset, "blocks", _COLUMNS)
+        sources = self._blocks(dataset)
         rank, ranks = rank_and_ranks()
         batch_size = args.per_device_train_batch_size * ranks * args.gradient_accumulation_steps
         seed = args.seed if args.data_seed is None else args.data_seed
@@ -116,7 +148,7 @@ class MLMTrainer(StepTrainer):
         collator = MaskedLMCollator(
             self._tokenizer, args.eval_mlm_probability, args.attend_across_documents, fixed_masks=True
         )
-        sources = as_sources(dataset, "blocks", _COLUMNS)
+        sources = self._blocks(dataset)
         return EvaluationBatches(sources, args.per_device_eval_batch_size, collator, 0, *rank_and_ranks())
 
     def describe(self) -> list[str]:
@@ -126,13 +158,68 @@ class MLMTrainer(StepTrainer):
         blocks = batches.sources["blocks"]
         tokens = len(blocks[0]["input_ids"])
         where = "across documents" if self.args.attend_across_documents else "inside documents"
+        if not self.args.attend_across_documents and "document_lengths" not in blocks.column_names:
+            where += ", which start at each [CLS]"
+        source = "measured" if self.args.peak_tflops is None else "as set"
         return [
             f"Masked language modelling: {len(blocks):,} blocks of {tokens:,} tokens, "
             f"{batches.plan.dropped('blocks'):,} left out of each epoch",
             *super().describe(),
             f"{batches.plan.batch_size * tokens:,} tokens a step, {self.args.mlm_probability:.0%} masked, "
             f"attention {where}",
+            *([] if self._peak is None else [f"peak {self._peak / 1e12:,.3g} TFLOP/s of all ranks, {source}"]),
         ]
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """See StepTrainer."""
+        self._peak = self._find_peak()
+        self._tally = torch.zeros(4, dtype=torch.int64, device=self.args.device)
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _find_peak(self) -> float:
+        """FLOP/s of all ranks; measured on all at once, for on a CPU they share it."""
+        args = self.args
+        if args.peak_tflops is not None:
+            return args.peak_tflops * 1e12 * args.world_size
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        precision = half.get(self.accelerator.mixed_precision, cast(PreTrainedModel, self.model).dtype)
+        rate = matmul_rate(args.device, precision)
+        return float(self.accelerator.reduce(torch.tensor(rate, device=args.device), reduction="sum"))
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """See Trainer; counts what the next log says of these tokens."""
+        labels = inputs["labels"]
+        targets = labels[labels != -100]  # before the forward pass: it waits for the device
+        loss, output = super().compute_loss(model, inputs, True, num_items_in_batch)
+        lengths = inputs["cu_seq_lens_q"].diff().long() if "cu_seq_lens_q" in inputs else None
+        self._tally[0] += (output["logits"].detach().argmax(dim=-1) == targets).sum()
+        self._tally[1] += len(targets)
+        self._tally[2] += labels.numel()
+        self._tally[3] += labels.numel() * labels.shape[1] if lengths is None else lengths.square().sum()
+        return (loss, output) if return_outputs else loss
+
+    def interval_metrics(self, loss: float, seconds: float) -> dict[str, float]:
+        """Masked accuracy, perplexity, and share of peak FLOP/s; see StepTrainer."""
+        hits, labelled, tokens, attended = self.accelerator.reduce(self._tally, reduction="sum").tolist()
+        self._tally = torch.zeros_like(self._tally)
+        assert self._peak is not None
+        config = cast(NomicBertConfig, cast(PreTrainedModel, self.model).config)
+        return {
+            "accuracy": hits / max(labelled, 1),
+            "perplexity": _perplexity(loss),
+            "mfu": training_flops(config, tokens, attended, labelled) / seconds / self._peak,
+        }
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -164,4 +251,8 @@ class MLMTrainer(StepTrainer):
         """Loss, accuracy and perplexity over all masked tokens."""
         totals, counts = np.asarray(sums.predictions), np.asarray(sums.label_ids)[:, 0]
         loss, accuracy = weighted_mean(totals[:, 0], counts), weighted_mean(totals[:, 1], counts)
-        return {"loss": loss, "accuracy": accuracy, "perplexity": math.exp(min(loss, 700.0))}
+        return {"loss": loss, "accuracy": accuracy, "perplexity": _perplexity(loss)}
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(min(loss, 700.0))  # beyond, a float overflows

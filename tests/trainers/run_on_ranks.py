@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tests.trainers.toys import StopAt, contrastive_trainer, logged, mlm_trainer
+from tests.trainers.toys import KeepGradient, StopAt, contrastive_trainer, logged, mlm_trainer
 from trainers.distributed import gather_with_gradient, rank_and_ranks
 
 CONTRASTIVE = {"num_train_epochs": 2, "max_grad_norm": 1.0, "optim": "sgd", "chunk_tokens": 60}
@@ -15,11 +15,14 @@ SAVING = {"save_strategy": "steps", "save_steps": 5}
 
 
 def run(trainer: Any, resume: bool = False) -> dict[str, Any]:
-    """Train and evaluate; what the run logged and where the weights ended."""
+    """Train and evaluate; the first gradient, clipped, what the run logged, and where the weights ended."""
+    kept = KeepGradient()
+    trainer.add_callback(kept)
     trainer.train(resume_from_checkpoint=resume)
     keys = ("loss", "grad_norm", "accuracy", "accuracy_a", "accuracy_b", "num_input_tokens_seen")
     return {
         "weights": trainer.model.state_dict(),
+        "gradient": kept.gradient,
         "logs": {key: logged(trainer, key) for key in keys},
         "eval": trainer.evaluate(),
     }
@@ -37,7 +40,8 @@ def gathered_gradient() -> torch.Tensor:
 
 def main(output: Path) -> None:
     """Write every result of this rank to `output`/rank<rank>.pt."""
-    results = {
+    results: dict[str, Any] = {
+        "output": str(output),
         "contrastive": run(contrastive_trainer(output / "contrastive", **CONTRASTIVE, **SAVING)),
         "mlm": run(mlm_trainer(output / "mlm", **MLM, **SAVING)),
         "gathered": gathered_gradient(),

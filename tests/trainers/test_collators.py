@@ -78,7 +78,20 @@ def test_blocks_of_unequal_length_are_packed_not_padded():
 def test_a_block_that_does_not_add_up_is_named():
     bad = datasets.Dataset.from_dict({"input_ids": [[5, 6], [5, 6]], "document_lengths": [[2], [1]]})
     with pytest.raises(ValueError, match="'source', row 1: document_lengths add up to 1 tokens, the block has 2"):
-        MaskedLMCollator(tokenizer())(batch(bad))
+        MaskedLMCollator(tokenizer(), attend_across_documents=False)(batch(bad))
+    with pytest.raises(ValueError, match="'source', row 0: the block is empty"):
+        MaskedLMCollator(tokenizer())(batch(datasets.Dataset.from_dict({"input_ids": [[]]})))
+
+
+def test_without_lengths_documents_start_at_each_cls_token():
+    """Block 0 begins inside a document, block 1 with a [CLS] that opens the only document, block 2 at a [CLS]."""
+    ids = [[7, 8, 3, 2, 9, 3, 2, 5], [2, 6, 7, 8, 9, 6, 7, 3], [2, 3, 2, 3, 2, 8, 8, 3]]
+    collator = MaskedLMCollator(tokenizer(), attend_across_documents=False)
+    output = collator(batch(datasets.Dataset.from_dict({"input_ids": ids})))
+    assert output["cu_seq_lens_q"].diff().tolist() == [3, 3, 2, 8, 2, 2, 4]
+    whole = blocks(5)
+    found = collator(batch(whole.select_columns("input_ids")))
+    assert all(torch.equal(found[key], value) for key, value in collator(batch(whole)).items() if key != "max_length_q")
 
 
 def test_a_tokenizer_without_a_mask_token_is_refused():

@@ -1,6 +1,7 @@
 """Two gloo ranks against one process at the same global batch."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from tests.trainers.run_on_ranks import CONTRASTIVE, MLM, run
-from tests.trainers.toys import contrastive_trainer, mlm_trainer
+from tests.trainers.toys import assert_same_gradient, contrastive_trainer, mlm_trainer
 from trainers.distributed import gather_with_gradient
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +59,12 @@ def test_two_ranks_equal_one(ranks, one_rank, stage):
     assert min(expected["logs"]["grad_norm"]) > 1.0
     for key, values in expected["logs"].items():
         assert ranks[0][stage]["logs"][key] == pytest.approx(values, rel=1e-4), key
+    assert ranks[0][stage]["logs"]["loss"][0] == pytest.approx(expected["logs"]["loss"][0], rel=1e-6)
     for rank in ranks:
+        assert_same_gradient(
+            {name.removeprefix("module."): value for name, value in rank[stage]["gradient"].items()},
+            expected["gradient"],
+        )
         for name, value in expected["weights"].items():
             torch.testing.assert_close(rank[stage]["weights"][name], value, rtol=1e-4, atol=1e-6)
         for name in ("eval_loss", "eval_accuracy"):
@@ -72,6 +78,17 @@ def test_resumed_in_epoch_2_equals_uninterrupted(ranks, stage):
         assert len(resumed["logs"]["loss"]) == len(whole["logs"]["loss"]) == 6
         for name, value in whole["weights"].items():
             assert torch.equal(resumed["weights"][name], value), name
+
+
+@pytest.mark.parametrize("stage", ["contrastive", "mlm"])
+def test_two_ranks_go_on_as_one(ranks, tmp_path, stage):
+    """From a checkpoint of 2 ranks on 1: the same batches, and the same weights to float noise."""
+    make, settings = {"contrastive": (contrastive_trainer, CONTRASTIVE), "mlm": (mlm_trainer, MLM)}[stage]
+    shutil.copytree(Path(ranks[0]["output"], stage, "checkpoint-5"), tmp_path / "checkpoint-5")
+    alone = run(make(tmp_path, **settings), resume=True)
+    assert alone["logs"]["loss"][-1] == pytest.approx(ranks[0][stage]["logs"]["loss"][-1], rel=1e-4)
+    for name, value in ranks[0][stage]["weights"].items():
+        torch.testing.assert_close(alone["weights"][name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_gathering_sums_the_gradient_over_ranks(ranks):

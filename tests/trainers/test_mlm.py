@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.trainers.toys import StopAt, blocks, logged, mlm, mlm_trainer, tokenizer
+from tests.trainers.toys import KeepGradient, StopAt, assert_same_gradient, blocks, logged, mlm, mlm_trainer, tokenizer
 from trainers import MLMConfig, MLMTrainer
 
 
@@ -31,9 +31,13 @@ def test_one_step_is_the_mean_over_all_masked_tokens(tmp_path):
 def test_accumulation_equals_one_big_batch(tmp_path, across):
     settings = {"num_train_epochs": 2, "attend_across_documents": across, "optim": "sgd"}
     runs = [mlm_trainer(tmp_path, per_device_train_batch_size=size, **settings) for size in (8, 1)]
-    for run in runs:
+    kept = [KeepGradient() for _ in runs]
+    for run, gradient in zip(runs, kept, strict=True):
+        run.add_callback(gradient)
         run.train()
     assert [run.args.gradient_accumulation_steps for run in runs] == [1, 8]
+    assert_same_gradient(kept[1].gradient, kept[0].gradient)
+    assert logged(runs[1], "loss")[0] == pytest.approx(logged(runs[0], "loss")[0], rel=1e-6)
     for key in ("loss", "grad_norm"):
         assert logged(runs[0], key) == pytest.approx(logged(runs[1], key), rel=1e-5)
 
@@ -137,6 +141,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
         ({"gradient_accumulation_steps": 3}, "contradicts global_batch_size 8, which asks for 4"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size is refused"),
         ({"mlm_probability": 1.5}, "between 0 and 1"),
+        ({"deepspeed": "zero2.json"}, "deepspeed is refused.*accelerate launch --config_file"),
+        ({"peak_tflops": 0.0}, "peak_tflops must be greater than 0"),
+        ({"enable_jit_checkpoint": True}, "enable_jit_checkpoint is refused: SIGTERM saves a checkpoint"),
         ({"global_batch_size": 32}, "'blocks' has 26 rows, fewer than one global batch of 32"),
     ],
 )
@@ -154,5 +161,39 @@ def test_accumulation_is_the_users_where_no_global_batch_is_given(tmp_path):
 
 
 def test_a_missing_column_is_named(tmp_path):
-    with pytest.raises(ValueError, match="'blocks' lacks the column 'document_lengths'"):
-        mlm_trainer(tmp_path, train=blocks(26).remove_columns("document_lengths"))
+    with pytest.raises(ValueError, match="'blocks' lacks the column 'input_ids'"):
+        mlm_trainer(tmp_path, train=blocks(26).remove_columns("input_ids"))
+
+
+@pytest.mark.parametrize("across", [True, False])
+def test_the_authors_packed_columns_train_as_ours_do(tmp_path, across):
+    """Columns of nomic-ai/nomic-bert-2048-pretraining-data; the blocks start with [CLS], so both ways must agree."""
+    ours = blocks(26)
+    shape = [[0] * 24] * 26
+    theirs = ours.remove_columns("document_lengths")
+    for name in ("token_type_ids", "attention_mask", "special_tokens_mask"):
+        theirs = theirs.add_column(name, shape)
+    runs = [mlm_trainer(tmp_path, train=rows, attend_across_documents=across, max_steps=3) for rows in (ours, theirs)]
+    used = ["input_ids"] if across else ["input_ids", "document_lengths"]
+    assert runs[0].train_dataset.sources["blocks"].column_names == used
+    assert runs[1].train_dataset.sources["blocks"].column_names == ["input_ids"]
+    for run in runs:
+        run.train()
+    assert logged(runs[0], "loss") == logged(runs[1], "loss")
+    without = tokenizer()
+    without.cls_token = None
+    if not across:
+        with pytest.raises(ValueError, match="lacks the column 'document_lengths', and the tokenizer has no"):
+            MLMTrainer(mlm(), runs[1].args, theirs, processing_class=without)
+
+
+def test_the_learning_rate_follows_the_schedule(tmp_path):
+    """Linear over the first 6 % of the 50 optimizer steps, which is 3, then linear to 0; 4 micro-batches a step."""
+    rows = blocks(400, length=8)
+    trainer = mlm_trainer(tmp_path, mlm(num_hidden_layers=1), rows, warmup_steps=0.06, lr_scheduler_type="linear")
+    trainer.args.num_train_epochs = 1
+    trainer.train()
+    rates = logged(trainer, "learning_rate")
+    assert len(rates) == 50
+    expected = [1e-2 * min(step / 3, (50 - step) / 47) for step in range(50)]  # after so many steps
+    assert rates == pytest.approx(expected, rel=1e-9)

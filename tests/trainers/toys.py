@@ -107,7 +107,7 @@ def contrastive_trainer(output_dir: Any, model: Any = None, train: Any = None, *
 
 def mlm_trainer(output_dir: Any, model: Any = None, train: Any = None, **changes: Any) -> MLMTrainer:
     """3 steps an epoch of 8 blocks."""
-    settings = {"global_batch_size": 8, "per_device_train_batch_size": 2} | changes
+    settings = {"global_batch_size": 8, "per_device_train_batch_size": 2, "peak_tflops": 0.1} | changes
     return MLMTrainer(
         model or mlm(),
         MLMConfig(output_dir=str(output_dir), **(COMMON | settings)),
@@ -126,6 +126,27 @@ class StopAt(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == self.step:
             raise KeyboardInterrupt
+
+
+class KeepGradient(TrainerCallback):
+    """Keeps the gradient of the first step, as the optimizer gets it."""
+
+    def __init__(self) -> None:
+        self.gradient: dict[str, torch.Tensor] = {}
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if not self.gradient:
+            self.gradient = {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def assert_same_gradient(gradient: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """To 1e-6 of the gradient's norm."""
+    assert gradient.keys() == expected.keys()
+    difference, whole = (
+        torch.cat([part.flatten().double() for part in parts]).norm()
+        for parts in ([gradient[name] - expected[name] for name in expected], expected.values())
+    )
+    assert difference <= 1e-6 * whole, f"relative difference {difference / whole:.1e}"
 
 
 def logged(trainer: Any, key: str) -> list[float]:

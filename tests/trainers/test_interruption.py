@@ -1,0 +1,134 @@
+"""Runs that SIGTERM or SIGKILL ends, most of them in a process of their own, and that are started again."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from tests.trainers.run_interrupted import STEPS, make
+from tests.trainers.toys import logged, mlm_trainer
+from trainers import latest_checkpoint
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
+
+
+def start(output_dir, wait, stage="mlm", workers=0, rank=0, ranks=1, port=""):
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    if ranks > 1:
+        environment |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "RANK": str(rank)}
+        environment |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.trainers.run_interrupted", stage, str(output_dir), str(wait), str(workers)],
+        env={**os.environ, **environment},
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # a process group of its own, to signal as a scheduler does
+    )
+
+
+def wait_for_the_step(process):
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if line == "waiting\n":
+            return
+    raise AssertionError(printed)
+
+
+def finish(process):
+    """The end of what a process prints, and its exit status."""
+    printed, _ = process.communicate("\n", timeout=240)
+    return printed, process.returncode
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    weights = {}
+    for stage in ("mlm", "contrastive"):
+        trainer = make(stage, tmp_path_factory.mktemp(stage))
+        trainer.train()
+        weights[stage] = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    return weights
+
+
+def assert_resumed_ends_at(output_dir, stage, expected):
+    trainer = make(stage, output_dir)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == STEPS
+    assert all(torch.equal(value, expected[name]) for name, value in trainer.model.state_dict().items())
+
+
+@pytest.mark.parametrize(("stage", "workers"), [("mlm", 1), ("contrastive", 0)])
+def test_sigterm_saves_after_the_step_and_resumed_equals_uninterrupted(tmp_path, uninterrupted, stage, workers):
+    """Sent in step 5, after which nothing is due to be saved; to the data loader's workers as well."""
+    process = start(tmp_path, 5, stage, workers)
+    wait_for_the_step(process)
+    os.killpg(process.pid, signal.SIGTERM)
+    printed, status = finish(process)
+    assert status == 143, printed
+    saved = tmp_path / "checkpoint-5"
+    assert f"SIGTERM: stopped after step 5 of {STEPS} and saved {saved}." in printed
+    assert latest_checkpoint(tmp_path) == saved and not (tmp_path / "final").exists()
+    assert_resumed_ends_at(tmp_path, stage, uninterrupted[stage])
+
+
+def test_killed_a_run_goes_on_from_its_last_checkpoint(tmp_path, uninterrupted):
+    process = start(tmp_path, 6)
+    wait_for_the_step(process)
+    process.kill()
+    assert finish(process)[1] == -signal.SIGKILL
+    assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+    assert_resumed_ends_at(tmp_path, "mlm", uninterrupted["mlm"])
+
+
+class TerminateItself(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step + 1 == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_in_the_last_step_ends_the_run_as_usual_and_the_handler_is_put_back(tmp_path, uninterrupted):
+    before = signal.getsignal(signal.SIGTERM)
+    trainer = make("mlm", tmp_path)
+    trainer.add_callback(TerminateItself(STEPS))
+    trainer.train()
+    assert all(torch.equal(value, uninterrupted["mlm"][name]) for name, value in trainer.model.state_dict().items())
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_stop_inside_an_epoch_is_not_taken_for_its_end(tmp_path):
+    """Nothing that is due at an epoch's end happens: one save, no evaluation."""
+    trainer = mlm_trainer(tmp_path, max_steps=6, save_strategy="epoch", eval_strategy="epoch")
+    trainer.add_callback(TerminateItself(2))
+    with pytest.raises(SystemExit) as stopped:
+        trainer.train()
+    assert stopped.value.code == 143
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert logged(trainer, "eval_loss") == []
+
+
+def test_ranks_stop_together_where_one_was_signalled(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    processes = [start(tmp_path, 5 if rank else 0, rank=rank, ranks=2, port=port) for rank in range(2)]
+    wait_for_the_step(processes[1])
+    processes[1].terminate()
+    for process in reversed(processes):  # the one that waits first
+        printed, _ = finish(process)
+        assert "train() exits with 143" in printed, printed
+    assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
+    assert len(list((tmp_path / "checkpoint-5").glob("rng_state_*.pth"))) == 2

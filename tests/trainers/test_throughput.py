@@ -1,0 +1,133 @@
+import math
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from nomic_bert import NomicBertConfig
+from tests.trainers.toys import contrastive_trainer, logged, mlm, mlm_trainer
+from trainers import throughput
+from trainers.throughput import Stopwatch, matmul_rate, training_flops
+
+
+def test_flops_of_the_137m_model_by_hand():
+    """Blocks of 2,048, 30 % masked, attention across documents: 0.95 GFLOP a token (paper's model)."""
+    body = 12 * (4 * 768 * 768 + 3 * 768 * 3072)
+    assert body == 113_246_208
+    expected = 6 * body + 12 * 12 * 768 * 2048 + 0.3 * 6 * (768 * 768 + 768 * 30_528)
+    config = NomicBertConfig()
+    assert training_flops(config, 1000, 1000 * 2048, 300) == pytest.approx(1000 * expected)
+    assert expected == pytest.approx(0.95e9, rel=0.002)
+
+
+@pytest.mark.parametrize(("implementation", "lengths"), [("eager", [24, 24, 24]), ("sdpa", [11, 3, 20])])
+def test_flops_are_those_that_torch_counts(implementation, lengths):
+    """Exactly: both count the matrix products alone, and every product has a backward pass of twice its work."""
+    model = mlm()
+    model.set_attn_implementation(implementation)
+    ids = torch.randint(5, 95, (1, sum(lengths)), generator=torch.Generator().manual_seed(0))
+    labels = torch.where(torch.arange(sum(lengths)) % 3 == 0, ids, -100)
+    if implementation == "eager":
+        inputs = {"input_ids": ids.view(3, 24), "labels": labels.view(3, 24)}
+    else:  # inside documents: each attends over its own length
+        inputs = {"input_ids": ids, "labels": labels, "cu_seq_lens_q": torch.tensor([0, 11, 14, 34])}
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(**inputs).loss.backward()
+    attended = sum(length**2 for length in lengths)
+    labelled = int((labels != -100).sum())
+    assert training_flops(model.config, sum(lengths), attended, labelled) == counter.get_total_flops()
+
+
+def test_a_matmul_rate_is_positive_finite_and_draws_no_random_numbers():
+    before = torch.get_rng_state()
+    assert 0 < matmul_rate(torch.device("cpu"), torch.float32) < math.inf
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still unless it is set."""
+
+    class Clock:
+        now = 100.0
+
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: Clock.now)
+    return Clock
+
+
+def take_time(clock, monkeypatch, trainer, name, seconds):
+    """Let every call of a trainer's method take so long."""
+    method = getattr(trainer, name)
+
+    def timed(*args, **named):
+        clock.now += seconds
+        return method(*args, **named)
+
+    monkeypatch.setattr(trainer, name, timed)
+
+
+def test_pauses_do_not_count(clock):
+    watch = Stopwatch()
+    with watch.paused():  # before the start: nothing to pause
+        clock.now += 7
+    assert not watch.runs
+    watch.start()
+    clock.now += 2
+    with watch.paused():
+        clock.now += 50
+    clock.now += 1
+    assert watch.lap() == 3
+    clock.now += 4
+    assert watch.lap() == 4
+
+
+@pytest.mark.parametrize("across", [True, False])
+def test_logs_of_mlm_are_what_the_steps_did(tmp_path, clock, monkeypatch, across):
+    """Masked accuracy, speed and mfu of two steps, with evaluations and saves that take time of their own."""
+    trainer = mlm_trainer(
+        tmp_path,
+        max_steps=4,
+        logging_steps=2,
+        learning_rate=0.0,
+        attend_across_documents=across,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        peak_tflops=1e-6,
+    )
+    for name, seconds in (("training_step", 0.25), ("prediction_step", 30.0), ("_save_rng_state", 60.0)):
+        take_time(clock, monkeypatch, trainer, name, seconds)
+    trainer.train()
+    tokens, seconds = 2 * 8 * 24, 2 * 4 * 0.25  # 2 steps of 8 blocks in 4 micro-batches
+    assert logged(trainer, "tokens_per_second") == [pytest.approx(tokens / seconds)] * 2
+    assert logged(trainer, "num_input_tokens_seen")[-1] == 2 * tokens
+    model = mlm()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert len(logs) == 2 and "train_runtime" not in logs[0]
+    for number, log in enumerate(logs):
+        batches = [trainer.train_dataset[divmod(micro, 12)] for micro in range(8 * number, 8 * number + 8)]
+        hits, labelled = 0, 0
+        for batch in batches:
+            targets = batch["labels"][batch["labels"] != -100]
+            hits += int((model(**batch).logits.argmax(-1) == targets).sum())
+            labelled += len(targets)
+        assert log["accuracy"] == pytest.approx(hits / labelled)
+        assert log["perplexity"] == pytest.approx(math.exp(log["loss"]))
+        attended = 2 * 8 * (24**2 if across else 12**2 + 6**2 + 6**2)
+        assert log["mfu"] == pytest.approx(training_flops(model.config, tokens, attended, labelled) / seconds / 1e6)
+
+
+def test_logs_of_contrastive_training_have_the_speed(tmp_path, clock, monkeypatch):
+    trainer = contrastive_trainer(tmp_path, max_steps=2)
+    take_time(clock, monkeypatch, trainer, "training_step", 0.5)
+    trainer.train()
+    seen = logged(trainer, "num_input_tokens_seen")
+    assert logged(trainer, "tokens_per_second") == pytest.approx([2 * seen[0], 2 * (seen[1] - seen[0])])
+
+
+def test_the_peak_is_measured_where_it_is_not_set(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("trainers.mlm.matmul_rate", lambda device, dtype: 2.5e12 if dtype == torch.float32 else 0.0)
+    mlm_trainer(tmp_path, max_steps=1, peak_tflops=None).train()
+    assert "peak 2.5 TFLOP/s of all ranks, measured" in capsys.readouterr().out
