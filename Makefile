@@ -5,18 +5,27 @@
 #   PIP_ARGS="..."           passed to pip, for example an index that has torch's CPU build
 #   ARGS="--smoke"           passed to the quickstart
 #   PYTEST_ARGS="-k rotary"  passed to pytest
+#   BENCHMARKS="train_mlm"   which benchmarks `make gpu` runs after the tests; empty: none
+#   BENCHMARK_SECONDS=1200   time limit of each; what it has measured by then is kept
+#   RESULTS=DIR              where benchmarks write (outputs/benchmarks)
 
 PYTHON ?= python3
 PIP_ARGS ?=
 ARGS ?=
 PYTEST_ARGS ?=
+BENCHMARKS ?= train_mlm
+BENCHMARK_SECONDS ?= 1200
+RESULTS ?= outputs/benchmarks
+
+# What each benchmark measures on a GPU.
+GPU_train_mlm := --size base --device cuda --precision bf16 --attend across inside --compile off on --profile
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint gpu clean
+.PHONY: help quickstart test lint gpu gpu-benchmarks clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -34,14 +43,25 @@ lint: $(VENV)/.installed-test  ## ruff (rules and format) and mypy
 
 # What needs a GPU, on the packages that $(PYTHON) has: nothing is installed, constrained or fetched. Only files
 # that hold a GPU test are collected, so a package that only other tests import may be missing.
-gpu:  ## every test that needs a GPU, with the packages found (no .venv)
+gpu:  ## every test and every benchmark that needs a GPU, with the packages found (no .venv)
 	@$(PYTHON) -c "import pytest, torch, transformers" || { echo "make gpu: $(PYTHON) must have torch, transformers and pytest"; exit 1; }
 	@$(PYTHON) -c "import sys, torch; sys.exit(not torch.cuda.is_available())" || { echo "make gpu: torch sees no GPU here; nothing was run"; exit 1; }
-	@files=$$(grep -rl --include='test_*.py' 'mark\.gpu' tests || true); \
-	if [ -z "$$files" ]; then echo "make gpu: no test carries the gpu marker; nothing was run"; exit 0; fi; \
-	HF_HUB_OFFLINE=1 $(PYTHON) -m pytest -m gpu $(PYTEST_ARGS) $$files; status=$$?; \
-	if [ $$status -eq 5 ]; then echo "make gpu: no GPU test was selected; nothing was run"; fi; \
+	@status=0; files=$$(grep -rl --include='test_*.py' 'mark\.gpu' tests || true); \
+	if [ -z "$$files" ]; then echo "make gpu: no test carries the gpu marker"; \
+	else HF_HUB_OFFLINE=1 $(PYTHON) -m pytest -m gpu $(PYTEST_ARGS) $$files; status=$$?; fi; \
+	if [ $$status -eq 5 ]; then echo "make gpu: no GPU test was selected"; fi; \
+	$(MAKE) --no-print-directory gpu-benchmarks || status=1; \
 	exit $$status
+
+# Each writes its table after every round, so a benchmark that runs out of time still shows what it has.
+gpu-benchmarks:
+	@mkdir -p $(RESULTS); touch $(RESULTS)/.started; failed=; \
+	$(foreach name,$(BENCHMARKS),echo "make gpu: $(name)"; \
+	HF_HUB_OFFLINE=1 PYTHONPATH=. timeout --kill-after=30 $(BENCHMARK_SECONDS) \
+		$(PYTHON) benchmarks/$(name).py $(GPU_$(name)) --results $(RESULTS) \
+		|| failed="$$failed $(name) (exit $$?)";) \
+	find $(RESULTS) -name '[!.]*.md' -newer $(RESULTS)/.started -exec cat {} +; rm $(RESULTS)/.started; \
+	if [ -n "$$failed" ]; then echo "make gpu: not finished:$$failed; 124 is the time limit"; exit 1; fi
 
 clean:  ## remove .venv, builds and caches; outputs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
@@ -62,5 +82,5 @@ $(VENV)/.installed-quickstart: pyproject.toml constraints.txt | $(BIN)/pip
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/pip
 	@rm -f $(VENV)/.installed-*
-	$(INSTALL) $(PIP_ARGS) --editable ".[train,mteb,dev]"
+	$(INSTALL) $(PIP_ARGS) --editable ".[train,mteb,deepspeed,dev]"
 	@touch $@ $(VENV)/.installed-quickstart

@@ -113,7 +113,7 @@ def vocabulary_hash(tokenizer: str) -> str:
 
 def pack_shards(
     documents: Documents, plan: PackingPlan, directory: Path, shards: Sequence[int], num_processes: int = 1
-) -> None:
+) -> int:
     """Pack those of some shards that are not there yet.
 
     Args:
@@ -123,8 +123,9 @@ def pack_shards(
         shards: Numbers of the shards, counted from 0: all, or this machine's share of them.
         num_processes: Processes that pack; one shard at a time each.
 
-    Raises:
-        ValueError: A document is not valid text; the message names its number.
+    Returns:
+        Tokens that were packed now, those dropped at the ends of shards among them.
+
     """
     order = plan.order()
     missing = [shard for shard in shards if not plan.shard_path(directory, shard).exists()]
@@ -136,6 +137,7 @@ def pack_shards(
             done, tokens = done + counts["documents"] + counts["blank_documents"], tokens + counts["tokens"]
             progress.total = round(tokens / done * expected)  # an estimate, so that there is a time left
             progress.update(counts["tokens"])
+    return tokens
 
 
 def _on_processes(jobs: list[tuple], num_processes: int) -> Iterator[dict[str, int]]:

@@ -1,0 +1,195 @@
+"""What every benchmark shares: where and on what a number was measured, sides in turn, results in dated files."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_ROOT = Path(__file__).resolve().parent.parent
+_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "sentence-transformers", "tokenizers", "numpy")
+
+
+def record() -> dict[str, Any]:
+    """What a reader must know to measure again: date (UTC), commit, hardware, threads and versions.
+
+    No host name, no user and no path is in it. `commit` is null outside a git checkout, `uncommitted_changes` says
+    whether a tracked file differs from the commit or a file is neither tracked nor ignored.
+    """
+    status = _git("status", "--porcelain")
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": None if status is None else bool(status),
+        "cpu": _cpu_name(),
+        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "memory_gib": _memory_gib(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "gpu_memory_gib": [
+            round(torch.cuda.get_device_properties(index).total_memory / 2**30)
+            for index in range(torch.cuda.device_count())
+        ],
+        "cuda": torch.version.cuda,
+        "threads": torch.get_num_threads(),
+        "os": platform.system(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def write_results(name: str, result: Mapping[str, Any], table: str, directory: Path) -> Path:
+    """Write `DATE-NAME.json` and `DATE-NAME.md`, each whole or not at all; the same name on one day is replaced.
+
+    Args:
+        name: of the benchmark and the variant, as in `train_mlm-base-cpu-fp32`.
+        result: the figures, as JSON values; written beside `record()` and the command line.
+        table: Markdown: the table, with what a reader should know about it.
+        directory: made if it is not there.
+
+    Returns:
+        The .md file.
+    """
+    facts, command = record(), _command_line(sys.argv)
+    commit = facts["commit"][:10] if facts["commit"] else "unknown commit"
+    if facts["uncommitted_changes"]:
+        commit += " with uncommitted changes"
+    versions = ", ".join(f"{package} {version}" for package, version in facts["versions"].items() if version)
+    page = (
+        f"# {name}, {facts['date']}\n\n```\n{command}\n```\n\n{_hardware(facts)}; commit {commit}; "
+        f"Python {facts['python']}, {versions}.\n\n{table.strip()}\n"
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    written = json.dumps({"name": name, "command": command, **facts, "result": result}, indent=2) + "\n"
+    _write_atomically(directory / f"{facts['date']}-{name}.json", written)
+    path = directory / f"{facts['date']}-{name}.md"
+    _write_atomically(path, page)
+    return path
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as a Markdown table: the first column to the left, the others to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def alternate(
+    sides: Mapping[str, Callable[[], Any]], repeats: int, after_round: Callable[[dict[str, list]], None]
+) -> dict[str, list]:
+    """Run every side once a round, so that a machine that slows down or warms up meets all sides alike.
+
+    Args:
+        sides: name -> one measurement.
+        repeats: rounds.
+        after_round: called with everything so far, so that an interrupted benchmark leaves its finished rounds.
+
+    Returns:
+        name -> one outcome a round.
+    """
+    outcomes: dict[str, list] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, measure in sides.items():
+            outcomes[name].append(measure())
+        after_round(outcomes)
+    return outcomes
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, min and max of repeats."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function(*arguments)` in a new Python: no memory, threads, caches or compiled code of an earlier side.
+
+    Both must pickle. What the function raises is raised here.
+
+    Raises:
+        BrokenProcessPool: the process died, as it does where memory runs out.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes that this process has held: allocated by torch on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        # getrusage would do, but on Linux a new process starts with its parent's maximum
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _git(*command: str) -> str | None:
+    try:
+        answer = subprocess.run(["git", *command], cwd=_ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        return names[0].partition(":")[2].strip()
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> int | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+    except (ValueError, OSError):
+        return None
+
+
+def _hardware(facts: Mapping[str, Any]) -> str:
+    cpu = f"{facts['cpu']} ({facts['cpu_cores']} cores, {facts['cpu_capability']}), {facts['memory_gib']} GiB"
+    gpus = [
+        f"{name} ({size} GiB, CUDA {facts['cuda']})"
+        for name, size in zip(facts["gpus"], facts["gpu_memory_gib"], strict=True)
+    ]
+    return "; ".join([", ".join(gpus), cpu] if gpus else [cpu]) + f"; {facts['threads']} threads"
+
+
+def _command_line(argv: Sequence[str]) -> str:
+    """As typed, but the program relative to the checkout, and of places outside it the last name only."""
+    program = Path(argv[0]).resolve()
+    shown = str(program.relative_to(_ROOT)) if program.is_relative_to(_ROOT) else program.name
+    return shlex.join(["python", shown, *map(_without_place, argv[1:])])
+
+
+def _without_place(argument: str) -> str:
+    name, equals, value = argument.rpartition("=")
+    if Path(value).is_absolute() or value.startswith((os.pardir, "~")):
+        value = f".../{Path(value).name}"
+    return name + equals + value
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
