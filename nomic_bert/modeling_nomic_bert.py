@@ -313,6 +313,29 @@ class NomicBertMLMPredictions(nn.Module):
         return self.decoder(self.transform(hidden))
 
 
+class SummedCrossEntropy(torch.autograd.Function):
+    """Cross entropy summed over tokens, in float32, with two buffers of the logits' size less than autograd's own.
+
+    Over a vocabulary these are the largest tensors of a training step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        """Logits (tokens, vocab) and ids (tokens,) -> the sum."""
+        log_probabilities = F.log_softmax(logits, dim=-1, dtype=torch.float32)
+        ctx.save_for_backward(log_probabilities, targets)
+        ctx.dtype = logits.dtype
+        return -log_probabilities.gather(1, targets[:, None]).sum()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        """Probabilities, less 1 at the targets; in the buffer of the forward pass, so there is no second backward."""
+        log_probabilities, targets = ctx.saved_tensors
+        probabilities = log_probabilities.exp_()
+        probabilities.scatter_add_(1, targets[:, None], probabilities.new_full((len(targets), 1), -1.0))
+        return probabilities.mul_(gradient).to(ctx.dtype), None
+
+
 class NomicBertMLMHead(nn.Module):
     """Holds the predictions under the released name `cls.predictions`."""
 
@@ -372,7 +395,7 @@ class NomicBertForMaskedLM(NomicBertPreTrainedModel):
             labelled = labels != -100
             targets = labels[labelled]
             logits = self.cls.predictions(hidden[labelled])
-            total = F.cross_entropy(logits.float(), targets, reduction="sum")
+            total = SummedCrossEntropy.apply(logits, targets)
             loss = total / (max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch)
         output = MaskedLMOutput(loss, logits, encoded.hidden_states, encoded.attentions)
         return output if _wants_dict(return_dict, self.config) else output.to_tuple()

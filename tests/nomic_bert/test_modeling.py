@@ -160,6 +160,22 @@ def test_masked_lm_head_runs_on_labelled_tokens_with_the_full_loss(tiny_config, 
     assert nothing == 0
 
 
+def test_masked_lm_gradients_are_those_of_cross_entropy_over_all_logits(tiny_config, texts, pad):
+    torch.manual_seed(0)
+    model = NomicBertForMaskedLM(tiny_config)
+    ids, mask = pad(texts)
+    labels = torch.where((torch.rand(ids.shape) < 0.3) & (mask == 1), ids, -100)
+    full = F.cross_entropy(model(ids, attention_mask=mask).logits.flatten(0, 1), labels.flatten())
+    expected = torch.autograd.grad(full, list(model.parameters()))
+    found = torch.autograd.grad(model(ids, attention_mask=mask, labels=labels).loss, list(model.parameters()))
+    for gradient, value in zip(found, expected, strict=True):
+        assert_close(gradient, value, 1e-6)
+    loss = model(ids, attention_mask=mask, labels=labels).loss
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):  # never a wrong gradient in silence
+        loss.backward()
+
+
 @pytest.mark.parametrize(
     ("num_labels", "problem", "labels"),
     [
