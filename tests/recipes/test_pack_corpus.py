@@ -44,8 +44,7 @@ def refusal(arguments):
 def test_ranks_and_processes_give_the_same_files(corpus, tmp_path):
     pack_corpus.main(argv(corpus, tmp_path / "one"))
     pack_corpus.main(argv(corpus, tmp_path / "processes", "--num_processes", "2"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
-    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ranks = subprocess.run(
         [*command, pack_corpus.__file__, *argv(corpus, tmp_path / "ranks")],
