@@ -27,8 +27,8 @@ from transformers.models.nomic_bert import NomicBertForMaskedLM as NativeForMask
 from benchmarks.step_profile import StepClock
 from curation.docstrings import read_docstrings
 from curation.documents import DocumentSource, open_documents
-from curation.packing import pack_documents, plain_tokenizer
-from curation.tokenizer import train_tokenizer
+from curation.packing import pack_documents
+from curation.tokenizer import plain_tokenizer, train_tokenizer
 from nomic_bert import NomicBertConfig, NomicBertForMaskedLM
 from trainers import MLMConfig, MLMTrainer
 from trainers.collators import MaskedLMCollator

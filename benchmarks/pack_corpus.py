@@ -8,12 +8,11 @@ results are counted and thrown away). Reading the documents from their files the
 """
 
 import argparse
-import multiprocessing
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -21,50 +20,45 @@ from transformers import AutoTokenizer
 
 from benchmarks.measure import alternate, markdown_table, spread, write_results
 from curation.documents import Documents, DocumentSource, open_documents
-from curation.packing import PackingPlan, pack_shards, plain_tokenizer
+from curation.packing import PackingPlan, on_processes, pack_shards
+from curation.tokenizer import plain_tokenizer
 
 _TEXTS_AT_ONCE = 100
 
 
+@cache
+def load_tokenizer(how: str, tokenizer: str) -> Callable[[list[str]], int]:
+    """What counts the tokens of some texts: `tokenizer(texts)`, or `encode_batch_fast` of the same tokenizer."""
+    called = AutoTokenizer.from_pretrained(tokenizer)
+    if how == "call":
+        return lambda texts: sum(map(len, called(texts, verbose=False)["input_ids"]))
+    backend = Tokenizer.from_str(plain_tokenizer(called))
+    return lambda texts: sum(map(len, backend.encode_batch_fast(texts)))
+
+
 def count_tokens(job: tuple[Documents, str, str, range]) -> int:
-    """Tokens of some documents: by `tokenizer(texts)` of a directory, or by `encode_batch_fast` of its JSON form."""
+    """Tokens of the documents of one shard."""
     documents, how, tokenizer, numbers = job
-    total = 0
-    called, backend = AutoTokenizer.from_pretrained(tokenizer), Tokenizer.from_str(plain_of(tokenizer))
-    for start in range(0, len(numbers), _TEXTS_AT_ONCE):
-        texts = documents.texts(list(numbers[start : start + _TEXTS_AT_ONCE]))
-        if how == "call":
-            total += sum(map(len, called(texts, verbose=False)["input_ids"]))
-        else:
-            total += sum(len(encoding) for encoding in backend.encode_batch_fast(texts))
-    return total
-
-
-def plain_of(tokenizer: str) -> str:
-    """The JSON form of a tokenizer's directory."""
-    return plain_tokenizer(AutoTokenizer.from_pretrained(tokenizer))
+    count = load_tokenizer(how, tokenizer)
+    batches = (numbers[start : start + _TEXTS_AT_ONCE] for start in range(0, len(numbers), _TEXTS_AT_ONCE))
+    return sum(count(documents.texts(list(batch))) for batch in batches)
 
 
 def timed(documents: Documents, how: str, tokenizer: str, plan: PackingPlan, num_processes: int) -> dict[str, float]:
-    """Tokens a second of one side over all documents."""
+    """Tokens a second of one side over all documents; loading the tokenizer does not count."""
     size = plan.documents_per_shard
     shards = [range(start, min(start + size, len(documents))) for start in range(0, len(documents), size)]
+    if how != "pack":
+        load_tokenizer(how, tokenizer)  # processes that are forked find it loaded
     with tempfile.TemporaryDirectory() as output:
         start = time.perf_counter()
         if how == "pack":
             tokens = pack_shards(documents, plan, Path(output), range(plan.num_shards), num_processes)
-        elif num_processes == 1:
-            tokens = sum(count_tokens((documents, how, tokenizer, shard)) for shard in shards)
         else:
-            with multiprocessing.Pool(num_processes, _without_threads) as pool:
-                jobs = [(documents, how, tokenizer, shard) for shard in shards]
-                tokens = sum(pool.imap_unordered(count_tokens, jobs))
+            jobs = [(documents, how, tokenizer, shard) for shard in shards]
+            tokens = sum(on_processes(count_tokens, jobs, num_processes))
         seconds = time.perf_counter() - start
     return {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
-
-
-def _without_threads() -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -73,7 +67,8 @@ def main(argv: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as cache:
         sources = [DocumentSource(path=path) for path in args.documents]
         documents = open_documents(sources, Path(cache))
-        plan = PackingPlan(plain_of(args.tokenizer), len(documents), args.block_size, args.documents_per_shard, seed=0)
+        tokenizer = plain_tokenizer(AutoTokenizer.from_pretrained(args.tokenizer))
+        plan = PackingPlan(tokenizer, len(documents), args.block_size, args.documents_per_shard, seed=0)
 
         def side(how: str) -> Callable[[], dict[str, float]]:
             return lambda: timed(documents, how, args.tokenizer, plan, args.num_processes)

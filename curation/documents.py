@@ -106,16 +106,17 @@ class Documents:
         return sum(self.counts)
 
     def texts(self, numbers: list[int]) -> list[str]:
-        """The documents of the given numbers, in their order."""
+        """The documents of the given numbers, in their order; rows without text are left out of joined ones."""
         texts = [""] * len(numbers)
         first = 0
         for table, group, count in zip(self._rows, self._rows_per_document, self.counts, strict=True):
             places = [place for place, number in enumerate(numbers) if first <= number < first + count]
             starts = [(numbers[place] - first) * group for place in places]
+            column = table.column_names[0]
             if group == 1 and places:
-                found = table[starts][table.column_names[0]]
+                found = table[starts][column]
             else:
-                found = ["\n".join(table[start : start + group][table.column_names[0]]) for start in starts]
+                found = ["\n".join(filter(None, table[start : start + group][column])) for start in starts]
             for place, text in zip(places, found, strict=True):
                 texts[place] = text
             first += count

@@ -6,14 +6,12 @@ packed again.
 """
 
 import dataclasses
-import hashlib
 import itertools
 import json
-import logging
 import math
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from curation.documents import Documents
 from curation.files import atomic_file
-
-logger = logging.getLogger(__name__)
+from curation.tokenizer import plain_tokenizer, tokenizer_hash, vocabulary_hash
 
 MANIFEST = "manifest.json"
 _COUNTS = b"counts"  # key of a shard's metadata
@@ -81,36 +78,6 @@ class PackingPlan:
         return np.random.default_rng(self.seed).permutation(self.num_documents)
 
 
-def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A tokenizer in the JSON form of `tokenizers`, without truncation and padding, as `PackingPlan` wants it.
-
-    Raises:
-        ValueError: The tokenizer is not of the fast kind, or marks no document with special tokens.
-    """
-    if not tokenizer.is_fast:
-        raise ValueError(f"{type(tokenizer).__name__} is no fast tokenizer; packing needs one (tokenizer.json).")
-    if tokenizer.num_special_tokens_to_add() == 0:
-        raise ValueError(
-            f"{tokenizer.name_or_path}: this tokenizer puts no special tokens around a text ([CLS] ... [SEP]), so no "
-            "document could be told from the next; give its tokenizer.json a post_processor that does."
-        )
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation()
-    backend.no_padding()
-    return backend.to_str()
-
-
-def tokenizer_hash(tokenizer: str) -> str:
-    """SHA-256 of a tokenizer's JSON form."""
-    return hashlib.sha256(tokenizer.encode()).hexdigest()
-
-
-def vocabulary_hash(tokenizer: str) -> str:
-    """SHA-256 of the tokens and their ids: what a model that is trained on packed blocks must share."""
-    vocabulary = sorted(Tokenizer.from_str(tokenizer).get_vocab().items())
-    return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
-
-
 def pack_shards(
     documents: Documents, plan: PackingPlan, directory: Path, shards: Sequence[int], num_processes: int = 1
 ) -> int:
@@ -125,7 +92,6 @@ def pack_shards(
 
     Returns:
         Tokens that were packed now, those dropped at the ends of shards among them.
-
     """
     order = plan.order()
     missing = [shard for shard in shards if not plan.shard_path(directory, shard).exists()]
@@ -133,20 +99,21 @@ def pack_shards(
     jobs = [(documents, plan, directory, shard, order[shard * size : (shard + 1) * size]) for shard in missing]
     expected, done, tokens = sum(len(job[-1]) for job in jobs), 0, 0
     with tqdm(desc="Packing", unit="token", unit_scale=True, disable=not jobs) as progress:
-        for counts in _on_processes(jobs, min(num_processes, len(jobs))):
+        for counts in on_processes(_pack_shard, jobs, min(num_processes, len(jobs))):
             done, tokens = done + counts["documents"] + counts["blank_documents"], tokens + counts["tokens"]
             progress.total = round(tokens / done * expected)  # an estimate, so that there is a time left
             progress.update(counts["tokens"])
     return tokens
 
 
-def _on_processes(jobs: list[tuple], num_processes: int) -> Iterator[dict[str, int]]:
+def on_processes(work: Callable[[Any], Any], jobs: list, num_processes: int) -> Iterator[Any]:
+    """Results of a module's function for each job, in any order; with one process, in this one."""
     if num_processes < 2:
-        yield from map(_pack_shard, jobs)
+        yield from map(work, jobs)
         return
     # the tokenizer's own threads on top of the processes would only be in each other's way
     with multiprocessing.Pool(num_processes, _without_threads) as pool:
-        yield from pool.imap_unordered(_pack_shard, jobs)
+        yield from pool.imap_unordered(work, jobs)
 
 
 def _without_threads() -> None:

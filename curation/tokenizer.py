@@ -1,11 +1,13 @@
-"""A tokenizer of one's own, for a language or a scale that bert-base-uncased's does not fit."""
+"""Tokenizers: training one where bert-base-uncased's does not fit, and telling one from another."""
 
+import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import BertWordPieceTokenizer
+from tokenizers import BertWordPieceTokenizer, Tokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from nomic_bert.embedder import atomic_directory
 
@@ -30,3 +32,33 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> N
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=wordpiece._tokenizer, model_max_length=8192, **names)
     with atomic_directory(directory) as files:
         tokenizer.save_pretrained(files)
+
+
+def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A tokenizer in the JSON form of `tokenizers`, without truncation and padding, as `PackingPlan` wants it.
+
+    Raises:
+        ValueError: The tokenizer is not of the fast kind, or marks no document with special tokens.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(f"{type(tokenizer).__name__} is no fast tokenizer; packing needs one (tokenizer.json).")
+    if tokenizer.num_special_tokens_to_add() == 0:
+        raise ValueError(
+            f"{tokenizer.name_or_path}: this tokenizer puts no special tokens around a text ([CLS] ... [SEP]), so no "
+            "document could be told from the next; give its tokenizer.json a post_processor that does."
+        )
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    return backend.to_str()
+
+
+def tokenizer_hash(tokenizer: str) -> str:
+    """SHA-256 of a tokenizer's JSON form."""
+    return hashlib.sha256(tokenizer.encode()).hexdigest()
+
+
+def vocabulary_hash(tokenizer: str) -> str:
+    """SHA-256 of the tokens and their ids: what a model that is trained on packed blocks must share."""
+    vocabulary = sorted(Tokenizer.from_str(tokenizer).get_vocab().items())
+    return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()

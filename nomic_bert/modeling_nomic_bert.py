@@ -14,13 +14,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOutput, SequenceClassifierOutput
-from transformers.utils import logging
 
 from .configuration_nomic_bert import NomicBertConfig
-from .rotary_nomic_bert import apply_rotary, inverse_frequencies, rotary_tables
-from .unpadding_nomic_bert import Layout, Sequences, can_pack, packed_attention, padded_attention, plan_layout
-
-logger = logging.get_logger(__name__)
+from .rotary_nomic_bert import apply_rotary, inverse_frequencies, length_limit, rotary_tables, warn_if_too_long
+from .unpadding_nomic_bert import Sequences, can_pack, exports, packed_attention, padded_attention, plan_layout
 
 # A leftover weight of one of these is another head's, which a load may ignore.
 _HEAD_WEIGHT = re.compile(r"(cls|classifier|(bert\.)?pooler)\.")
@@ -252,7 +249,8 @@ class NomicBertModel(NomicBertPreTrainedModel):
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         pack = can_pack(self.config._attn_implementation, embedded, dropout)
         layout = plan_layout(embedded, attention_mask, position_ids, cu_seq_lens_q, pack)
-        self._warn_if_too_long(layout)
+        if not exports() and layout.positions.shape[1] > length_limit(self.config):  # the cheap test first
+            warn_if_too_long(self.config, layout.longest)
         hidden = self.emb_drop(self.emb_ln(layout.enter(embedded)))
         rotary = rotary_tables(layout.per_token(inverse_frequencies(self.config, layout.lengths)), layout.positions)
         states, attentions = [hidden], []
@@ -268,23 +266,6 @@ class NomicBertModel(NomicBertPreTrainedModel):
             attentions=tuple(attentions) if output_attentions else None,
         )
         return output if _wants_dict(return_dict, self.config) else output.to_tuple()
-
-    def _warn_if_too_long(self, layout: Layout) -> None:
-        scaled = bool(self.config.rotary_scaling_factor)
-        limit = self.config.n_positions if scaled else self.config.max_trained_positions
-        if torch.compiler.is_exporting() or torch.jit.is_tracing() or layout.positions.shape[1] <= limit:
-            return
-        longest = layout.packed.max_length if layout.packed else int(layout.lengths.max())
-        if longest > limit and scaled:
-            logger.warning_once(
-                f"A text is longer than the usable length n_positions ({limit:,} tokens): its embedding may be poor. "
-                "Truncate it."
-            )
-        elif longest > limit:
-            logger.warning_once(
-                f"A text is longer than the trained length ({limit:,} tokens) and RoPE is not scaled: its embedding "
-                "may be poor. Load with rotary_scaling_factor=2 (dynamic NTK), or truncate it."
-            )
 
 
 class NomicBertMLMTransform(nn.Module):

@@ -7,8 +7,31 @@ embedding depends on its text alone.
 
 import torch
 from torch import Tensor
+from transformers.utils import logging
 
 from .configuration_nomic_bert import NomicBertConfig, ntk_base
+
+logger = logging.get_logger(__name__)
+
+
+def length_limit(config: NomicBertConfig) -> int:
+    """Tokens that a text may have: the usable length, or without scaling the trained one."""
+    return config.n_positions if config.rotary_scaling_factor else config.max_trained_positions
+
+
+def warn_if_too_long(config: NomicBertConfig, longest: int) -> None:
+    """Warn, once, where a text of `longest` tokens is beyond `length_limit`."""
+    limit = length_limit(config)
+    if longest > limit and config.rotary_scaling_factor:
+        logger.warning_once(
+            f"A text is longer than the usable length n_positions ({limit:,} tokens): its embedding may be poor. "
+            "Truncate it."
+        )
+    elif longest > limit:
+        logger.warning_once(
+            f"A text is longer than the trained length ({limit:,} tokens) and RoPE is not scaled: its embedding "
+            "may be poor. Load with rotary_scaling_factor=2 (dynamic NTK), or truncate it."
+        )
 
 
 def inverse_frequencies(config: NomicBertConfig, lengths: Tensor) -> Tensor:

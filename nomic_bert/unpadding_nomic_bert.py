@@ -152,6 +152,11 @@ class Layout:
         """
         return None if self.real is None else (self.real | (self.lengths == 0)[:, None])[:, None, None]
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence; where the pass is padded, reading it waits for the device."""
+        return self.packed.max_length if self.packed else int(self.lengths.max())
+
     def per_token(self, per_sequence: Tensor) -> Tensor:
         """(sequences, n) -> (rows, tokens or 1, n): each token's own sequence's row."""
         return per_sequence[self.packed.token_sequence][None] if self.packed else per_sequence[:, None]
@@ -189,7 +194,7 @@ def plan_layout(
         and batch_size == 1
         and attention_mask is None
         and position_ids is not None
-        and not _exports()
+        and not exports()
     ):
         starts = (position_ids[0] == 0).nonzero().flatten()
         if len(starts) > 1 and starts[0] == 0:
@@ -198,7 +203,7 @@ def plan_layout(
         if batch_size != 1 or attention_mask is not None:
             raise ValueError("cu_seq_lens_q describes one packed row: input of shape (1, tokens), no attention_mask.")
         return _from_packed(Sequences.from_offsets(cu_seq_lens, width, tokens.device), position_ids, pack)
-    if not pack or _exports():
+    if not pack or exports():
         return _padded(tokens, attention_mask, position_ids)
     if attention_mask is None:
         sequences = Sequences.dense(batch_size, width, tokens.device)
@@ -231,7 +236,7 @@ def _padded(tokens: Tensor, attention_mask: Tensor | None, position_ids: Tensor 
     return Layout(None, real, real.sum(1), counted if position_ids is None else position_ids, moves=None)
 
 
-def _exports() -> bool:
+def exports() -> bool:
     """Whether the pass is being traced: then shapes must stay symbolic and nothing may be read back to the host."""
     return torch.compiler.is_exporting() or torch.jit.is_tracing()
 

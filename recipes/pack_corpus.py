@@ -19,7 +19,8 @@ from transformers import AutoTokenizer
 
 from curation.documents import DocumentSource, open_documents
 from curation.files import atomic_file
-from curation.packing import MANIFEST, PackingPlan, finish, pack_shards, plain_tokenizer, tokenizer_hash
+from curation.packing import MANIFEST, PackingPlan, finish, pack_shards
+from curation.tokenizer import plain_tokenizer, tokenizer_hash
 from recipes.arguments import parse_arguments
 
 _WAIT = timedelta(days=1)  # the other ranks wait while one copies the documents

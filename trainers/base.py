@@ -154,6 +154,9 @@ class StepTrainer(Trainer):
         """Metrics from the sums (`predictions`) and weights (`label_ids`) of all batches, one row a batch."""
         raise NotImplementedError
 
+    def before_training(self) -> None:
+        """What a subclass measures or sets back before `describe`; called on every rank."""
+
     def interval_metrics(self, loss: float, seconds: float) -> dict[str, float]:
         """What a training log gains, over the steps since the last one; called on every rank.
 
@@ -199,6 +202,7 @@ class StepTrainer(Trainer):
             if checkpoint is None:
                 raise ValueError(f"{self.args.output_dir} holds no complete checkpoint to resume from.")
             resume_from_checkpoint = str(checkpoint)
+        self.before_training()
         if self.is_world_process_zero():
             print("\n".join(self.describe()), flush=True)
         self._stopwatch = Stopwatch()

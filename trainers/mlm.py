@@ -9,7 +9,6 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.trainer_utils import TrainOutput
 
 from nomic_bert import NomicBertConfig
 
@@ -170,16 +169,10 @@ class MLMTrainer(StepTrainer):
             *([] if self._peak is None else [f"peak {self._peak / 1e12:,.3g} TFLOP/s of all ranks, {source}"]),
         ]
 
-    def train(
-        self,
-        resume_from_checkpoint: str | bool | None = None,
-        trial: Any = None,
-        ignore_keys_for_eval: list[str] | None = None,
-    ) -> TrainOutput:
-        """See StepTrainer."""
+    def before_training(self) -> None:
+        """Find the peak that `mfu` is a share of; see StepTrainer."""
         self._peak = self._find_peak()
         self._tally = torch.zeros(4, dtype=torch.int64, device=self.args.device)
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def _find_peak(self) -> float:
         """FLOP/s of all ranks; measured on all at once, for on a CPU they share it."""

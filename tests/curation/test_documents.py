@@ -38,6 +38,8 @@ def test_rows_are_joined_to_documents():
     documents = Documents([rows, rows], [3, 1])
     assert documents.counts == [3, 7]
     assert documents.texts([2, 0, 3, 9]) == ["s6", "s0\ns1\ns2", "s0", "s6"]
+    gaps = datasets.Dataset.from_dict({"text": ["s0", None, "", "s3"]})
+    assert Documents([gaps], [4]).texts([0]) == ["s0\ns3"]
 
 
 def test_another_column_is_read(tmp_path):

@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from curation import packing
 from curation.documents import Documents
-from curation.packing import MANIFEST, PackingPlan, finish, load_blocks, pack_documents, pack_shards, plain_tokenizer
+from curation.packing import MANIFEST, PackingPlan, finish, load_blocks, pack_documents, pack_shards
+from curation.tokenizer import plain_tokenizer
 
 CLS, SEP = 1, 2
 

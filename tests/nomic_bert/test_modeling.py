@@ -211,7 +211,7 @@ def test_export_takes_the_padded_path_and_agrees(tiny_model, texts, pad):
 
 def test_too_long_a_text_warns_once_and_stays_finite(tiny_model, monkeypatch):
     said = []
-    monkeypatch.setattr("nomic_bert.modeling_nomic_bert.logger.warning_once", said.append)
+    monkeypatch.setattr("nomic_bert.rotary_nomic_bert.logger.warning_once", said.append)
     within, beyond = torch.full((1, 256), 7), torch.full((1, 300), 7)
     tiny_model(within)
     assert not said

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from tests.trainers.run_on_ranks import CONTRASTIVE, MLM, run
-from tests.trainers.toys import assert_same_gradient, contrastive_trainer, mlm_trainer
+from tests.trainers.toys import assert_same_gradient, contrastive_trainer, free_port, mlm_trainer
 from trainers.distributed import gather_with_gradient
 
 ROOT = Path(__file__).parents[2]
@@ -21,9 +20,7 @@ ROOT = Path(__file__).parents[2]
 def ranks(tmp_path_factory):
     """The results of both ranks."""
     output = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = free_port()
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     common |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     processes = [

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from transformers import TrainerCallback
 
 from tests.trainers.run_interrupted import STEPS, make
-from tests.trainers.toys import logged, mlm_trainer
+from tests.trainers.toys import free_port, logged, mlm_trainer
 from trainers import latest_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -121,9 +120,7 @@ def test_a_stop_inside_an_epoch_is_not_taken_for_its_end(tmp_path):
 
 
 def test_ranks_stop_together_where_one_was_signalled(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = free_port()
     processes = [start(tmp_path, 5 if rank else 0, rank=rank, ranks=2, port=port) for rank in range(2)]
     wait_for_the_step(processes[1])
     processes[1].terminate()

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from tests.trainers.run_zero2 import CLIPPING, run
+from tests.trainers.toys import free_port
 from trainers import latest_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -28,9 +28,7 @@ pytestmark = [
 def launched(tmp_path_factory):
     """The output directory, and the results of both ranks."""
     output = tmp_path_factory.mktemp("zero2")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = free_port()
     process = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIG, "--num_processes", "2"]
         + ["--main_process_port", port, "-m", "tests.trainers.run_zero2", str(output)],
