@@ -9,9 +9,9 @@ from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from . import NomicBertConfig
+from . import NomicBertConfig, NomicBertModel
 from .prompts import PROMPTS
 
 
@@ -46,6 +46,24 @@ def load_embedder(
     transformer.max_seq_length = max_seq_length
     modules = [transformer, Pooling(config.hidden_size, pooling_mode="mean"), Normalize()]
     return SentenceTransformer(modules=modules, prompts=dict(PROMPTS), similarity_fn_name="cosine", device=device)
+
+
+def embedder_around(
+    model: NomicBertModel, tokenizer: PreTrainedTokenizerBase, max_seq_length: int | None = None
+) -> SentenceTransformer:
+    """Wrap an encoder in memory as `load_embedder` wraps a checkpoint; the weights are shared, not copied.
+
+    Args:
+        model: without a head. It is left in evaluation mode by encoding.
+        tokenizer: of the model.
+        max_seq_length: as in `load_embedder`.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        embedder = load_embedder(directory, max_seq_length=max_seq_length, device=str(model.device))
+    embedder[0].model = model
+    return embedder
 
 
 def require_checkpoint(checkpoint: str) -> None:

@@ -7,6 +7,7 @@ ranks, accumulation or interruptions.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,7 @@ class PairCollator:
         document_max_length: likewise for documents and hard negatives.
         num_hard_negatives: per row, drawn anew each epoch.
         seed: of the draw.
+        with_keys: whether to tell equal documents.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -136,6 +138,7 @@ class PairCollator:
     document_max_length: int
     num_hard_negatives: int = 0
     seed: int = 0
+    with_keys: bool = False
 
     def __call__(self, batch: SourceBatch) -> dict[str, Any]:
         """Tokenize a batch.
@@ -143,7 +146,8 @@ class PairCollator:
         Returns:
             `input_ids` (total_tokens,) of all texts one after the other: the queries, then row by row the document
             and its hard negatives. `lengths` (texts,); `num_queries`; `source`; and `truncated`, float32 (2,): the
-            share of queries and of documents that were cut.
+            share of queries and of documents that were cut. With `with_keys`, `document_keys` (documents,) int64: equal
+            for documents and hard negatives that are token by token the same, as far as they are read.
 
         Raises:
             ValueError: a text that is empty or no string, or a row without hard negatives where they are wanted;
@@ -161,7 +165,9 @@ class PairCollator:
         query_ids, queries_cut = self._tokenize(queries, prompts["query"], self.query_max_length)
         document_ids, documents_cut = self._tokenize(documents, prompts["document"], self.document_max_length)
         texts = query_ids + document_ids
+        keys = {"document_keys": torch.tensor([_key(ids) for ids in document_ids])} if self.with_keys else {}
         return {
+            **keys,
             "input_ids": torch.from_numpy(np.concatenate(texts)),
             "lengths": torch.tensor([len(ids) for ids in texts]),
             "num_queries": len(queries),
@@ -212,6 +218,11 @@ class PairCollator:
                     f"{self.num_hard_negatives} hard negatives."
                 )
         return drawn
+
+
+def _key(ids: np.ndarray) -> int:
+    """64 bits of a text's tokens, the same in every process."""
+    return int.from_bytes(blake2b(ids.tobytes(), digest_size=8).digest(), "little", signed=True)
 
 
 def _checked(text: Any, source: str, row: int, column: str) -> str:

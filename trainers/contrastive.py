@@ -1,25 +1,34 @@
 """Stages 2 and 3: contrastive training on pairs, with or without hard negatives (paper §4.2)."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, get_args
+from functools import cached_property, partial
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from accelerate.utils import gather_object
 from datasets import Dataset
+from sentence_transformers import SentenceTransformer
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import EvalLoopOutput
+
+from nomic_bert.embedder import embedder_around
 
 from .base import StepArguments, StepTrainer, as_sources, divide_batch, weighted_mean
 from .collators import PairCollator
 from .distributed import gather_with_gradient, rank_and_ranks
 from .grad_cache import PackedTexts, backward_through_chunks, encode
 from .losses import HardNegativeScope, info_nce
+from .negatives import have_negatives
 from .sampling import BatchPlan, EvaluationBatches, TrainBatches
 
 _SIDES = {"query", "document"}
+Evaluator = Callable[[SentenceTransformer], Mapping[str, float]]
 
 
 @dataclass
@@ -38,8 +47,15 @@ class ContrastiveConfig(StepArguments):
         num_hard_negatives: for each row, drawn anew each epoch from its column `negatives`.
         hard_negative_scope: "global": the hard negatives of all rows are every query's negatives. "own": a query's
             own only, as Eq. 2 is printed.
+        rows_without_negatives: "error": refuse a source with such rows; "skip": leave them out, and say how many.
+            A row whose list is only shorter than `num_hard_negatives` is filled with documents of other rows.
+        mask_duplicate_documents: whether equal documents in a global batch are no negatives of each other. Their
+            number, `duplicate_documents` a step, is logged then.
+        matryoshka_dims: the loss is the sum of that over the first so many dimensions of each embedding, after a layer
+            norm without parameters, as nomic-embed-text-v1.5 was trained. None: all dimensions, no layer norm.
         prompts: {"query": "search_query: ", "document": "search_document: "} for all sources, or
             {source: {"query": ..., "document": ...}}. Required; "" for none.
+        source_weights: source -> passes over its rows in an epoch; 1 where a source is not named.
 
     Raises:
         ValueError: a setting that would not mean what it says.
@@ -54,7 +70,19 @@ class ContrastiveConfig(StepArguments):
     hard_negative_scope: HardNegativeScope = field(
         default="global", metadata={"help": "'global' or 'own' (Eq. 2 as printed)."}
     )
+    rows_without_negatives: Literal["error", "skip"] = field(
+        default="error", metadata={"help": "'error' or 'skip', for rows without any hard negative."}
+    )
+    mask_duplicate_documents: bool = field(
+        default=False, metadata={"help": "Equal documents of a batch are no negatives of each other."}
+    )
+    matryoshka_dims: list[int] | None = field(
+        default=None, metadata={"help": "Dimensions to train at, the loss being their sum."}
+    )
     prompts: dict[str, Any] | None = field(default=None, metadata={"help": "Prefixes, for all sources or by source."})
+    source_weights: dict[str, float] | None = field(
+        default=None, metadata={"help": "Passes over a source's rows in an epoch, by source."}
+    )
 
     def __post_init__(self) -> None:
         for name, wanted in {"DeepSpeed": self.deepspeed, "FSDP": self.fsdp}.items():
@@ -71,6 +99,11 @@ class ContrastiveConfig(StepArguments):
             )
         if self.hard_negative_scope not in get_args(HardNegativeScope):
             raise ValueError(f"hard_negative_scope must be 'global' or 'own', not {self.hard_negative_scope!r}.")
+        if self.rows_without_negatives not in ("error", "skip"):
+            raise ValueError(f"rows_without_negatives must be 'error' or 'skip', not {self.rows_without_negatives!r}.")
+        dims = self.matryoshka_dims
+        if dims is not None and (not dims or min(dims) < 1 or len(set(dims)) < len(dims)):
+            raise ValueError(f"matryoshka_dims must be different positive numbers, not {dims}.")
         if min(self.chunk_tokens, self.query_max_length, self.document_max_length) < 1 or self.num_hard_negatives < 0:
             raise ValueError("chunk_tokens and the maximum lengths must be at least 1, num_hard_negatives at least 0.")
         per_device = divide_batch(self, "the number of ranks", self.world_size)
@@ -113,7 +146,8 @@ class ContrastiveTrainer(StepTrainer):
     Datasets have the columns `query` and `document`, and `negatives` (a list of texts) where hard negatives are used.
     The gradient equals that of the whole global batch in one piece, for any `chunk_tokens` and number of ranks. Logs
     the loss and the in-batch accuracy by source, the share of texts that were cut, and tokens a second. Evaluation
-    gives `eval_loss` and `eval_accuracy` over pools of `global_batch_size` rows of one source, and both by source.
+    gives `eval_loss` and `eval_accuracy` over pools of `global_batch_size` rows of one source, both by source, and what
+    the evaluators give; `metric_for_best_model` may name any of these.
 
     Args:
         model: an encoder without a head, called with packed input; `last_hidden_state` is mean-pooled.
@@ -121,11 +155,14 @@ class ContrastiveTrainer(StepTrainer):
         train_dataset: one dataset, called "pairs", or source -> dataset; None: only evaluate.
         eval_dataset: likewise.
         processing_class: a fast tokenizer.
+        evaluators: called with the model as a SentenceTransformer at every evaluation, such as those of
+            sentence-transformers; the ranks share them out. Their metrics are logged under `eval_`.
         callbacks: as in Trainer.
         optimizers: as in Trainer.
 
     Raises:
-        ValueError: a column or prefix is missing, a source is smaller than a global batch, or the model has a head.
+        ValueError: a column or prefix is missing, a source is smaller than a global batch, a row has no hard negative,
+            or the model has a head.
     """
 
     args: ContrastiveConfig
@@ -138,13 +175,21 @@ class ContrastiveTrainer(StepTrainer):
         eval_dataset: Dataset | Mapping[str, Dataset] | None = None,
         *,
         processing_class: PreTrainedTokenizerBase,
+        evaluators: Sequence[Evaluator] = (),
         callbacks: list | None = None,
         optimizers: tuple = (None, None),
     ) -> None:
         if getattr(model, "base_model", model) is not model:
             raise ValueError(f"{type(model).__name__} has a head: load the encoder alone, with NomicBertModel.")
+        if args.matryoshka_dims and max(args.matryoshka_dims) > model.config.hidden_size:
+            raise ValueError(
+                f"matryoshka_dims {args.matryoshka_dims}: the model has {model.config.hidden_size} dimensions."
+            )
         self.args, self._tokenizer = args, processing_class  # the batches are made before Trainer sets its own
         self._tallies: dict[str, Tensor] = {}
+        self._evaluators = evaluators
+        if eval_dataset is None and evaluators:
+            eval_dataset = {}  # Trainer wants a set to evaluate on
         super().__init__(
             model,
             args,
@@ -158,16 +203,35 @@ class ContrastiveTrainer(StepTrainer):
     def _collator(self, prompts: dict[str, dict[str, str]], num_hard_negatives: int, seed: int) -> PairCollator:
         args = self.args
         lengths = (args.query_max_length, args.document_max_length)
-        return PairCollator(self._tokenizer, prompts, *lengths, num_hard_negatives, seed)
+        with_keys = args.mask_duplicate_documents
+        return PairCollator(self._tokenizer, prompts, *lengths, num_hard_negatives, seed, with_keys)
 
     def _train_batches(self, dataset: Dataset | Mapping[str, Dataset]) -> TrainBatches:
         args = self.args
         columns = ("query", "document", "negatives") if args.num_hard_negatives else ("query", "document")
         sources = as_sources(dataset, "pairs", columns)
+        self._skipped = dict.fromkeys(sources, 0)
+        if args.num_hard_negatives:
+            sources = {source: self._with_negatives(source, rows) for source, rows in sources.items()}
         seed = args.seed if args.data_seed is None else args.data_seed
-        plan = BatchPlan({name: len(rows) for name, rows in sources.items()}, args.global_batch_size, seed)
+        counts = {name: len(rows) for name, rows in sources.items()}
+        plan = BatchPlan(counts, args.global_batch_size, seed, args.source_weights or {})
         prompts = args.prompts_by_source(list(sources), all_used=True)
         return TrainBatches(sources, plan, self._collator(prompts, args.num_hard_negatives, seed), *rank_and_ranks())
+
+    def _with_negatives(self, source: str, rows: Dataset) -> Dataset:
+        found = have_negatives(rows)
+        self._skipped[source] = missing = len(rows) - int(found.sum())
+        if not missing:
+            return rows
+        if self.args.rows_without_negatives == "error":
+            first = ", ".join(map(str, np.flatnonzero(~found)[:5]))
+            raise ValueError(
+                f"Source {source!r}: {missing:,} of {len(rows):,} rows have no hard negative other than their own "
+                f"document (counted from 0: {first}{', ...' if missing > 5 else ''}). Mine some, or leave these rows "
+                "out with rows_without_negatives: skip."
+            )
+        return rows.select(np.flatnonzero(found))
 
     def evaluation_batches(self, dataset: Dataset | Mapping[str, Dataset]) -> EvaluationBatches:
         """Pools of pairs, the same in every run; with hard negatives where every source has them."""
@@ -188,13 +252,18 @@ class ContrastiveTrainer(StepTrainer):
             *super().describe(),
             f"scale {args.scale:g} (temperature {1 / args.scale:g}), {args.num_hard_negatives} hard negatives a row, "
             f"scope {args.hard_negative_scope}; texts to {args.query_max_length:,} and "
-            f"{args.document_max_length:,} tokens, in chunks of {args.chunk_tokens:,}",
+            f"{args.document_max_length:,} tokens, in chunks of {args.chunk_tokens:,}; equal documents "
+            f"{'are masked' if args.mask_duplicate_documents else 'are negatives'}"
+            + (f"; at {', '.join(map(str, args.matryoshka_dims))} dimensions" if args.matryoshka_dims else ""),
         ]
         for source, rows in plan.rows.items():
-            prompts = batches.collator.prompts[source]
+            prompts, weight = batches.collator.prompts[source], plan.weight(source)
             lines.append(
-                f"  {source}: {rows:,} rows, {plan.batches(source):,} batches, {plan.dropped(source):,} left out, "
-                f"{prompts['query']!r} -> {prompts['document']!r}"
+                f"  {source}: {rows:,} rows"
+                + (f" x {weight:g}" if weight != 1 else "")
+                + f", {plan.batches(source):,} batches, {plan.dropped(source):,} left out, "
+                + (f"{self._skipped[source]:,} more without hard negatives, " if self._skipped[source] else "")
+                + f"{prompts['query']!r} -> {prompts['document']!r}"
             )
         return lines
 
@@ -210,6 +279,10 @@ class ContrastiveTrainer(StepTrainer):
         if callable(train_mode := getattr(self.optimizer, "train", None)):
             train_mode()  # schedule-free optimizers have two modes
         inputs = self._prepare_inputs(inputs)
+        duplicates = torch.zeros((), device=self.args.device)
+        if self.args.mask_duplicate_documents:
+            inputs["document_keys"] = keys = self.accelerator.gather(inputs["document_keys"])
+            duplicates += len(keys) - len(keys.unique())
         loss, accuracy = backward_through_chunks(
             model,
             PackedTexts(inputs["input_ids"], inputs["lengths"]),
@@ -219,21 +292,35 @@ class ContrastiveTrainer(StepTrainer):
             partial(self.accelerator.no_sync, model),
         )
         self._stop_unless_finite(loss)
-        tally = torch.cat([torch.stack([torch.ones_like(loss), loss, accuracy]), inputs["truncated"]])
+        tally = torch.cat([torch.stack([torch.ones_like(loss), loss, accuracy, duplicates]), inputs["truncated"]])
         source = inputs["source"]
         self._tallies[source] = self._tallies.get(source, 0) + tally
         return loss
 
-    def _loss(self, embeddings: Tensor, inputs: dict[str, Any], gather: bool) -> tuple[Tensor, Tensor]:
-        queries = inputs["num_queries"]
-        query_embeddings, document_embeddings = embeddings[:queries], embeddings[queries:]
-        per_query = len(document_embeddings) // queries
-        labels = torch.arange(queries, device=embeddings.device)
+    def _loss(self, pooled: Tensor, inputs: dict[str, Any], gather: bool) -> tuple[Tensor, Tensor]:
+        """InfoNCE, summed over the Matryoshka dimensions, and the accuracy at the largest of them."""
+        args, count = self.args, inputs["num_queries"]
+        if args.matryoshka_dims:
+            pooled = F.layer_norm(pooled, pooled.shape[-1:])
+        queries, documents = pooled[:count], pooled[count:]
+        per_query = len(documents) // count
+        labels = torch.arange(count, device=pooled.device)
         if gather:  # not at evaluation, where every rank has whole pools of its own
-            labels = labels + queries * rank_and_ranks()[0]
-            document_embeddings = gather_with_gradient(document_embeddings)
-        scope = self.args.hard_negative_scope
-        return info_nce(query_embeddings, document_embeddings, labels * per_query, self.args.scale, scope, per_query)
+            labels = labels + count * rank_and_ranks()[0]
+            documents = gather_with_gradient(documents)
+        results = [
+            info_nce(
+                F.normalize(queries[:, :dim], dim=-1),
+                F.normalize(documents[:, :dim], dim=-1),
+                labels * per_query,
+                args.scale,
+                args.hard_negative_scope,
+                per_query,
+                inputs.get("document_keys"),
+            )
+            for dim in sorted(args.matryoshka_dims or [pooled.shape[-1]], reverse=True)
+        ]
+        return torch.stack([loss for loss, _ in results]).sum(), results[0][1]
 
     def prediction_step(
         self,
@@ -253,6 +340,35 @@ class ContrastiveTrainer(StepTrainer):
         place = list(self._evaluated.sources).index(inputs["source"])
         weights = torch.tensor([[queries, place]], dtype=torch.float32, device=self.args.device)
         return None, torch.stack([loss, accuracy])[None] * queries, weights
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """See Trainer; the metrics of the evaluators are added."""
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        assert output.metrics is not None
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in self._call_evaluators().items()})
+        return output
+
+    @cached_property
+    def _embedder(self) -> SentenceTransformer:
+        length = max(self.args.query_max_length, self.args.document_max_length)
+        return embedder_around(self.accelerator.unwrap_model(self.model), self._tokenizer, length)
+
+    def _call_evaluators(self) -> dict[str, float]:
+        if not self._evaluators:
+            return {}
+        rank, ranks = rank_and_ranks()
+        found: dict[str, float] = {}
+        with self.accelerator.autocast():
+            for evaluator in self._evaluators[rank::ranks]:
+                found |= {name: float(value) for name, value in evaluator(self._embedder).items()}
+        return {name: value for part in gather_object([found]) for name, value in part.items()}
 
     def summarize(self, sums: EvalPrediction) -> dict[str, float]:
         """In-batch loss and accuracy over all queries, and by source where there are several."""
@@ -274,8 +390,10 @@ class ContrastiveTrainer(StepTrainer):
         tallies = self.accelerator.reduce(tallies, reduction="sum").cpu()
         self._tallies = {}
         total = tallies.sum(dim=0)
-        names = ("accuracy", "truncated_queries", "truncated_documents")
+        names = ("accuracy", "duplicate_documents", "truncated_queries", "truncated_documents")
         metrics = dict(zip(names, (total[2:] / total[0]).tolist(), strict=True))
+        if not self.args.mask_duplicate_documents:
+            del metrics["duplicate_documents"]  # not counted
         if len(self.train_dataset.sources) > 1:
             for source, (steps, loss, accuracy, *_) in zip(sources, tallies.tolist(), strict=True):
                 metrics[f"loss_{source}"], metrics[f"accuracy_{source}"] = loss / steps, accuracy / steps

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .losses import mean_pool
 
-# (texts, dim) normalized embeddings, in the order of the texts -> loss and accuracy, both scalars
+# (texts, dim) mean-pooled vectors, in the order of the texts -> loss and accuracy, both scalars
 LossFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -59,7 +59,7 @@ class PackedTexts:
 
 
 def encode(model: nn.Module, texts: PackedTexts, chunk_tokens: int) -> Tensor:
-    """Normalized mean-pooled embeddings (texts, dim) in float32, chunk by chunk, in the order of the texts."""
+    """Mean-pooled vectors (texts, dim) in float32, not normalized, chunk by chunk, in the order of the texts."""
     chunks = texts.chunks(chunk_tokens)
     return _restore_order([_encode_chunk(model, texts, chunk) for chunk in chunks], chunks)
 
@@ -72,11 +72,12 @@ def backward_through_chunks(
     backward: Callable[[Tensor], None] = torch.Tensor.backward,
     no_sync: Callable[[], AbstractContextManager] = nullcontext,
 ) -> tuple[Tensor, Tensor]:
-    """Add the gradient of `loss_function(embeddings of all texts)` to the model's parameters.
+    """Add the gradient of `loss_function(mean-pooled vectors of all texts)` to the model's parameters.
 
-    Where all texts fit in one chunk, this is one plain pass. Otherwise every chunk is encoded twice: without gradient
-    for the loss and its gradient by the embeddings, then with gradient to carry that on to the parameters. The second
-    pass sees the random state of the first, so dropout falls on the same places.
+    Where all texts fit in one chunk, this is one plain pass. Otherwise every chunk but the last is encoded twice:
+    without gradient for the loss and its gradient by the vectors, then with gradient to carry that on to the
+    parameters. The second pass sees the random state of the first, so dropout falls on the same places. The last chunk
+    is encoded once, and its graph kept until the loss is known.
 
     Args:
         model: encoder, possibly wrapped for data-parallel training; called with packed input.
@@ -95,21 +96,24 @@ def backward_through_chunks(
         backward(loss)
         return loss.detach(), accuracy
     device = texts.input_ids.device
+    *cached, last = chunks
     pieces, states = [], []
     with torch.no_grad():
-        for chunk in chunks:
+        for chunk in cached:
             states.append(_random_state(device))
             pieces.append(_encode_chunk(model, texts, chunk))
-    embeddings = _restore_order(pieces, chunks).requires_grad_()
-    loss, accuracy = loss_function(embeddings)
-    loss.backward()
-    assert embeddings.grad is not None
+    with no_sync():
+        kept = _encode_chunk(model, texts, last)
+        pooled = _restore_order([*pieces, kept.detach()], chunks).requires_grad_()
+        loss, accuracy = loss_function(pooled)
+        loss.backward()
+        assert pooled.grad is not None
+        backward((kept * pooled.grad[last]).sum())
     after = _random_state(device)
-    for number, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
-        with nullcontext() if number == len(chunks) - 1 else no_sync():
+    for number, (chunk, state) in enumerate(zip(cached, states, strict=True), 1):
+        with nullcontext() if number == len(cached) else no_sync():
             _set_random_state(state, device)
-            embedded = _encode_chunk(model, texts, chunk)
-            backward((embedded * embeddings.grad[chunk]).sum())
+            backward((_encode_chunk(model, texts, chunk) * pooled.grad[chunk]).sum())
     _set_random_state(after, device)
     return loss.detach(), accuracy
 
@@ -123,7 +127,7 @@ def _encode_chunk(model: nn.Module, texts: PackedTexts, chunk: list[int]) -> Ten
         cu_seq_lens_q=offsets,  # on the host, where the model reads them without waiting for the device
         max_length_q=int(lengths.max()),
     )
-    return F.normalize(mean_pool(output.last_hidden_state[0], lengths.to(device)), dim=-1)
+    return mean_pool(output.last_hidden_state[0], lengths.to(device))
 
 
 def _restore_order(pieces: list[Tensor], chunks: list[list[int]]) -> Tensor:

@@ -1,12 +1,16 @@
 """From token vectors to a contrastive loss: mean pooling and InfoNCE (paper §4.2, Eqs. 1 and 2)."""
 
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 HardNegativeScope = Literal["global", "own"]
+
+_LOGITS_AT_ONCE = 2**22  # 16 MiB: the pool of documents must not set the memory
 
 
 def mean_pool(hidden: Tensor, lengths: Tensor) -> Tensor:
@@ -31,11 +35,14 @@ def info_nce(
     scale: float = 50.0,
     hard_negative_scope: HardNegativeScope = "global",
     documents_per_query: int = 1,
+    document_keys: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """InfoNCE from queries to documents, with logits in float32.
 
     Every query is scored against the documents of all rows. Documents lie row by row, each row's positive first and
-    its hard negatives after it, so the positives are the columns divisible by `documents_per_query`.
+    its hard negatives after it, so the positives are the columns divisible by `documents_per_query`. Where there are
+    many logits they are made and differentiated a block of queries at a time, so memory does not grow with their
+    number.
 
     Args:
         query_embeddings: (queries, dim), normalized; this rank's, or all.
@@ -45,6 +52,8 @@ def info_nce(
         hard_negative_scope: "global": the hard negatives of all rows are everyone's negatives, as in the authors'
             code. "own": Eq. 2 as printed, a query sees all positives but only its own hard negatives.
         documents_per_query: 1 + hard negatives per row.
+        document_keys: (documents,) integers, equal for equal documents: copies of a query's positive are then no
+            negatives of that query. None: they are.
 
     Returns:
         The mean loss over the queries, and the share of queries whose positive scores highest (no gradient).
@@ -54,23 +63,50 @@ def info_nce(
     """
     if hard_negative_scope not in ("global", "own"):
         raise ValueError(f"hard_negative_scope must be 'global' or 'own', not {hard_negative_scope!r}.")
-    if len(document_embeddings) % documents_per_query:
+    documents = len(document_embeddings)
+    if documents % documents_per_query:
         raise ValueError(
-            f"{len(document_embeddings)} documents do not divide into rows of {documents_per_query} "
+            f"{documents} documents do not divide into rows of {documents_per_query} "
             "(a positive and its hard negatives)."
         )
+    own = documents_per_query if hard_negative_scope == "own" and documents_per_query > 1 else None
+    block = partial(
+        _loss_and_hits, documents=document_embeddings.float(), scale=scale, own_rows_of=own, keys=document_keys
+    )
+    queries, rows = query_embeddings.float(), max(1, _LOGITS_AT_ONCE // documents)
+    if len(queries) <= rows:
+        loss, hits = block(queries, labels)
+    else:
+        sums = [
+            checkpoint(block, *part, use_reentrant=False, preserve_rng_state=False)
+            for part in zip(queries.split(rows), labels.split(rows), strict=True)
+        ]
+        loss, hits = torch.stack([part[0] for part in sums]).sum(), torch.stack([part[1] for part in sums]).sum()
+    return loss / len(queries), hits / len(queries)
+
+
+def _loss_and_hits(
+    queries: Tensor, labels: Tensor, documents: Tensor, scale: float, own_rows_of: int | None, keys: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Summed over the queries: the loss, and how many positives score highest."""
     # Autocast would round the cosines to bfloat16, in steps of 0.2 at scale 50.
-    with torch.autocast(query_embeddings.device.type, enabled=False):
-        logits = scale * (query_embeddings.float() @ document_embeddings.float().T)
-        if hard_negative_scope == "own" and documents_per_query > 1:
-            logits = logits.masked_fill(_other_rows_negatives(logits, labels, documents_per_query), -torch.inf)
-        loss = F.cross_entropy(logits, labels)
-    accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
-    return loss, accuracy
+    with torch.autocast(queries.device.type, enabled=False):
+        logits = scale * (queries @ documents.T)
+        if own_rows_of:
+            logits = logits.masked_fill(_other_rows_negatives(labels, len(documents), own_rows_of), -torch.inf)
+        if keys is not None:
+            logits = logits.masked_fill(_copies_of_positives(labels, keys), -torch.inf)
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+    return loss, (logits.detach().argmax(dim=1) == labels).float().sum()
 
 
-def _other_rows_negatives(logits: Tensor, labels: Tensor, documents_per_query: int) -> Tensor:
-    column = torch.arange(logits.shape[1], device=logits.device)
+def _other_rows_negatives(labels: Tensor, documents: int, documents_per_query: int) -> Tensor:
+    column = torch.arange(documents, device=labels.device)
     is_negative = column % documents_per_query != 0
     is_other_row = (column // documents_per_query) != (labels // documents_per_query)[:, None]
     return is_negative & is_other_row
+
+
+def _copies_of_positives(labels: Tensor, keys: Tensor) -> Tensor:
+    column = torch.arange(len(keys), device=labels.device)
+    return (keys[labels][:, None] == keys) & (labels[:, None] != column)

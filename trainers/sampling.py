@@ -4,9 +4,10 @@ Permutations are computed from a key, not stored: memory does not grow with the 
 order without talking to the others, and a resumed run starts at any step at once.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Any
@@ -69,30 +70,42 @@ class BatchPlan:
     """Global batches of one epoch, each of one source (paper §4.2), in proportion to the sources' rows.
 
     Every row is used at most once an epoch; rows that do not fill a batch of their source are left out, others in
-    every epoch.
+    every epoch. A source of weight 2 is passed over twice an epoch, each time in an order of its own, and of a source
+    of weight 0.5 one half is used, another in every epoch.
 
     Attributes:
         rows: source -> number of rows.
         batch_size: rows in a global batch.
         seed: of the order.
+        weights: source -> passes over its rows in an epoch; 1 where a source is not named.
 
     Raises:
-        ValueError: a source has fewer rows than one global batch.
+        ValueError: a source does not fill one global batch, or a weight is not positive or of no source.
     """
 
     rows: Mapping[str, int]
     batch_size: int
     seed: int
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.rows:
             raise ValueError("The training set holds no source.")
+        if unknown := sorted(set(self.weights) - set(self.rows)):
+            raise ValueError(f"Weights name unknown sources {unknown}; there are {sorted(self.rows)}.")
         for source, count in self.rows.items():
+            if not 0 < self.weight(source) < math.inf:
+                raise ValueError(f"The weight of source {source!r} must be positive, not {self.weight(source)}.")
             if count < self.batch_size:
                 raise ValueError(
                     f"Source {source!r} has {count:,} rows, fewer than one global batch of {self.batch_size:,}, so it "
                     "would never be trained on. Lower global_batch_size, merge the source with a similar one, or "
                     "leave it out."
+                )
+            if self.batches(source) == 0:
+                raise ValueError(
+                    f"Source {source!r} with weight {self.weight(source):g} does not fill one global batch of "
+                    f"{self.batch_size:,}, so it would never be trained on. Raise its weight or leave it out."
                 )
 
     @cached_property
@@ -104,22 +117,30 @@ class BatchPlan:
         """Global batches in an epoch, of all sources."""
         return self._ends[-1]
 
+    def weight(self, source: str) -> float:
+        """Passes over a source's rows in an epoch."""
+        return self.weights.get(source, 1)
+
     def batches(self, source: str) -> int:
         """Global batches of a source in an epoch."""
-        return self.rows[source] // self.batch_size
+        passes, part = divmod(self.weight(source), 1)
+        in_pass = self.rows[source] // self.batch_size
+        return int(passes) * in_pass + int(part * self.rows[source]) // self.batch_size
 
     def dropped(self, source: str) -> int:
         """Rows of a source left out of each epoch."""
-        return self.rows[source] % self.batch_size
+        return self.rows[source] - min(self.batches(source), self.rows[source] // self.batch_size) * self.batch_size
 
     def batch(self, epoch: int, step: int) -> tuple[str, RowIndices]:
         """The source of a step and its rows (batch_size,)."""
         number = int(permute(np.array(step), self.steps_per_epoch, (self.seed, _BATCHES, epoch)))
         index = bisect_right(self._ends, number)
         source = list(self.rows)[index]
-        end = (number - self._ends[index] + self.batches(source) + 1) * self.batch_size
-        positions = np.arange(end - self.batch_size, end)
-        return source, permute(positions, self.rows[source], (self.seed, _ROWS, epoch, index))
+        batch = number - self._ends[index] + self.batches(source)
+        passed, place = divmod(batch, self.rows[source] // self.batch_size)
+        order = epoch * math.ceil(self.weight(source)) + passed  # passes are counted on from epoch to epoch
+        positions = np.arange(place * self.batch_size, (place + 1) * self.batch_size)
+        return source, permute(positions, self.rows[source], (self.seed, _ROWS, order, index))
 
 
 @dataclass(frozen=True)

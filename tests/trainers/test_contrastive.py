@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from nomic_bert import NomicBertModel
 from tests.trainers.toys import PROMPTS, StopAt, contrastive_trainer, encoder, logged, mlm, pairs, tokenizer
 from trainers import ContrastiveConfig, ContrastiveTrainer
 
@@ -27,6 +28,84 @@ def test_one_step_equals_the_textbook_step(tmp_path):
     assert logged(trainer, "loss")[0] == pytest.approx(loss.item(), rel=1e-4)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(state(trainer)[name], parameter - 1e-2 * parameter.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk_tokens", [40, 10_000])
+def test_a_matryoshka_step_equals_the_textbook_step(tmp_path, chunk_tokens):
+    """Layer norm, truncate, normalize, at each size; the losses are summed."""
+    settings = {"optim": "sgd", "max_steps": 1, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
+    trainer = contrastive_trainer(tmp_path, matryoshka_dims=[4, 16], chunk_tokens=chunk_tokens, **settings)
+    inputs, model = trainer.train_dataset[0, 0], encoder()
+    pieces = inputs["input_ids"].split(inputs["lengths"].tolist())
+    pooled = torch.stack([model(input_ids=ids[None]).last_hidden_state[0].mean(0) for ids in pieces])
+    normed = (pooled - pooled.mean(1, keepdim=True)) / (pooled.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+    losses = []
+    for dim in (4, 16):
+        embeddings = F.normalize(normed[:, :dim], dim=-1)
+        losses.append(F.cross_entropy(50 * embeddings[:8] @ embeddings[8:].T, torch.arange(8) * 3))
+    sum(losses).backward()
+    trainer.train()
+    assert logged(trainer, "loss")[0] == pytest.approx(sum(losses).item(), rel=1e-4)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(state(trainer)[name], parameter - 1e-2 * parameter.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_equal_documents_are_masked_and_counted(tmp_path):
+    """Every document is one of two texts, so a masked query has at most the other text as a negative."""
+    texts = ["word3 word4", "word5 word6 word7"]
+    rows = pairs(16).map(lambda row, number: {"document": texts[number % 2]}, with_indices=True)
+    runs = {}
+    for masked in (True, False):
+        settings = {"num_hard_negatives": 0, "max_steps": 1, "mask_duplicate_documents": masked}
+        runs[masked] = contrastive_trainer(tmp_path, train={"a": rows}, **settings)
+        runs[masked].train()
+    distinct = len(set(runs[True].train_dataset.part(0, 0).columns()["document"]))
+    assert logged(runs[True], "duplicate_documents") == [8 - distinct]
+    assert logged(runs[True], "loss")[0] < logged(runs[False], "loss")[0]
+    assert not logged(runs[False], "duplicate_documents")
+
+
+def test_rows_without_negatives_are_named_or_counted_and_left_out(tmp_path, capsys):
+    rows = pairs(20, negatives=[2, 0, 1])
+    with pytest.raises(ValueError, match=r"'a': 7 of 20 rows have no hard negative .* from 0: 1, 4, 7, 10, 13, \.\.\."):
+        contrastive_trainer(tmp_path, train={"a": rows})
+    trainer = contrastive_trainer(tmp_path, train={"a": rows}, rows_without_negatives="skip", max_steps=1)
+    assert trainer.train_dataset.plan.rows == {"a": 13}
+    assert all(trainer.train_dataset.sources["a"]["negatives"])
+    trainer.train()
+    assert "a: 13 rows, 1 batches, 5 left out, 7 more without hard negatives" in capsys.readouterr().out
+
+
+def test_evaluators_see_the_model_as_it_is_and_choose_the_best_checkpoint(tmp_path):
+    """An evaluator that prefers step 2 by the number of times it was called, and records an embedding each time."""
+    seen = []
+
+    def evaluator(embedder):
+        seen.append(embedder.encode("word4 word5", prompt_name="query"))
+        return {"score": {2: 1.0}.get(len(seen), 0.5)}
+
+    steps = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "score", "greater_is_better": True}
+    trainer = contrastive_trainer(tmp_path, num_train_epochs=1, evaluators=[evaluator], **steps, **best)
+    trainer.train()
+    assert logged(trainer, "eval_score") == [0.5, 1.0, 0.5]
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-2")
+    tokens = tokenizer()("search_query: word4 word5", return_tensors="pt")["input_ids"]
+    for step, embedding in enumerate(seen, 1):
+        model = NomicBertModel.from_pretrained(tmp_path / f"checkpoint-{step}")
+        with torch.no_grad():
+            expected = F.normalize(model(input_ids=tokens).last_hidden_state[0].mean(0), dim=-1)
+        torch.testing.assert_close(torch.from_numpy(embedding), expected, rtol=1e-4, atol=1e-5)
+    for name, value in NomicBertModel.from_pretrained(tmp_path / "checkpoint-2").state_dict().items():
+        assert torch.equal(state(trainer)[name], value)
+
+
+def test_evaluators_alone_are_enough(tmp_path):
+    args = ContrastiveConfig(output_dir=str(tmp_path), use_cpu=True, prompts=PROMPTS)
+    evaluators = [lambda embedder: {"dimensions": len(embedder.encode("word1"))}]
+    trainer = ContrastiveTrainer(encoder(), args, processing_class=tokenizer(), evaluators=evaluators)
+    metrics = trainer.evaluate()
+    assert metrics["eval_dimensions"] == 16 and "eval_loss" not in metrics
 
 
 def test_chunks_change_nothing(tmp_path):
@@ -142,6 +221,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_source(tmp_path):
         ({"global_batch_size": 0}, "does not divide"),
         ({"hard_negative_scope": "batch"}, "'global' or 'own'"),
         ({"chunk_tokens": 0}, "at least 1"),
+        ({"rows_without_negatives": "fill"}, "'error' or 'skip', not 'fill'"),
+        ({"matryoshka_dims": [4, 4]}, "different positive numbers"),
+        ({"matryoshka_dims": [32, 4]}, "the model has 16 dimensions"),
+        ({"source_weights": {"z": 1.0}}, r"unknown sources \['z'\]"),
         ({"prompts": None}, "prompts is not set"),
         ({"prompts": {"query": "search_query: "}}, "source 'a' must give 'query' and 'document'"),
         ({"prompts": {"a": PROMPTS, "z": PROMPTS}}, r"unknown sources \['z'\]"),

@@ -1,3 +1,4 @@
+import weakref
 from contextlib import contextmanager
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.trainers.toys import encoder
+from trainers import losses
 from trainers.grad_cache import PackedTexts, backward_through_chunks, encode
 from trainers.losses import info_nce
 
@@ -19,18 +21,19 @@ def texts(request):
     return PackedTexts(torch.randint(5, 95, (int(lengths.sum()),), generator=generator), lengths)
 
 
-def loss_function(embeddings):
+def loss_function(pooled):
+    embeddings = F.normalize(pooled, dim=-1)
     documents = embeddings[QUERIES:]
     per_query = len(documents) // QUERIES
     return info_nce(embeddings[:QUERIES], documents, torch.arange(QUERIES) * per_query, documents_per_query=per_query)
 
 
-def plain_embeddings(model, texts):
+def plain_means(model, texts):
     """Padded input and a masked mean: nothing shared with the code under test but the model."""
     ids = torch.nn.utils.rnn.pad_sequence(list(texts.input_ids.split(texts.lengths.tolist())), batch_first=True)
     mask = torch.arange(ids.shape[1]) < texts.lengths[:, None]
     hidden = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-    return F.normalize((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), dim=-1)
+    return (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
 
 def gradients(model):
@@ -45,7 +48,7 @@ def relative_error(got, expected):
 @pytest.mark.parametrize("chunk_tokens", [1, 40, 150, 10_000])
 def test_gradient_equals_the_full_batch(texts, chunk_tokens):
     model = encoder().train()
-    expected_loss, expected_accuracy = loss_function(plain_embeddings(model, texts))
+    expected_loss, expected_accuracy = loss_function(plain_means(model, texts))
     expected_loss.backward()
     expected = gradients(model)
     model.zero_grad()
@@ -53,6 +56,46 @@ def test_gradient_equals_the_full_batch(texts, chunk_tokens):
     assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-5)
     assert accuracy.item() == expected_accuracy.item()
     assert relative_error(gradients(model), expected) < 1e-5
+
+
+class SavedBytes:
+    """Bytes that autograd holds for backward passes, as they come and go; equal storage counts once."""
+
+    def __init__(self):
+        self.held, self.most = 0, 0
+
+    def keep(self, tensor):
+        self.held += tensor.nbytes
+        self.most = max(self.most, self.held)
+        weakref.finalize(kept := _Kept(tensor), self.release, tensor.nbytes)
+        return kept
+
+    def release(self, count):
+        self.held -= count
+
+    def most_of(self, texts, queries):
+        def loss_function(pooled):
+            embeddings = F.normalize(pooled, dim=-1)
+            return info_nce(embeddings[:queries], embeddings[queries:], torch.arange(queries))
+
+        with torch.autograd.graph.saved_tensors_hooks(self.keep, lambda kept: kept.tensor):
+            backward_through_chunks(encoder().train(), texts, loss_function, 100)
+        return self.most
+
+
+class _Kept:
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+def test_activations_do_not_grow_with_the_batch(monkeypatch):
+    """16 times the texts, and 256 times the logits, in chunks and blocks of the same size."""
+    monkeypatch.setattr(losses, "_LOGITS_AT_ONCE", 64)
+    most = {}
+    for queries in (8, 128):
+        input_ids = torch.randint(5, 95, (2 * queries * 10,), generator=torch.Generator().manual_seed(1))
+        most[queries] = SavedBytes().most_of(PackedTexts(input_ids, torch.full((2 * queries,), 10)), queries)
+    assert most[128] < 1.05 * most[8]
 
 
 def test_dropout_falls_on_the_same_places_in_both_passes(texts):

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
+from trainers import losses
 from trainers.losses import info_nce, mean_pool
 
 
@@ -78,6 +79,38 @@ def test_own_scope_gives_other_rows_negatives_no_gradient(embeddings):
     info_nce(queries, documents, torch.tensor([3]), 1.0, "own", 3)[0].backward()
     reached = documents.grad.abs().sum(dim=1) > 0
     assert reached.tolist() == [True, False, False, True, True, True, True, False, False, True, False, False]
+
+
+@pytest.mark.parametrize("keys", [None, torch.tensor([7, 1, 2, 7, 3, 4, 8, 7, 5, 9, 2, 6])])
+@pytest.mark.parametrize("scope", ["global", "own"])
+def test_blocks_of_queries_change_nothing(embeddings, monkeypatch, scope, keys):
+    """Both ways from one pair of leaves: loss, accuracy and gradients; with 12 documents a block holds 1 or 3 queries."""
+
+    def run():
+        queries, documents = (e.clone().requires_grad_() for e in embeddings)
+        loss, accuracy = info_nce(queries, documents, torch.arange(4) * 3, 10.0, scope, 3, keys)
+        return loss.item(), accuracy.item(), *torch.autograd.grad(loss, (queries, documents))
+
+    whole = run()
+    for logits in (1, 36):
+        monkeypatch.setattr(losses, "_LOGITS_AT_ONCE", logits)
+        for got, expected in zip(run(), whole, strict=True):
+            torch.testing.assert_close(torch.as_tensor(got), torch.as_tensor(expected))
+
+
+def test_copies_of_the_positive_are_no_negatives_by_hand(embeddings):
+    """Documents 0, 3 and 7 are one text; 2 and 10 are another, which is nobody's positive and stays a negative."""
+    queries, documents = embeddings
+    keys = torch.tensor([7, 1, 2, 7, 3, 4, 8, 7, 5, 9, 2, 6])
+    terms = []
+    for i in range(4):
+        columns = [c for c in range(12) if c == 3 * i or keys[c] != keys[3 * i]]
+        scores = {c: math.exp(float(queries[i] @ documents[c]) * 10) for c in columns}
+        terms.append(-math.log(scores[3 * i] / sum(scores.values())))
+    masked, _ = info_nce(queries, documents, torch.arange(4) * 3, 10.0, "global", 3, keys)
+    unmasked, _ = info_nce(queries, documents, torch.arange(4) * 3, 10.0, "global", 3)
+    assert masked.item() == pytest.approx(sum(terms) / 4, rel=1e-5)
+    assert masked.item() < unmasked.item() - 1e-3
 
 
 def test_logits_are_float32_under_autocast(embeddings):

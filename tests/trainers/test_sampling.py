@@ -1,3 +1,4 @@
+import math
 import time
 from collections import Counter
 
@@ -41,6 +42,40 @@ def test_permute_sends_a_position_anywhere_equally_often(size):
     for column in images.T:
         statistic = ((np.bincount(column, minlength=size) - 60) ** 2 / 60).sum()
         assert statistic < size - 1 + 5 * np.sqrt(2 * (size - 1))
+
+
+def test_weights_are_passes_over_a_source():
+    """Of 37 rows 2.5 passes: 4 + 4 batches of 8, and 18 rows, which are 2; of 64 rows a half; 8 rows once."""
+    plan = BatchPlan(ROWS, 8, seed=3, weights={"a": 2.5, "c": 0.5})
+    assert {name: plan.batches(name) for name in ROWS} == {"a": 10, "b": 1, "c": 4}
+    assert {name: plan.dropped(name) for name in ROWS} == {"a": 5, "b": 0, "c": 32}
+    halves = []
+    for epoch in range(2):
+        seen = Counter()
+        for step in range(plan.steps_per_epoch):
+            source, rows = plan.batch(epoch, step)
+            assert len(set(rows.tolist())) == 8
+            seen.update((source, row) for row in rows.tolist())
+        assert max(count for (source, _), count in seen.items() if source == "a") <= 3
+        assert sum(count for (source, _), count in seen.items() if source == "a") == 80
+        halves.append({row for source, row in seen if source == "c"})
+        assert len(halves[-1]) == 32
+    assert halves[0] != halves[1]
+    assert BatchPlan(ROWS, 8, 3, {"a": 1.0}).batch(1, 2)[1].tolist() == BatchPlan(ROWS, 8, 3).batch(1, 2)[1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"z": 2.0}, r"unknown sources \['z'\]"),
+        ({"a": 0.0}, "'a' must be positive, not 0.0"),
+        ({"a": math.inf}, "'a' must be positive"),
+        ({"b": 0.5}, "'b' with weight 0.5 does not fill one global batch of 8"),
+    ],
+)
+def test_weights_that_cannot_be_meant_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        BatchPlan(ROWS, 8, 3, weights)
 
 
 def test_a_batch_has_one_source_and_a_row_comes_once_an_epoch():

@@ -93,7 +93,9 @@ COMMON = {
 }
 
 
-def contrastive_trainer(output_dir: Any, model: Any = None, train: Any = None, **changes: Any) -> ContrastiveTrainer:
+def contrastive_trainer(
+    output_dir: Any, model: Any = None, train: Any = None, evaluators: Any = (), **changes: Any
+) -> ContrastiveTrainer:
     """Two sources, 3 steps an epoch of 8 rows, 2 hard negatives a row, several chunks."""
     settings = {"global_batch_size": 8, "chunk_tokens": 100, "num_hard_negatives": 2, "prompts": PROMPTS} | changes
     sources = {"a": pairs(19, seed=1, negatives=[3, 1]), "b": pairs(9, seed=2, negatives=[2])}
@@ -103,6 +105,7 @@ def contrastive_trainer(output_dir: Any, model: Any = None, train: Any = None, *
         train or sources,
         pairs(21, seed=3, negatives=[2]),
         processing_class=tokenizer(),
+        evaluators=evaluators,
     )
 
 
