@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -121,6 +122,35 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def try_in_fresh_process(
+    name: str, show: Callable[[dict[str, Any]], str], function: Callable[..., dict[str, Any]], *arguments: Any
+) -> dict[str, Any]:
+    """What `in_fresh_process` returns, or its `error`: one side without memory must not cost the others' figures.
+
+    Args:
+        name: of the side, printed with its outcome.
+        show: an outcome as it is printed.
+        function: as in `in_fresh_process`.
+        arguments: likewise.
+    """
+    try:
+        outcome = in_fresh_process(function, *arguments)
+    except Exception as error:
+        outcome = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+    print(f"{name}: {outcome.get('error') or show(outcome)}", flush=True)
+    return outcome
+
+
+def exit_at_sigterm() -> None:
+    """From now on a time limit ends the program so that temporary directories go; tables of finished rounds stay."""
+
+    def stop(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` signals twice
+        sys.exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -38,7 +38,11 @@ from trainers.throughput import matmul_rate, training_flops
 BLOCK_SIZE = 2048  # paper §4.1.1
 MASKED = 0.3  # paper §4.1.2
 VOCAB_SIZE = 30528  # paper §4.1.2: the head costs as much whatever tokenizer made the blocks
-_PACKAGES = ("torch", "transformers")  # whose documentation is the text where none is given
+SIZES: dict[str, dict[str, int]] = {
+    "small": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 1536},
+    "base": {},  # NomicBertConfig's defaults: 137M parameters
+}
+PACKAGES = ("torch", "transformers")  # whose documentation is the text where none is given
 
 
 @dataclass(frozen=True)
@@ -102,10 +106,10 @@ def prepare_data(workload: Workload, documents: Sequence[str], tokenizer: str | 
         opened = open_documents([DocumentSource(path=path) for path in documents], workload.directory)
         texts, source = opened.texts(list(range(len(opened)))), "files given by --documents"
     else:
-        texts = [found["text"] for found in read_docstrings(_PACKAGES)]
-        source = f"documentation strings of {' and '.join(_PACKAGES)}"
+        texts = [found["text"] for found in read_docstrings(PACKAGES)]
+        source = f"documentation strings of {' and '.join(PACKAGES)}"
     random.Random(0).shuffle(texts)  # neighbouring documents are alike, and of like lengths
-    loaded = _load_tokenizer(tokenizer, texts, workload.directory / "trained_tokenizer")
+    loaded = load_tokenizer(tokenizer, texts, workload.directory / "trained_tokenizer")
     loaded.save_pretrained(workload.directory / "tokenizer")
     packed = pack(texts, loaded)
     needed = workload.blocks * workload.all_steps
@@ -134,7 +138,12 @@ def pack(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Dataset:
     return Dataset(blocks)
 
 
-def _load_tokenizer(given: str | None, texts: Sequence[str], directory: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(given: str | None, texts: Sequence[str], directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer given as a directory, hub name or vocab.txt; None: one trained on the texts, in `directory`.
+
+    Raises:
+        ValueError: it has more tokens than the model has rows.
+    """
     if given is None:
         train_tokenizer(texts, VOCAB_SIZE, directory)
         return AutoTokenizer.from_pretrained(directory)
@@ -195,11 +204,11 @@ def compare_losses(workload: Workload) -> dict[str, float]:
     return result
 
 
-def measure_matmul(workload: Workload) -> float:
-    """FLOP/s of large matrix products on this machine, in the precision of the workload."""
-    torch.set_num_threads(workload.threads)
-    dtype = torch.bfloat16 if workload.precision == "bf16" else torch.float32
-    return matmul_rate(torch.device(workload.device), dtype)
+def measure_matmul(device: str, precision: str, threads: int) -> float:
+    """FLOP/s of large matrix products on this machine; the arguments as in `Workload`."""
+    torch.set_num_threads(threads)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return matmul_rate(torch.device(device), dtype)
 
 
 def measure(workload: Workload, side: Side) -> dict[str, Any]:

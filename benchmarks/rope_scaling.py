@@ -25,12 +25,12 @@ from transformers import AutoTokenizer
 
 from benchmarks.masked_accuracy import MaskedText, accuracy_difference, score_model
 from benchmarks.measure import markdown_table, write_results
+from benchmarks.retrieval_scores import query_scores
 from benchmarks.stage1_quality import held_out_texts, named_path, require_same_tokenizer
 from evaluation.retrieval import RetrievalSet
 from nomic_bert import NomicBertConfig, NomicBertForMaskedLM, NomicBertModel
 from nomic_bert.embedder import load_embedder
 
-_CUTOFF = 10  # nDCG@10
 _RESAMPLES = 10_000
 _BASELINE = "trained length"
 _SETTING = ("scaling", "tokens read")  # columns
@@ -136,27 +136,6 @@ def retrieval(
 def encoder_of(embedder: SentenceTransformer) -> NomicBertModel:
     """The encoder inside an embedder."""
     return cast(NomicBertModel, embedder[0].auto_model)
-
-
-def query_scores(
-    embedder: SentenceTransformer, retrieval_set: RetrievalSet, query_tokens: int, document_tokens: int, batch_size: int
-) -> np.ndarray:
-    """nDCG@10 of every query in percent, (queries,), with the prompts and metric of `evaluation.retrieval`."""
-    embedder.max_seq_length = query_tokens
-    queries = embedder.encode_query(list(retrieval_set.queries.values()), batch_size=batch_size)
-    embedder.max_seq_length = document_tokens
-    documents = embedder.encode_document(
-        list(retrieval_set.documents.values()), batch_size=batch_size, show_progress_bar=True
-    )
-    ids = np.array(list(retrieval_set.documents))
-    ranked = ids[np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :_CUTOFF]]
-    gains = 1 / np.log2(np.arange(2, _CUTOFF + 2))
-    scores = []
-    for query, found in zip(retrieval_set.queries, ranked, strict=True):
-        relevant = retrieval_set.relevant[query]
-        hits = np.isin(found, list(relevant))
-        scores.append(100 * gains[: len(found)][hits].sum() / gains[: len(relevant)].sum())
-    return np.array(scores)
 
 
 def bootstrap_interval(differences: np.ndarray, groups: Sequence[str]) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from benchmarks.measure import peak_memory
+from benchmarks.measure import markdown_table, peak_memory
 
 # Names of torch's operators (CPU) and of CUDA's, cuBLAS's, cuDNN's and Triton's kernels; the first match decides.
 _KINDS = {
@@ -103,3 +103,16 @@ def sum_by_kind(times: Iterable[tuple[str, float]], steps: int) -> dict[str, flo
     for name, microseconds in times:
         seconds[kind_of(name)] += microseconds / 1e6 / steps
     return dict(sorted(seconds.items(), key=lambda item: -item[1]))
+
+
+def profile_table(profiles: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A heading and a Markdown table of side -> kind -> seconds a step; nothing where no side was profiled."""
+    profiles = {name: profile for name, profile in profiles.items() if profile}
+    if not profiles:
+        return []
+    kinds = dict.fromkeys(kind for profile in profiles.values() for kind in profile)
+    rows = [
+        [kind, *(f"{1e3 * p.get(kind, 0):,.1f} ({p.get(kind, 0) / sum(p.values()):.0%})" for p in profiles.values())]
+        for kind in kinds
+    ]
+    return ["Milliseconds a step, by torch's profiler:", markdown_table(["kind of work", *profiles], rows)]

@@ -8,7 +8,6 @@ loader workers, each in a process of its own, in turn. Before that, both must gi
 """
 
 import argparse
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -19,9 +18,18 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import alternate, in_fresh_process, markdown_table, spread, write_results
+from benchmarks.measure import (
+    alternate,
+    exit_at_sigterm,
+    in_fresh_process,
+    markdown_table,
+    spread,
+    try_in_fresh_process,
+    write_results,
+)
 from benchmarks.mlm_sides import (
     BLOCK_SIZE,
+    SIZES,
     VOCAB_SIZE,
     Side,
     Workload,
@@ -33,12 +41,9 @@ from benchmarks.mlm_sides import (
     prepare_weights,
     useful_flops,
 )
+from benchmarks.step_profile import profile_table
 from nomic_bert import NomicBertConfig
 
-SIZES: dict[str, dict[str, int]] = {
-    "small": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 1536},
-    "base": {},  # NomicBertConfig's defaults: 137M parameters
-}
 _MATMUL = "matmul"
 
 
@@ -83,28 +88,19 @@ def main(argv: Sequence[str]) -> None:
             table = render(report, {**setting, "matmul_flops": rate})
             write_results(name, {**setting, "matmul_flops": outcomes[_MATMUL], "sides": report}, table, args.results)
 
-        measurements = {side.name: _attempt(workload, side) for side in sides}
-        measurements[_MATMUL] = partial(in_fresh_process, measure_matmul, workload)
+        measurements: dict[str, Callable[[], Any]] = {
+            side.name: partial(try_in_fresh_process, side.name, _show, measure, workload, side) for side in sides
+        }
+        machine = (workload.device, workload.precision, workload.threads)
+        measurements[_MATMUL] = partial(in_fresh_process, measure_matmul, *machine)
         outcomes = alternate(measurements, args.repeats, write)
     print(f"\n{table}", flush=True)
     if failed := [side.name for side in sides if not side.native and "error" in outcomes[side.name][-1]]:
         raise SystemExit(f"error: {', '.join(failed)} failed; see the table above.")
 
 
-def _attempt(workload: Workload, side: Side) -> Callable[[], dict[str, Any]]:
-    def attempt() -> dict[str, Any]:
-        try:
-            outcome = in_fresh_process(measure, workload, side)
-        except Exception as error:  # one side without memory must not cost the other sides' figures
-            outcome = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
-        print(f"{side.name}: {_outcome(outcome)}", flush=True)
-        return outcome
-
-    return attempt
-
-
-def _outcome(outcome: dict[str, Any]) -> str:
-    return outcome.get("error") or f"{outcome['tokens_per_second']:,.0f} tokens/s, loss {outcome['loss']:.3f}"
+def _show(outcome: dict[str, Any]) -> str:
+    return f"{outcome['tokens_per_second']:,.0f} tokens/s, loss {outcome['loss']:.3f}"
 
 
 def summarize(
@@ -159,19 +155,8 @@ def render(report: dict[str, dict[str, Any]], setting: dict[str, Any]) -> str:
             ]
         )
     header = ["side", "tokens/s, median", "min to max", "times native", "peak memory, GiB", "share of matmul rate"]
-    parts = [markdown_table(header, rows), _explain(setting)]
-    profiles = {name: side["profile"] for name, side in report.items() if side.get("profile")}
-    if profiles:
-        kinds = dict.fromkeys(kind for profile in profiles.values() for kind in profile)
-        times = [
-            [
-                kind,
-                *(f"{1e3 * p.get(kind, 0):,.1f} ({p.get(kind, 0) / sum(p.values()):.0%})" for p in profiles.values()),
-            ]
-            for kind in kinds
-        ]
-        parts += ["Milliseconds a step, by torch's profiler:", markdown_table(["kind of work", *profiles], times)]
-    return "\n\n".join(parts)
+    profiles = {name: side.get("profile", {}) for name, side in report.items()}
+    return "\n\n".join([markdown_table(header, rows), _explain(setting), *profile_table(profiles)])
 
 
 def _explain(setting: dict[str, Any]) -> str:
@@ -231,12 +216,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _stop(*_: Any) -> None:
-    """A time limit: the temporary directory goes, the tables of finished rounds stay."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` signals twice
-    sys.exit(128 + signal.SIGTERM)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _stop)
+    exit_at_sigterm()
     main(sys.argv[1:])

@@ -9,7 +9,7 @@ import datasets
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from curation.files import ROW_SUFFIXES, atomic_file, find_files, read_row_batches, require_columns
+from curation.files import ROW_SUFFIXES, find_files, read_row_batches, reading_progress, require_columns, write_arrow
 from curation.sources import check_keys, is_hub_id, load_hub_split, texts_of
 
 _TXT = ".txt"
@@ -151,23 +151,15 @@ def open_documents(sources: list[DocumentSource], cache: Path) -> Documents:
 
 def _copy_local(source: DocumentSource, copy: Path) -> None:
     files = source.files()
-    sizes = [file.stat().st_size for file in files]
     schema = pa.schema({source.column: pa.string()})
-    with (
-        atomic_file(copy) as partial,
-        pa.OSFile(str(partial), "wb") as sink,
-        pa.ipc.new_stream(sink, schema) as writer,
-        tqdm(desc="Reading", total=sum(sizes), unit="B", unit_scale=True, disable=sum(sizes) < 10_000_000) as progress,
-    ):
-        for file, size in zip(files, sizes, strict=True):
-            for texts in _texts_of_file(file, source.column):
-                writer.write_batch(pa.record_batch([texts], schema=schema))
-            progress.update(size)
+    with reading_progress(files) as progress:
+        texts = (texts for file in files for texts in _texts_of_file(file, source.column, progress))
+        write_arrow((pa.table([column], schema=schema) for column in texts), schema, copy)
 
 
-def _texts_of_file(file: Path, column: str) -> Iterator[pa.Array]:
+def _texts_of_file(file: Path, column: str, progress: tqdm) -> Iterator[pa.Array]:
     if not file.name.endswith(_TXT):
-        for batch in read_row_batches(file, [column]):
+        for batch in read_row_batches(file, [column], progress):
             yield texts_of(batch, column)
         return
     try:
@@ -177,3 +169,4 @@ def _texts_of_file(file: Path, column: str) -> Iterator[pa.Array]:
     if not text.strip():
         raise ValueError(f"{file}: the file is blank; remove it.")
     yield pa.array([text], pa.string())
+    progress.update(file.stat().st_size)

@@ -6,21 +6,29 @@ written beside their target and renamed, so that an interrupted write never leav
 
 import glob
 import gzip
+import io
 import itertools
 import json
 import os
+import secrets
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm.auto import tqdm
 
 JSONL_SUFFIXES = (".jsonl", ".jsonl.gz")
 ROW_SUFFIXES = (*JSONL_SUFFIXES, ".parquet")
 ROWS_AT_ONCE = 10_000
+# Most rows of a record batch on the disk. Whoever opens a data set reads the head of each of its batches and holds an
+# object for each: of 239 million pairs in batches of 1,000, the rule in `datasets`, every process would hold 0.6 GB.
+ROWS_PER_BATCH = 1_000_000
+_BYTES_PER_BATCH = 2**28
+_BYTES_WITHOUT_PROGRESS = 10_000_000
 
 
 class RowBatch(NamedTuple):
@@ -61,34 +69,48 @@ def find_files(path: str | Path, suffixes: tuple[str, ...]) -> list[Path]:
     return found
 
 
-def read_row_batches(file: Path, columns: Sequence[str]) -> Iterator[RowBatch]:
+def read_row_batches(file: Path, columns: Sequence[str], progress: tqdm | None = None) -> Iterator[RowBatch]:
     """Yield the rows of a .jsonl, .jsonl.gz or .parquet file, `ROWS_AT_ONCE` at a time.
 
     Args:
         file: The file.
         columns: Columns that are needed. A .parquet file that lacks one is refused and only these are read
             from it; rows of a .jsonl file come with whatever keys they have.
+        progress: A bar that counts bytes, moved on by the size of the file while it is read.
 
     Raises:
         ValueError: The file is damaged, or a .parquet file lacks a column.
     """
-    if not file.name.endswith(JSONL_SUFFIXES):
-        yield from _parquet_batches(file, columns)
-        return
-    numbered = numbered_jsonl(file)
-    while batch := list(itertools.islice(numbered, ROWS_AT_ONCE)):
-        numbers, rows = zip(*batch, strict=True)
-        yield RowBatch(f"{file}, line", numbers, list(rows))
+    batches = _jsonl_batches(file) if file.name.endswith(JSONL_SUFFIXES) else _parquet_batches(file, columns)
+    done = 0
+    for batch, position in batches:
+        yield batch
+        if progress is not None:
+            progress.update(position - done)
+            done = position
+    if progress is not None:
+        progress.update(file.stat().st_size - done)
 
 
-def _parquet_batches(file: Path, columns: Sequence[str]) -> Iterator[RowBatch]:
+def _jsonl_batches(file: Path) -> Iterator[tuple[RowBatch, int]]:
+    """Batches, and the bytes of the file read by then."""
+    with open(file, "rb") as stream:
+        numbered = _numbered_objects(file, stream)
+        while batch := list(itertools.islice(numbered, ROWS_AT_ONCE)):
+            numbers, rows = zip(*batch, strict=True)
+            yield RowBatch(f"{file}, line", numbers, list(rows)), stream.tell()
+
+
+def _parquet_batches(file: Path, columns: Sequence[str]) -> Iterator[tuple[RowBatch, int]]:
+    """Batches, and the bytes of the file that their share of its rows stands for."""
     try:
         with pq.ParquetFile(file) as parquet:
             require_columns(parquet.schema_arrow.names, columns, str(file))
-            first = 1
+            size, first = file.stat().st_size, 1
             for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=list(columns)):
-                yield RowBatch(f"{file}, row", range(first, first + len(batch)), batch.to_pylist())
+                rows = RowBatch(f"{file}, row", range(first, first + len(batch)), batch.to_pylist())
                 first += len(batch)
+                yield rows, size * (first - 1) // parquet.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{file}: not a readable parquet file ({error}); fetch or write it again.") from error
 
@@ -113,14 +135,22 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
 
 def numbered_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """As `read_jsonl`, with the line number, counted from 1, before each object. Blank lines are passed over."""
+    with open(path, "rb") as stream:
+        yield from _numbered_objects(Path(path), stream)
+
+
+def _numbered_objects(path: Path, stream: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     try:
-        path = Path(path)
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as lines:
+        content = gzip.GzipFile(fileobj=stream) if path.suffix == ".gz" else stream
+        lines = io.TextIOWrapper(content, encoding="utf-8")
+        try:
             for line in lines:
                 number += 1
                 if not line.isspace():
                     yield number, _parse_object(line, path, number)
+        finally:
+            lines.detach()  # else the stream, which is the caller's, would be closed
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(
             f"{path}, after line {number}: the gzip stream is damaged or cut short ({error}); fetch or write it again."
@@ -172,10 +202,48 @@ def atomic_file(path: Path) -> Iterator[Path]:
     If writing fails, what is at `path` stays as it was and the incomplete file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The process number keeps two writers apart; readers of a directory pass over names with a leading dot.
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    # Keeps two writers apart, of two machines too; readers of a directory pass over names with a leading dot.
+    partial = path.with_name(f".partial-{secrets.token_hex(8)}-{path.name}")
     try:
         yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def reading_progress(files: Sequence[Path]) -> tqdm:
+    """A bar over the bytes of some files, for `read_row_batches`; it is not shown for a few megabytes."""
+    total = sum(file.stat().st_size for file in files)
+    return tqdm(desc="Reading", total=total, unit="B", unit_scale=True, disable=total < _BYTES_WITHOUT_PROGRESS)
+
+
+def write_arrow(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
+    """Write tables as one Arrow stream, which `datasets.Dataset.from_file` maps into memory.
+
+    Tables are joined to record batches of many rows, but of bounded size: columns of text count their bytes in 32
+    bits within a batch. The file appears under its name only once it is complete.
+
+    Args:
+        tables: Each of `schema`, the size of a batch or smaller.
+        schema: Names and types of the columns.
+        path: The file.
+    """
+    with atomic_file(path) as partial, pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        waiting: list[pa.Table] = []
+        rows = size = 0
+        for table in tables:
+            if rows + len(table) > ROWS_PER_BATCH or size + table.nbytes > _BYTES_PER_BATCH:
+                _write_batches(waiting, writer)
+                waiting, rows, size = [], 0, 0
+            waiting.append(table)
+            rows, size = rows + len(table), size + table.nbytes
+        _write_batches(waiting, writer)
+
+
+def _write_batches(tables: list[pa.Table], writer: pa.RecordBatchStreamWriter) -> None:
+    if len(tables) > 1:
+        tables = [pa.concat_tables(tables).combine_chunks()]
+    for table in tables:
+        # A single table may be larger than a column can be in one piece; it comes in pieces then, and stays in them.
+        for batch in table.to_batches():
+            writer.write_batch(batch)

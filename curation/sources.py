@@ -1,4 +1,4 @@
-"""Sources of text pairs, read and checked row by row.
+"""Sources of text pairs, opened as memory-mapped data sets.
 
 A source is one data set of a mixture (paper Tables 3 and 7): a batch is drawn from one source only, and the
 task prefixes of its queries and documents are a property of the source.
@@ -6,19 +6,36 @@ task prefixes of its queries and documents are a property of the source.
 
 import dataclasses
 import difflib
+import hashlib
+import json
+import math
 import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import datasets
 import pyarrow as pa
+from tqdm.auto import tqdm
 
-from curation.files import ROW_SUFFIXES, ROWS_AT_ONCE, RowBatch, find_files, read_row_batches, require_columns
+from curation.files import (
+    ROW_SUFFIXES,
+    ROWS_PER_BATCH,
+    RowBatch,
+    find_files,
+    read_row_batches,
+    reading_progress,
+    require_columns,
+    write_arrow,
+)
 from nomic_bert.prompts import prefix_text
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_COPY_VERSION = 1  # of the form of the copies: raise it when their content changes
+_TYPES = {"query": pa.string(), "document": pa.string(), "negatives": pa.list_(pa.string())}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,12 +47,17 @@ class Source:
         path: A local file, directory or glob pattern of .jsonl, .jsonl.gz or .parquet files, or else the id
             of a data set on the hub (`owner/name`).
         query_prefix: Task prefix of the queries: one of the four of `nomic_bert.prompts`, or "" for none.
-        document_prefix: Task prefix of the documents and of the hard negatives, likewise.
+        document_prefix: Task prefix of the documents and of the hard negatives, likewise. A source whose queries
+            alone carry a prefix has "" here.
+        subset: Configuration of a hub data set, where it has several.
         split: Split of a hub data set. Local files are read whole.
+        revision: Revision of a hub data set: a commit, a tag or a branch. Null: the newest.
         query: Name of the column with the query.
         document: Name of the column with the document.
         negatives: Name of the column with the list of hard negatives, if there is one.
         limit: Read at most this many rows, the first ones.
+        weight: How many times its rows are seen in an epoch, on average: 0.5 is every other row, 2.0 each row twice.
+        paper_rows: Rows that the paper reports, to show beside those that are there.
 
     Raises:
         ValueError: A field has a value it cannot have; the message names the field.
@@ -45,28 +67,43 @@ class Source:
     path: str
     query_prefix: str
     document_prefix: str
+    subset: str | None = None
     split: str = "train"
+    revision: str | None = None
     query: str = "query"
     document: str = "document"
     negatives: str | None = None
     limit: int | None = None
+    weight: float = 1.0
+    paper_rows: int | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
         for key in ("name", "path", "split", "query", "document"):
-            if not isinstance(getattr(self, key), str) or not getattr(self, key).strip():
+            if not _is_filled(getattr(self, key)):
                 raise ValueError(f"{key} must be a non-empty string, not {getattr(self, key)!r}.")
-        if self.negatives is not None and not isinstance(self.negatives, str):
-            raise ValueError(f"negatives must be the name of a column or null, not {self.negatives!r}.")
-        if self.limit is not None and (
-            isinstance(self.limit, bool) or not isinstance(self.limit, int) or self.limit < 1
-        ):
-            raise ValueError(f"limit must be a positive number of rows or null, not {self.limit!r}.")
+        for key, what in (("subset", "a configuration"), ("revision", "a revision"), ("negatives", "a column")):
+            if getattr(self, key) is not None and not _is_filled(getattr(self, key)):
+                raise ValueError(f"{key} must be the name of {what} or null, not {getattr(self, key)!r}.")
+        if len(set(self.columns.values())) < len(self.columns):
+            raise ValueError(f"query, document and negatives must be different columns, not {self.columns}.")
+        for key in ("limit", "paper_rows"):
+            value = getattr(self, key)
+            if value is not None and (not _is_number(value, int) or value < 1):
+                raise ValueError(f"{key} must be a positive number of rows or null, not {value!r}.")
+        if not _is_number(self.weight, int | float) or not 0 < self.weight < math.inf:
+            raise ValueError(f"weight must be a number above 0, not {self.weight!r}.")
         for key in ("query_prefix", "document_prefix"):
             try:
                 prefix_text(getattr(self, key))
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from error
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Column of the opened data set -> column of the source."""
+        columns = {"query": self.query, "document": self.document}
+        return columns if self.negatives is None else {**columns, "negatives": self.negatives}
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any], where: str) -> "Source":
@@ -86,6 +123,14 @@ class Source:
             raise ValueError(f"{where}: {error}") from error
 
 
+def _is_filled(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_number(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def check_keys(cls: type, mapping: Mapping[str, Any], where: str) -> None:
     """Raise a ValueError that names a key of a config's section which a dataclass lacks, or one that it misses."""
     fields = {field.name: field for field in dataclasses.fields(cls)}
@@ -100,38 +145,74 @@ def check_keys(cls: type, mapping: Mapping[str, Any], where: str) -> None:
             raise ValueError(f"{where}: the key {key!r} is missing; add it{hint}.")
 
 
-def load_pairs(source: Source) -> datasets.Dataset:
-    """Read a source whole and check every row.
+def open_pairs(source: Source, cache: Path | None = None) -> datasets.Dataset:
+    """Open a source for random access to its rows, which stay on the disk.
+
+    The first time, local files are copied to one Arrow file, and every row is checked on the way. Later, and in
+    other processes, the copy is found by the paths, sizes and times of the files and by what is read of them, and
+    nothing is read. Let one process of a machine be the first. Copies may be deleted at any time. Of a hub data set
+    the columns are checked, not the rows: the trainer checks those that it trains on.
+
+    Args:
+        source: The source.
+        cache: Directory for copies of local files; None: `nomic_pairs` in the cache of `datasets`.
 
     Returns:
-        A data set, held in memory, with the columns `query` and `document`, and `negatives` (a list of
-        strings, which may be empty) where the source names that column. Prefixes are not added; the trainer
-        adds them.
+        A memory-mapped data set with the columns `query` and `document`, and `negatives` (a list of strings, which
+        may be empty) where the source names that column. Prefixes are not added; the trainer adds them.
 
     Raises:
         FileNotFoundError: The path is neither a local path nor a data set on the hub.
-        ValueError: A column is missing, a value has the wrong type or a text is blank, or a file is damaged.
-            The message names file, row and column. Rows are counted from 1; in a .jsonl file they are line
-            numbers.
+        ValueError: There are no rows, a column is missing or of the wrong type, or, in local files, a value has the
+            wrong type, a text is blank or a file is damaged. The message names data set or file, row and column.
+            Rows are counted from 1; in a .jsonl file they are line numbers.
     """
-    columns = {"query": source.query, "document": source.document}
-    if source.negatives is not None:
-        columns["negatives"] = source.negatives
-    tables = []
-    remaining = sys.maxsize if source.limit is None else source.limit
-    for batch in _batches(source, list(columns.values())):
-        kept = RowBatch(batch.where, batch.numbers[:remaining], batch.rows[:remaining])
-        arrays = {
-            name: _text_lists(kept, column) if name == "negatives" else texts_of(kept, column)
-            for name, column in columns.items()
-        }
-        tables.append(pa.table(arrays))
-        remaining -= len(kept.rows)
-        if remaining == 0:
-            break
-    if not tables:
-        raise ValueError(f"source {source.name!r}: no rows in {source.path}.")
-    return datasets.Dataset(pa.concat_tables(tables))
+    if is_hub_id(source.path):
+        return _select(load_hub_split(source.path, source.split, source.subset, source.revision), source)
+    files = find_files(source.path, ROW_SUFFIXES)
+    cache = Path(datasets.config.HF_DATASETS_CACHE, "nomic_pairs") if cache is None else cache
+    copy = cache / f"{_hash(source, files)}.arrow"
+    if not copy.exists():
+        with reading_progress(files) as progress:
+            write_arrow(_local_tables(source, files, progress), _schema(source), copy)
+    return datasets.Dataset.from_file(str(copy))
+
+
+class Preview(NamedTuple):
+    """What a source holds: the number of its rows, None where the hub does not tell, and some rows."""
+
+    rows: int | None
+    sample: list[dict[str, Any]]
+
+
+def preview(source: Source, sample: int, cache: Path | None = None) -> Preview:
+    """Count the rows of a source and show some, without downloading a hub data set.
+
+    Local files are opened as `open_pairs` opens them, so that every row is checked, and rows are taken evenly from
+    all over the set; likewise of a hub data set that is in the local cache. Of any other hub data set the first rows
+    are fetched and checked.
+
+    Args:
+        source: The source.
+        sample: Rows to show, at most.
+        cache: As for `open_pairs`.
+
+    Returns:
+        The number of rows, at most `limit`, and rows with the keys `query`, `document` and, where the source names
+        that column, `negatives`.
+
+    Raises:
+        FileNotFoundError: As `open_pairs`.
+        ValueError: As `open_pairs`; or a hub data set lacks the split.
+    """
+    if is_hub_id(source.path):
+        with _hub_errors(source.path):
+            builder = datasets.load_dataset_builder(source.path, source.subset, revision=source.revision)
+        if not Path(builder.cache_dir, datasets.config.DATASET_INFO_FILENAME).exists():
+            return Preview(_count_on_hub(builder, source), _first_on_hub(source, sample))
+    pairs = open_pairs(source, cache)
+    sample = min(sample, len(pairs))
+    return Preview(len(pairs), [pairs[len(pairs) * place // sample] for place in range(sample)])
 
 
 def is_hub_id(path: str) -> bool:
@@ -141,7 +222,9 @@ def is_hub_id(path: str) -> bool:
 
 
 def load_hub_split(path: str, split: str, name: str | None = None, revision: str | None = None) -> datasets.Dataset:
-    """One split of a data set on the hub, or of its copy in the local cache.
+    """One split of a data set on the hub, or of its copy in the local cache, memory-mapped.
+
+    The first time, `datasets` downloads all splits of the configuration.
 
     Args:
         path: `owner/name`.
@@ -151,31 +234,108 @@ def load_hub_split(path: str, split: str, name: str | None = None, revision: str
 
     Raises:
         FileNotFoundError: It cannot be read.
+        ValueError: It has no such split or configuration.
     """
+    with _hub_errors(path):
+        return datasets.load_dataset(path, name, split=split, revision=revision, writer_batch_size=ROWS_PER_BATCH)
+
+
+@contextmanager
+def _hub_errors(path: str) -> Iterator[None]:
     try:
-        return datasets.load_dataset(path, name, split=split, revision=revision)
+        yield
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"{path} is no local path, nor could it be read from the hub ({error}); correct the path."
         ) from error
+    except ValueError as error:  # no such split or configuration
+        raise ValueError(f"hub data set {path}: {error}") from error
 
 
-def _batches(source: Source, columns: list[str]) -> Iterator[RowBatch]:
-    if not is_hub_id(source.path):
-        for file in find_files(source.path, ROW_SUFFIXES):
-            yield from read_row_batches(file, columns)
-        return
-    try:
-        rows = load_hub_split(source.path, source.split)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"source {source.name!r}: {error}") from error
-    where = f"hub data set {source.path}, split {source.split}"
-    require_columns(rows.column_names, columns, where)
-    first = 1
-    for values in rows.select_columns(columns).iter(ROWS_AT_ONCE):
-        batch = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
-        yield RowBatch(f"{where}, row", range(first, first + len(batch)), batch)
-        first += len(batch)
+def _schema(source: Source) -> pa.Schema:
+    return pa.schema([(name, _TYPES[name]) for name in source.columns])
+
+
+def _hash(source: Source, files: list[Path]) -> str:
+    """Of all that decides what a copy of local files holds."""
+    stats = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    content = json.dumps([_COPY_VERSION, stats, source.columns, source.limit])
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _local_tables(source: Source, files: list[Path], progress: tqdm) -> Iterator[pa.Table]:
+    rows, limit = 0, source.limit or sys.maxsize
+    for file in files:
+        for batch in read_row_batches(file, list(source.columns.values()), progress):
+            missing = limit - rows
+            table = _check_rows(RowBatch(batch.where, batch.numbers[:missing], batch.rows[:missing]), source)
+            yield table
+            rows += len(table)
+            if rows == limit:
+                return
+    if rows == 0:
+        raise _no_rows(source)
+
+
+def _check_rows(batch: RowBatch, source: Source) -> pa.Table:
+    arrays = [
+        _text_lists(batch, column) if name == "negatives" else texts_of(batch, column)
+        for name, column in source.columns.items()
+    ]
+    return pa.table(arrays, schema=_schema(source))
+
+
+def _no_rows(source: Source) -> ValueError:
+    return ValueError(f"source {source.name!r}: no rows in {source.path}.")
+
+
+def _where(source: Source) -> str:
+    return f"hub data set {source.path}, split {source.split}"
+
+
+def _select(rows: datasets.Dataset, source: Source) -> datasets.Dataset:
+    """The source's columns under our names, and the rows to its limit: all still on the disk."""
+    _check_types(rows.features, source)
+    if len(rows) == 0:
+        raise _no_rows(source)
+    rows = rows.select_columns(list(source.columns.values()))
+    rows = rows.rename_columns({column: name for name, column in source.columns.items()})
+    # A range is cut from the table; a list of numbers would be looked up in another table at each access.
+    return rows if source.limit is None else rows.select(range(min(source.limit, len(rows))))
+
+
+def _check_types(features: datasets.Features, source: Source) -> None:
+    require_columns(features, source.columns.values(), _where(source))
+    for name, column in source.columns.items():
+        found = features.arrow_schema.field(column).type
+        is_list = pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found)
+        text = found.value_type if name == "negatives" and is_list else found
+        if is_list != (name == "negatives") or not (pa.types.is_string(text) or pa.types.is_large_string(text)):
+            wanted = "lists of texts" if name == "negatives" else "texts"
+            raise ValueError(
+                f"{_where(source)}, column {column!r}: holds {found}, not {wanted}; name another column as {name!r}."
+            )
+
+
+def _count_on_hub(builder: datasets.DatasetBuilder, source: Source) -> int | None:
+    if not builder.info.splits:
+        return None
+    if source.split not in builder.info.splits:
+        raise ValueError(f"{_where(source)}: no such split; the splits are {', '.join(builder.info.splits)}.")
+    rows = builder.info.splits[source.split].num_examples
+    return rows if source.limit is None else min(source.limit, rows)
+
+
+def _first_on_hub(source: Source, sample: int) -> list[dict[str, Any]]:
+    with _hub_errors(source.path):
+        stream = datasets.load_dataset(
+            source.path, source.subset, split=source.split, revision=source.revision, streaming=True
+        )
+        if stream.features is not None:  # known before the first row is read
+            _check_types(stream.features, source)
+        rows = list(stream.take(min(sample, source.limit or sample)))
+    batch = RowBatch(f"{_where(source)}, row", range(1, len(rows) + 1), rows)
+    return _check_rows(batch, source).to_pylist()
 
 
 def texts_of(batch: RowBatch, column: str) -> pa.Array:

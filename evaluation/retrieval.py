@@ -117,7 +117,7 @@ def evaluate_embedder(
     Returns:
         `ndcg@10`, `recall@10` and `mrr@10`, in percent.
     """
-    scores = _evaluator(retrieval_set, batch_size)(model)
+    scores = retrieval_evaluator(retrieval_set, batch_size=batch_size)(model)
     return {
         f"{metric}@{_CUTOFF}": 100 * float(scores[f"{model.similarity_fn_name}_{metric}@{_CUTOFF}"])
         for metric in _METRICS
@@ -125,32 +125,54 @@ def evaluate_embedder(
 
 
 def evaluate_bm25(retrieval_set: RetrievalSet) -> dict[str, float]:
-    """Score BM25 on the same metrics.
-
-    The variant is Lucene's with k1 1.5 and b 0.75, on lower-case words without English stop words, not
-    stemmed. A document that shares no word with a query is not retrieved for it.
+    """Score BM25 on the same metrics; see `rank_bm25` for the variant.
 
     Returns:
         `ndcg@10`, `recall@10` and `mrr@10`, in percent.
+    """
+    hits: list[object] = [
+        [{"corpus_id": document, "score": score} for document, score in found] for found in rank_bm25(retrieval_set)
+    ]
+    metrics = retrieval_evaluator(retrieval_set).compute_metrics(hits)
+    return {f"{metric}@{_CUTOFF}": 100 * float(metrics[f"{metric}@k"][_CUTOFF]) for metric in _METRICS}
+
+
+def rank_bm25(retrieval_set: RetrievalSet) -> list[list[tuple[str, float]]]:
+    """The ten best documents of every query by BM25, as (document id, score), the best first.
+
+    The variant is Lucene's with k1 1.5 and b 0.75, on lower-case words without English stop words, not
+    stemmed. A document that shares no word with a query is not retrieved for it.
     """
     document_ids = list(retrieval_set.documents)
     index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
     index.index(bm25s.tokenize(list(retrieval_set.documents.values()), stopwords="english"))
     queries = bm25s.tokenize(list(retrieval_set.queries.values()), stopwords="english")
     found, scores = index.retrieve(queries, k=min(_CUTOFF, len(document_ids)), backend_selection="numpy")
-    hits: list[object] = [
-        [
-            {"corpus_id": document_ids[document], "score": score}
-            for document, score in zip(row, row_scores, strict=True)
-            if score > 0
-        ]
-        for row, row_scores in zip(found.tolist(), scores.tolist(), strict=True)
-    ]
-    metrics = _evaluator(retrieval_set).compute_metrics(hits)
-    return {f"{metric}@{_CUTOFF}": 100 * float(metrics[f"{metric}@k"][_CUTOFF]) for metric in _METRICS}
+    ranked = []
+    for row, row_scores in zip(found.tolist(), scores.tolist(), strict=True):
+        hits = [(document_ids[document], score) for document, score in zip(row, row_scores, strict=True) if score > 0]
+        ranked.append(sorted(hits, key=lambda hit: (-hit[1], hit[0])))  # ties as the evaluator breaks them
+    return ranked
 
 
-def _evaluator(retrieval_set: RetrievalSet, batch_size: int = 32) -> InformationRetrievalEvaluator:
+def retrieval_evaluator(
+    retrieval_set: RetrievalSet,
+    *,
+    batch_size: int = 32,
+    name: str = "",
+    prompts: tuple[str, str] | None = None,
+    show_progress_bar: bool = True,
+) -> InformationRetrievalEvaluator:
+    """sentence-transformers' evaluator of a set, at 10 documents.
+
+    Args:
+        retrieval_set: What to search.
+        batch_size: Texts encoded at once.
+        name: In front of its metrics.
+        prompts: Texts put before queries and documents; None: the model's prompts "query" and "document".
+        show_progress_bar: Whether encoding shows its progress.
+    """
+    query_prompt, corpus_prompt = prompts or (None, None)
     return InformationRetrievalEvaluator(
         dict(retrieval_set.queries),
         dict(retrieval_set.documents),
@@ -160,11 +182,14 @@ def _evaluator(retrieval_set: RetrievalSet, batch_size: int = 32) -> Information
         mrr_at_k=[_CUTOFF],
         accuracy_at_k=[_CUTOFF],
         map_at_k=[_CUTOFF],
+        name=name,
         batch_size=batch_size,
-        query_prompt_name="query",
-        corpus_prompt_name="document",
-        show_progress_bar=True,
+        show_progress_bar=show_progress_bar,
         write_csv=False,
+        query_prompt=query_prompt,
+        query_prompt_name="query" if prompts is None else None,
+        corpus_prompt=corpus_prompt,
+        corpus_prompt_name="document" if prompts is None else None,
     )
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors.torch import save_model
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import LayerNorm, Normalize, Pooling, Transformer
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from . import NomicBertConfig, NomicBertModel
@@ -16,7 +17,11 @@ from .prompts import PROMPTS
 
 
 def load_embedder(
-    checkpoint: str | os.PathLike, *, max_seq_length: int | None = None, device: str | None = None
+    checkpoint: str | os.PathLike,
+    *,
+    max_seq_length: int | None = None,
+    device: str | None = None,
+    layer_norm: bool | None = None,
 ) -> SentenceTransformer:
     """Wrap any checkpoint of ours, of the authors', or of native transformers as an embedder.
 
@@ -28,6 +33,9 @@ def load_embedder(
         checkpoint: local directory or hub name of an encoder, or of a head, whose encoder is taken.
         max_seq_length: tokens after which texts are cut; None: the configuration's `n_positions` (8,192).
         device: where to put the model; None: sentence-transformers' choice.
+        layer_norm: whether the mean is normalized without parameters before it is brought to unit length, as a model
+            with `matryoshka_dims` is trained; `truncate_dim` then cuts what was trained to be cut. None: as the
+            directory's modules say, else not.
 
     Raises:
         FileNotFoundError: the directory holds no checkpoint.
@@ -44,12 +52,25 @@ def load_embedder(
     max_seq_length = max_seq_length or config.n_positions
     transformer = Transformer(checkpoint, processor_kwargs={"model_max_length": max_seq_length})
     transformer.max_seq_length = max_seq_length
-    modules = [transformer, Pooling(config.hidden_size, pooling_mode="mean"), Normalize()]
+    modules = [transformer, Pooling(config.hidden_size, pooling_mode="mean")]
+    if layer_norm or (layer_norm is None and _has_layer_norm(Path(checkpoint))):
+        modules.append(LayerNorm(config.hidden_size))
+    modules.append(Normalize())
     return SentenceTransformer(modules=modules, prompts=dict(PROMPTS), similarity_fn_name="cosine", device=device)
 
 
+def _has_layer_norm(checkpoint: Path) -> bool:
+    file = checkpoint / "modules.json"
+    modules = json.loads(file.read_text()) if file.is_file() else []
+    return any(module["type"].endswith(".LayerNorm") for module in modules)
+
+
 def embedder_around(
-    model: NomicBertModel, tokenizer: PreTrainedTokenizerBase, max_seq_length: int | None = None
+    model: NomicBertModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_seq_length: int | None = None,
+    layer_norm: bool = False,
 ) -> SentenceTransformer:
     """Wrap an encoder in memory as `load_embedder` wraps a checkpoint; the weights are shared, not copied.
 
@@ -57,11 +78,14 @@ def embedder_around(
         model: without a head. It is left in evaluation mode by encoding.
         tokenizer: of the model.
         max_seq_length: as in `load_embedder`.
+        layer_norm: likewise.
     """
     with tempfile.TemporaryDirectory() as directory:
-        model.save_pretrained(directory)
+        model.config.save_pretrained(directory)
+        save_model(model, str(Path(directory, "model.safetensors")), metadata={"format": "pt"})  # on any rank
         tokenizer.save_pretrained(directory)
-        embedder = load_embedder(directory, max_seq_length=max_seq_length, device=str(model.device))
+        device = str(model.device)
+        embedder = load_embedder(directory, max_seq_length=max_seq_length, device=device, layer_norm=layer_norm)
     embedder[0].model = model
     return embedder
 

@@ -1,18 +1,22 @@
 """What stages 2 and 3 share: pairs of several sources through the ContrastiveTrainer to an embedder."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from transformers import AutoTokenizer
 
-from curation.sources import Source, load_pairs
+from curation.files import ROW_SUFFIXES, find_files, read_row_batches
+from curation.sources import Source, check_keys, open_pairs
+from evaluation.evaluators import EvaluatorSettings, build_evaluator
 from nomic_bert import NomicBertModel
-from nomic_bert.embedder import load_embedder, require_checkpoint, save_embedder
+from nomic_bert.embedder import embedder_around, require_checkpoint, save_embedder
 from nomic_bert.prompts import prefix_text
 from recipes.arguments import parse_arguments
+from recipes.mixture import describe_mixture
 from recipes.training import train_and_save
 from trainers import ContrastiveConfig, ContrastiveTrainer
+from trainers.contrastive import Evaluator
 
 
 @dataclass(kw_only=True)
@@ -22,50 +26,72 @@ class ContrastiveArguments:
     Attributes:
         model_name_or_path: checkpoint to start from.
         sources: one mapping for each source; its keys are the fields of `curation.sources.Source`.
+        train_file: instead of `sources`, files of one's own pairs, with the columns `query` and `document`, and
+            perhaps `negatives` (a list of texts); prefixed as search queries and documents.
+        evaluators: one mapping for each; its keys are the fields of `evaluation.evaluators.EvaluatorSettings`.
     """
 
     model_name_or_path: str
-    sources: list
+    sources: list | None = None
+    train_file: str | None = None
+    evaluators: list | None = None
 
 
-def train_contrastive(usage: str | None, argv: list[str], *, with_negatives: bool) -> Path:
+def train_contrastive(usage: str | None, argv: list[str], *, with_negatives: bool) -> Path | None:
     """Train a contrastive stage as the command line says; returns the directory of the finished embedder.
+
+    With `--dry_run` on the command line the mixture is described instead, and nothing is trained or downloaded.
 
     Raises:
         SystemExit: a setting cannot be meant; one line names it.
     """
+    dry_run = "--dry_run" in argv
+    if dry_run:  # asks nothing of the machine
+        argv = [word for word in argv if word != "--dry_run"] + ["--use_cpu", "true"]
     recipe, args = parse_arguments(usage, (ContrastiveArguments, ContrastiveConfig), argv)
     try:
-        sources = [Source.from_dict(entry, f"sources[{i}]") for i, entry in enumerate(recipe.sources)]
-        _check(sources, args, with_negatives)
+        sources = _sources(recipe, args, with_negatives)
         args.prompts = {
             source.name: {"query": prefix_text(source.query_prefix), "document": prefix_text(source.document_prefix)}
             for source in sources
         }
+        args.source_weights = {source.name: source.weight for source in sources}
         require_checkpoint(recipe.model_name_or_path)
         tokenizer = AutoTokenizer.from_pretrained(recipe.model_name_or_path)
+        if dry_run:
+            print(describe_mixture(sources, args, tokenizer))
+            return None
+        with args.main_process_first(desc="copying the sources"):
+            pairs = {source.name: open_pairs(source) for source in sources}
         trainer = ContrastiveTrainer(
             model=NomicBertModel.from_pretrained(recipe.model_name_or_path),
             args=args,
-            train_dataset={source.name: load_pairs(source) for source in sources},
+            train_dataset=pairs,
             processing_class=tokenizer,
+            evaluators=_evaluators(recipe.evaluators or []),
         )
     except (ValueError, OSError) as error:  # OSError: no such file, or no such model
         raise SystemExit(f"error: {error}") from error
 
     def save(final: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=final.parent) as encoder:
-            trainer.accelerator.unwrap_model(trainer.model).save_pretrained(encoder)
-            tokenizer.save_pretrained(encoder)
-            save_embedder(load_embedder(encoder, device="cpu"), final)
+        encoder = trainer.accelerator.unwrap_model(trainer.model)
+        save_embedder(embedder_around(encoder, tokenizer, layer_norm=bool(args.matryoshka_dims)), final)
 
     return train_and_save(trainer, save)
 
 
-def _check(sources: list[Source], args: ContrastiveConfig, with_negatives: bool) -> None:
+def _sources(recipe: ContrastiveArguments, args: ContrastiveConfig, with_negatives: bool) -> list[Source]:
+    """The sources as configured, or the one of `train_file`.
+
+    Raises:
+        ValueError: none or both, a name that stands twice, or sources that do not fit the stage.
+    """
+    if bool(recipe.sources) == bool(recipe.train_file):
+        raise ValueError("give either sources, at least one, or train_file.")
+    if recipe.train_file:
+        return [_own_pairs(recipe.train_file, args, with_negatives)]
+    sources = [Source.from_dict(entry, f"sources[{number}]") for number, entry in enumerate(recipe.sources or [])]
     names = [source.name for source in sources]
-    if not sources:
-        raise ValueError("sources is empty; list at least one.")
     if len(set(names)) < len(names):
         raise ValueError(f"sources: the name {next(n for n in names if names.count(n) > 1)!r} stands twice.")
     if with_negatives and not args.num_hard_negatives:
@@ -74,3 +100,37 @@ def _check(sources: list[Source], args: ContrastiveConfig, with_negatives: bool)
         if bool(source.negatives) != with_negatives:
             stage = "needs" if with_negatives else "takes no"
             raise ValueError(f"source {source.name!r}: this stage {stage} hard negatives (its key `negatives`).")
+    return sources
+
+
+def _own_pairs(path: str, args: ContrastiveConfig, with_negatives: bool) -> Source:
+    """One source of search queries and documents; hard negatives are used where the first file has that column."""
+    file = find_files(path, ROW_SUFFIXES)[0]
+    if file.name.endswith(".parquet"):
+        columns = pq.read_schema(file).names
+    else:
+        first = next(read_row_batches(file, []), None)
+        columns = [] if first is None else list(first.rows[0])
+    mined = with_negatives and "negatives" in columns
+    if args.num_hard_negatives and not mined:
+        print(f"{file} has no column 'negatives': the documents of other rows are the negatives.", flush=True)
+        args.num_hard_negatives = 0
+    return Source(
+        name="train_file",
+        path=path,
+        query_prefix="search_query",
+        document_prefix="search_document",
+        negatives="negatives" if mined else None,
+    )
+
+
+def _evaluators(entries: list) -> list[Evaluator]:
+    evaluators: list[Evaluator] = []
+    for number, entry in enumerate(entries):
+        where = f"evaluators[{number}]"
+        check_keys(EvaluatorSettings, entry, where)
+        try:
+            evaluators.append(build_evaluator(EvaluatorSettings(**entry)))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+    return evaluators

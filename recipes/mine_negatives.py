@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 
 from curation.files import write_jsonl
 from curation.negatives import mine_hard_negatives
-from curation.sources import Source, load_pairs
+from curation.sources import Source, open_pairs
 from nomic_bert.prompts import prefix_text
 from recipes.arguments import parse_arguments
 
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
         for source in todo:
             assert embedder is not None
             mined = mine_hard_negatives(
-                load_pairs(source),
+                open_pairs(source),
                 embedder,
                 query_prompt=prefix_text(source.query_prefix),
                 document_prompt=prefix_text(source.document_prefix),

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .sampling import SourceBatch
 
+_TEXTS_AT_ONCE = 512  # what a tokenizer keeps of a text, such as the part cut off, is many times its tokens
 _MASKED_SHARE, _RANDOM_SHARE = 0.8, 0.1  # contrastors@613ddfd, as BERT: of the chosen tokens; the rest stay
 
 
@@ -177,16 +178,20 @@ class PairCollator:
 
     def _tokenize(self, texts: list[str], prefix: str, max_length: int) -> tuple[list[np.ndarray], float]:
         """Token ids of each text, and the share of texts that were cut."""
-        encoded = self.tokenizer(
-            [prefix + text for text in texts],
-            truncation=True,
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        cut = sum(bool(encoding.overflowing) for encoding in encoded.encodings or ())
-        return [np.array(ids, dtype=np.int64) for ids in encoded["input_ids"]], cut / len(texts)
+        found: list[np.ndarray] = []
+        cut = 0
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            encoded = self.tokenizer(
+                [prefix + text for text in texts[start : start + _TEXTS_AT_ONCE]],
+                truncation=True,
+                max_length=max_length,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
+            cut += sum(bool(encoding.overflowing) for encoding in encoded.encodings or ())
+            found += [np.array(ids, dtype=np.int64) for ids in encoded["input_ids"]]
+        return found, cut / len(texts)
 
     def _draw_negatives(self, batch: SourceBatch, row: int, document: str, mined: list[str] | None) -> list[str]:
         """Draw from a row's list without replacement; fill a short list with documents of the source's other rows.

@@ -357,8 +357,12 @@ class ContrastiveTrainer(StepTrainer):
 
     @cached_property
     def _embedder(self) -> SentenceTransformer:
-        length = max(self.args.query_max_length, self.args.document_max_length)
-        return embedder_around(self.accelerator.unwrap_model(self.model), self._tokenizer, length)
+        return embedder_around(
+            self.accelerator.unwrap_model(self.model),
+            self._tokenizer,
+            max_seq_length=max(self.args.query_max_length, self.args.document_max_length),
+            layer_norm=bool(self.args.matryoshka_dims),
+        )
 
     def _call_evaluators(self) -> dict[str, float]:
         if not self._evaluators:

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from benchmarks.masked_accuracy import MaskedText, score_model
+from benchmarks.retrieval_scores import query_scores
 from benchmarks.rope_scaling import (
     SCALINGS,
     bootstrap_interval,
     encoder_of,
     main,
     masked_accuracy,
-    query_scores,
     retrieval,
     settings,
 )

@@ -83,7 +83,7 @@ def test_a_hub_data_set_is_opened_by_its_configuration(monkeypatch, tmp_path):
     monkeypatch.setattr(
         datasets,
         "load_dataset",
-        lambda path, name, split, revision: asked.append((path, name, split, revision)) or rows,
+        lambda path, name, split, revision, writer_batch_size: asked.append((path, name, split, revision)) or rows,
     )
     source = DocumentSource(path="wikimedia/wikipedia", name="20231101.en", revision="main")
     assert read_all(open_documents([source], tmp_path)) == ["x", "y"]

@@ -48,9 +48,13 @@ def test_every_key_of_every_config_exists(file):
         argv = ["--config", str(file.parents[1] / file.name), *argv]
     if file.parent != CONFIGS:
         argv += GIVEN[file.stem]
-    if file.stem.startswith("stage"):
+    if file.stem.startswith(("stage", "finetune")):
         argv += ["--bf16", "false", "--use_cpu", "true"]
-    kind = re.sub(r"^(stage1)_.*", r"\1", file.stem)  # stage1_cpu and the like
+    if "_" in file.stem and file.stem.startswith(("stage2", "stage3")):  # laid over a config, or given sources
+        argv = [*GIVEN[file.stem[:6]], *argv]
+    kind = re.sub(
+        r"^(stage\d)_.*|finetune_.*", lambda found: found[1] or "stage3", file.stem
+    )  # stage1_cpu and the like
     parse_arguments(None, KINDS[kind], argv)
 
 

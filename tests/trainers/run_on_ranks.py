@@ -4,14 +4,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 
-from tests.trainers.toys import KeepGradient, StopAt, contrastive_trainer, logged, mlm_trainer
+from tests.trainers.toys import KeepGradient, StopAt, contrastive_trainer, logged, mlm_trainer, pairs
 from trainers.distributed import gather_with_gradient, rank_and_ranks
 
-CONTRASTIVE = {"num_train_epochs": 2, "max_grad_norm": 1.0, "optim": "sgd", "chunk_tokens": 60}
-MLM = {"num_train_epochs": 2, "max_grad_norm": 1.0, "optim": "sgd"}
+# 6 rows a step divide by 1, 2 and 3 ranks; 4 steps an epoch
+MLM = {"num_train_epochs": 2, "max_grad_norm": 1.0, "optim": "sgd", "global_batch_size": 6}
+MLM |= {"per_device_train_batch_size": 1}
+CONTRASTIVE = {"num_train_epochs": 2, "max_grad_norm": 1.0, "optim": "sgd", "global_batch_size": 6, "chunk_tokens": 60}
+CONTRASTIVE |= {"mask_duplicate_documents": True, "matryoshka_dims": [16, 8]}
 SAVING = {"save_strategy": "steps", "save_steps": 5}
+
+
+def repeating() -> dict[str, datasets.Dataset]:
+    """Two sources in which a third of the documents are equal."""
+    sources = {"a": pairs(19, seed=1, negatives=[3, 1]), "b": pairs(9, seed=2, negatives=[2])}
+    return {
+        name: rows.map(lambda row, number: row if number % 3 else {"document": "word1 word2"}, with_indices=True)
+        for name, rows in sources.items()
+    }
 
 
 def run(trainer: Any, resume: bool = False) -> dict[str, Any]:
@@ -19,13 +32,18 @@ def run(trainer: Any, resume: bool = False) -> dict[str, Any]:
     kept = KeepGradient()
     trainer.add_callback(kept)
     trainer.train(resume_from_checkpoint=resume)
-    keys = ("loss", "grad_norm", "accuracy", "accuracy_a", "accuracy_b", "num_input_tokens_seen")
+    keys = ("loss", "grad_norm", "accuracy", "accuracy_a", "accuracy_b", "duplicate_documents", "num_input_tokens_seen")
     return {
         "weights": trainer.model.state_dict(),
         "gradient": kept.gradient,
         "logs": {key: logged(trainer, key) for key in keys},
         "eval": trainer.evaluate(),
     }
+
+
+def count_words(word: str) -> Any:
+    """An evaluator that is called on one rank and known to all."""
+    return lambda embedder: {word: len(embedder.encode(word)), f"rank_of_{word}": rank_and_ranks()[0]}
 
 
 def gathered_gradient() -> torch.Tensor:
@@ -42,11 +60,20 @@ def main(output: Path) -> None:
     """Write every result of this rank to `output`/rank<rank>.pt."""
     results: dict[str, Any] = {
         "output": str(output),
-        "contrastive": run(contrastive_trainer(output / "contrastive", **CONTRASTIVE, **SAVING)),
+        "contrastive": run(
+            contrastive_trainer(
+                output / "contrastive",
+                train=repeating(),
+                evaluators=[count_words("word1"), count_words("word2")],
+                **CONTRASTIVE,
+                **SAVING,
+            )
+        ),
         "mlm": run(mlm_trainer(output / "mlm", **MLM, **SAVING)),
         "gathered": gathered_gradient(),
     }
-    for name, make, settings in (("contrastive", contrastive_trainer, CONTRASTIVE), ("mlm", mlm_trainer, MLM)):
+    resumed = {"contrastive": (contrastive_trainer, {"train": repeating(), **CONTRASTIVE}), "mlm": (mlm_trainer, MLM)}
+    for name, (make, settings) in resumed.items() if rank_and_ranks()[1] == 2 else ():
         killed = make(output / f"{name}-killed", **settings, **SAVING)
         killed.add_callback(StopAt(6))
         try:

@@ -1,4 +1,4 @@
-"""Two gloo ranks against one process at the same global batch."""
+"""Two and three gloo ranks against one process at the same global batch."""
 
 import os
 import shutil
@@ -9,19 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trainers.run_on_ranks import CONTRASTIVE, MLM, run
+from tests.trainers.run_on_ranks import CONTRASTIVE, MLM, repeating, run
 from tests.trainers.toys import assert_same_gradient, contrastive_trainer, free_port, mlm_trainer
 from trainers.distributed import gather_with_gradient
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    """The results of both ranks."""
-    output = tmp_path_factory.mktemp("ranks")
+def run_ranks(output, count):
+    """The results of every rank."""
     port = free_port()
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     common |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     processes = [
         subprocess.Popen(
@@ -32,31 +30,44 @@ def ranks(tmp_path_factory):
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank in range(2)
+        for rank in range(count)
     ]
     for process in processes:
         printed, _ = process.communicate(timeout=240)
         assert process.returncode == 0, printed[-4000:]
-    return [torch.load(output / f"rank{rank}.pt") for rank in range(2)]
+    return [torch.load(output / f"rank{rank}.pt") for rank in range(count)]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    return run_ranks(tmp_path_factory.mktemp("ranks"), 2)
+
+
+@pytest.fixture(scope="module")
+def three_ranks(tmp_path_factory):
+    return run_ranks(tmp_path_factory.mktemp("three"), 3)
 
 
 @pytest.fixture(scope="module")
 def one_rank(tmp_path_factory):
     output = tmp_path_factory.mktemp("one")
     return {
-        "contrastive": run(contrastive_trainer(output, **CONTRASTIVE)),
+        "contrastive": run(contrastive_trainer(output, train=repeating(), **CONTRASTIVE)),
         "mlm": run(mlm_trainer(output, **MLM)),
     }
 
 
 @pytest.mark.parametrize("stage", ["contrastive", "mlm"])
-def test_two_ranks_equal_one(ranks, one_rank, stage):
+@pytest.mark.parametrize("count", ["ranks", "three_ranks"])
+def test_ranks_equal_one(one_rank, stage, count, request):
     """Clipped every step, so a hidden factor of the ranks would show in the norm and in the weights."""
-    expected = one_rank[stage]
+    expected, ranks = one_rank[stage], request.getfixturevalue(count)
     assert min(expected["logs"]["grad_norm"]) > 1.0
     for key, values in expected["logs"].items():
         assert ranks[0][stage]["logs"][key] == pytest.approx(values, rel=1e-4), key
     assert ranks[0][stage]["logs"]["loss"][0] == pytest.approx(expected["logs"]["loss"][0], rel=1e-6)
+    if stage == "contrastive":
+        assert sum(expected["logs"]["duplicate_documents"]) > 0
     for rank in ranks:
         assert_same_gradient(
             {name.removeprefix("module."): value for name, value in rank[stage]["gradient"].items()},
@@ -72,7 +83,7 @@ def test_two_ranks_equal_one(ranks, one_rank, stage):
 def test_resumed_in_epoch_2_equals_uninterrupted(ranks, stage):
     for rank in ranks:
         whole, resumed = rank[stage], rank[f"{stage}-resumed"]
-        assert len(resumed["logs"]["loss"]) == len(whole["logs"]["loss"]) == 6
+        assert len(resumed["logs"]["loss"]) == len(whole["logs"]["loss"]) == 8
         for name, value in whole["weights"].items():
             assert torch.equal(resumed["weights"][name], value), name
 
@@ -80,12 +91,23 @@ def test_resumed_in_epoch_2_equals_uninterrupted(ranks, stage):
 @pytest.mark.parametrize("stage", ["contrastive", "mlm"])
 def test_two_ranks_go_on_as_one(ranks, tmp_path, stage):
     """From a checkpoint of 2 ranks on 1: the same batches, and the same weights to float noise."""
-    make, settings = {"contrastive": (contrastive_trainer, CONTRASTIVE), "mlm": (mlm_trainer, MLM)}[stage]
+    make, settings = {
+        "contrastive": (contrastive_trainer, {"train": repeating(), **CONTRASTIVE}),
+        "mlm": (mlm_trainer, MLM),
+    }[stage]
     shutil.copytree(Path(ranks[0]["output"], stage, "checkpoint-5"), tmp_path / "checkpoint-5")
     alone = run(make(tmp_path, **settings), resume=True)
     assert alone["logs"]["loss"][-1] == pytest.approx(ranks[0][stage]["logs"]["loss"][-1], rel=1e-4)
     for name, value in ranks[0][stage]["weights"].items():
         torch.testing.assert_close(alone["weights"][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_evaluators_are_shared_out_and_all_ranks_know_what_they_gave(three_ranks):
+    for rank in three_ranks:
+        found = {
+            name: rank["contrastive"]["eval"][f"eval_{name}"] for name in ("word1", "rank_of_word1", "rank_of_word2")
+        }
+        assert found == {"word1": 16, "rank_of_word1": 0, "rank_of_word2": 1}
 
 
 def test_gathering_sums_the_gradient_over_ranks(ranks):

@@ -84,7 +84,7 @@ def test_own_scope_gives_other_rows_negatives_no_gradient(embeddings):
 @pytest.mark.parametrize("keys", [None, torch.tensor([7, 1, 2, 7, 3, 4, 8, 7, 5, 9, 2, 6])])
 @pytest.mark.parametrize("scope", ["global", "own"])
 def test_blocks_of_queries_change_nothing(embeddings, monkeypatch, scope, keys):
-    """Both ways from one pair of leaves: loss, accuracy and gradients; with 12 documents a block holds 1 or 3 queries."""
+    """Loss, accuracy and gradients; with 12 documents a block holds 1 query or 3."""
 
     def run():
         queries, documents = (e.clone().requires_grad_() for e in embeddings)
