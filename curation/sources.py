@@ -331,9 +331,12 @@ def _first_on_hub(source: Source, sample: int) -> list[dict[str, Any]]:
         stream = datasets.load_dataset(
             source.path, source.subset, split=source.split, revision=source.revision, streaming=True
         )
-        if stream.features is not None:  # known before the first row is read
-            _check_types(stream.features, source)
+    if stream.features is not None:  # known before the first row is read
+        _check_types(stream.features, source)
+    with _hub_errors(source.path):
         rows = list(stream.take(min(sample, source.limit or sample)))
+    if sample and not rows:
+        raise _no_rows(source)
     batch = RowBatch(f"{_where(source)}, row", range(1, len(rows) + 1), rows)
     return _check_rows(batch, source).to_pylist()
 
