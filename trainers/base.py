@@ -101,7 +101,9 @@ def as_sources(
                 f"Source {source!r} lacks the column {', '.join(map(repr, missing))}; it has "
                 f"{', '.join(map(repr, rows.column_names))}."
             )
-        sources[source] = rows.select_columns([*columns, *(set(optional) & set(rows.column_names))])
+        wanted = [column for column in (*columns, *optional) if column in rows.column_names]
+        if set(wanted) < set(rows.column_names):  # on tables of many pieces it takes seconds
+            sources[source] = rows.select_columns(wanted)
     return sources
 
 

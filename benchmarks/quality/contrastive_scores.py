@@ -12,8 +12,8 @@ import numpy as np
 from scipy.stats import rankdata
 from sentence_transformers import SentenceTransformer
 
-from benchmarks.contrastive_data import KEPT_ASIDE, RETRIEVAL_SETS, STS_SETS, read_tsv
-from benchmarks.retrieval_scores import bm25_query_scores, query_scores
+from benchmarks.quality.contrastive_data import KEPT_ASIDE, RETRIEVAL_SETS, STS_SETS, read_tsv
+from benchmarks.quality.retrieval_scores import bm25_query_scores, query_scores
 from curation.files import atomic_file, read_jsonl
 from evaluation.retrieval import RetrievalSet
 

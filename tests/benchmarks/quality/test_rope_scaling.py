@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.masked_accuracy import MaskedText, score_model
-from benchmarks.retrieval_scores import query_scores
-from benchmarks.rope_scaling import (
+from benchmarks.quality.masked_accuracy import MaskedText, score_model
+from benchmarks.quality.retrieval_scores import query_scores
+from benchmarks.quality.rope_scaling import (
     SCALINGS,
     bootstrap_interval,
     encoder_of,

@@ -6,8 +6,8 @@ import pytest
 from datasets import load_from_disk
 from transformers import AutoTokenizer
 
-from benchmarks.masked_accuracy import MaskedText, Unigram, score_model
-from benchmarks.stage1_quality import main
+from benchmarks.quality.masked_accuracy import MaskedText, Unigram, score_model
+from benchmarks.quality.stage1 import main
 from curation.files import read_jsonl, write_jsonl
 from recipes.stage1 import build_model
 from tests.trainers.toys import WORDS, mlm, tokenizer

@@ -8,12 +8,12 @@ import pytest
 import yaml
 from scipy.stats import spearmanr
 
-from benchmarks import contrastive_runs, contrastive_scores
-from benchmarks.contrastive_data import KEPT_ASIDE, PAIRS, RETRIEVAL_SETS, STS_SETS, prepare, read_tsv
-from benchmarks.contrastive_quality import main, models_of, stage1_models
-from benchmarks.contrastive_runs import Runs
-from benchmarks.contrastive_scores import EvaluationSets, KeptScores, interval, mean_draws, spearman_draws
-from benchmarks.retrieval_scores import bm25_query_scores
+from benchmarks.quality import contrastive_runs, contrastive_scores
+from benchmarks.quality.contrastive import main, models_of, stage1_models
+from benchmarks.quality.contrastive_data import KEPT_ASIDE, PAIRS, RETRIEVAL_SETS, STS_SETS, prepare, read_tsv
+from benchmarks.quality.contrastive_runs import Runs
+from benchmarks.quality.contrastive_scores import EvaluationSets, KeptScores, interval, mean_draws, spearman_draws
+from benchmarks.quality.retrieval_scores import bm25_query_scores
 from curation.duplicates import normalize_text
 from curation.files import read_jsonl, write_jsonl
 from curation.sources import Source

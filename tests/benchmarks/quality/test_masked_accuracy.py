@@ -4,7 +4,14 @@ import pytest
 import torch
 from tokenizers import processors
 
-from benchmarks.masked_accuracy import MaskedText, Scores, Unigram, accuracy_difference, grouped_mean, score_model
+from benchmarks.quality.masked_accuracy import (
+    MaskedText,
+    Scores,
+    Unigram,
+    accuracy_difference,
+    grouped_mean,
+    score_model,
+)
 from nomic_bert import NomicBertConfig, NomicBertForMaskedLM
 from tests.trainers.toys import WORDS, mlm, mlm_trainer, tokenizer
 

@@ -1,7 +1,7 @@
 """What a stage 1 model has learned: masked accuracy and perplexity on books that training has not seen.
 
-python benchmarks/stage1_quality.py prepare --documents FILE... --held_out_column title --held_out 8 --output_dir DIR
-python benchmarks/stage1_quality.py evaluate --models NAME=DIR... --data DIR --lengths 256 2048 4096 --output results
+python benchmarks/quality/stage1.py prepare --documents FILE... --held_out_column title --held_out 8 --output_dir DIR
+python benchmarks/quality/stage1.py evaluate --models NAME=DIR... --data DIR --lengths 256 2048 4096 --output results
 
 Between the two, train: recipes/pack_corpus.py on DIR/train.jsonl.gz with DIR/tokenizer and then recipes/stage1.py; or
 recipes/stage1.py on DIR/unpacked, for the same model without packing.
@@ -24,8 +24,8 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from benchmarks.masked_accuracy import MaskedText, Scores, Unigram, accuracy_difference, score_model
 from benchmarks.measure import markdown_table, write_results
+from benchmarks.quality.masked_accuracy import MaskedText, Scores, Unigram, accuracy_difference, score_model
 from curation.duplicates import overlapping_rows
 from curation.files import JSONL_SUFFIXES, find_files, numbered_jsonl, read_jsonl, write_jsonl
 from curation.tokenizer import train_tokenizer

@@ -1,6 +1,6 @@
 """Does scaling RoPE let a model read beyond the length it was trained at (paper §3.5, §5.2.2)?
 
-python benchmarks/rope_scaling.py --model DIR --data DIR --output results
+python benchmarks/quality/rope_scaling.py --model DIR --data DIR --output results
     [--embedder DIR --retrieval NAME=DIR...] [--multiples 2 4]
 
 A model trained at T tokens (`max_trained_positions`) reads T, 2T and 4T tokens, unscaled and with every scaling.
@@ -23,10 +23,10 @@ from matplotlib.figure import Figure
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer
 
-from benchmarks.masked_accuracy import MaskedText, accuracy_difference, score_model
 from benchmarks.measure import markdown_table, write_results
-from benchmarks.retrieval_scores import query_scores
-from benchmarks.stage1_quality import held_out_texts, named_path, require_same_tokenizer
+from benchmarks.quality.masked_accuracy import MaskedText, accuracy_difference, score_model
+from benchmarks.quality.retrieval_scores import query_scores
+from benchmarks.quality.stage1 import held_out_texts, named_path, require_same_tokenizer
 from evaluation.retrieval import RetrievalSet
 from nomic_bert import NomicBertConfig, NomicBertForMaskedLM, NomicBertModel
 from nomic_bert.embedder import load_embedder
@@ -253,7 +253,7 @@ def main(argv: list[str]) -> None:
     """Do as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, metavar="DIR", help="a stage 1 model")
-    parser.add_argument("--data", required=True, metavar="DIR", help="what stage1_quality.py prepare wrote")
+    parser.add_argument("--data", required=True, metavar="DIR", help="what stage1.py prepare wrote")
     parser.add_argument("--embedder", metavar="DIR", help="a stage 2 or 3 model, for --retrieval")
     parser.add_argument("--retrieval", nargs="+", default=[], metavar="NAME=DIR", help="sets in the BEIR layout")
     parser.add_argument("--multiples", nargs="+", type=int, default=[2, 4], help="of the trained length")

@@ -1,4 +1,4 @@
-"""The training runs of contrastive_quality.py: stages 2 and 3 from each seed's stage 1, and one change at a time."""
+"""The training runs of contrastive.py: stages 2 and 3 from each seed's stage 1, and one change at a time."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ import yaml
 
 from curation.files import read_jsonl, write_jsonl
 
-_RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+_RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 _CONFIGS = _RECIPES / "configs"
 
 # What an ablation changes; all else is as in the run of the first seed.

@@ -1,4 +1,4 @@
-"""The tables and the plot of contrastive_quality.py."""
+"""The tables and the plot of contrastive.py."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.contrastive_runs import STAGE_2_ABLATIONS, STAGE_3_ABLATIONS
-from benchmarks.contrastive_scores import Draws, EvaluationSets, interval
 from benchmarks.measure import markdown_table
+from benchmarks.quality.contrastive_runs import STAGE_2_ABLATIONS, STAGE_3_ABLATIONS
+from benchmarks.quality.contrastive_scores import Draws, EvaluationSets, interval
 
 _MEANS = {"similarity": "STS, mean", "retrieval": "retrieval, mean"}
 _STAGES = ("stage 1", "stage 2", "stage 3")

@@ -1,8 +1,8 @@
 """What stages 2 and 3 teach: similarity and retrieval after each stage, and what one change to the training costs.
 
-python benchmarks/contrastive_quality.py prepare --data DIR --output_dir OUT
-python benchmarks/contrastive_quality.py train --data OUT --stage1 SEED=DIR... --output_dir RUNS [--only NAME...]
-python benchmarks/contrastive_quality.py evaluate --runs RUNS --stage1 SEED=DIR... --data DIR --kept_aside OUT
+python benchmarks/quality/contrastive.py prepare --data DIR --output_dir OUT
+python benchmarks/quality/contrastive.py train --data OUT --stage1 SEED=DIR... --output_dir RUNS [--only NAME...]
+python benchmarks/quality/contrastive.py evaluate --runs RUNS --stage1 SEED=DIR... --data DIR --kept_aside OUT
     [--reference NAME=DIR...] --output results
 
 `prepare` writes the sources of both stages, without what is evaluated on, and two sets of questions kept aside. `train`
@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 
-from benchmarks import contrastive_data, contrastive_report
-from benchmarks.contrastive_runs import STAGE_2_ABLATIONS, STAGE_3_ABLATIONS, WITHOUT_PREFIXES, Runs
-from benchmarks.contrastive_scores import EvaluationSets, KeptScores, bm25_scores, embedder_scores, resampled
 from benchmarks.measure import write_results
-from benchmarks.stage1_quality import named_path
+from benchmarks.quality import contrastive_data, contrastive_report
+from benchmarks.quality.contrastive_runs import STAGE_2_ABLATIONS, STAGE_3_ABLATIONS, WITHOUT_PREFIXES, Runs
+from benchmarks.quality.contrastive_scores import EvaluationSets, KeptScores, bm25_scores, embedder_scores, resampled
+from benchmarks.quality.stage1 import named_path
 from nomic_bert.embedder import load_embedder
 
 

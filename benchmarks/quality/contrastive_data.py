@@ -1,4 +1,4 @@
-"""What contrastive_quality.py trains on and what it keeps aside, from files of text pairs and of NLI judgements."""
+"""What contrastive.py trains on and what it keeps aside, from files of text pairs and of NLI judgements."""
 
 import csv
 import gzip
