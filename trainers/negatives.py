@@ -26,6 +26,8 @@ def have_negatives(pairs: Dataset) -> np.ndarray:
 
 def _have_negatives(batch: pa.RecordBatch) -> np.ndarray:
     documents, lists = batch.column("document"), batch.column("negatives")
+    if pa.types.is_fixed_size_list(lists.type):
+        lists = lists.cast(pa.list_(lists.type.value_type))
     if lists.null_count:
         lists = lists.fill_null([])
     offsets = lists.offsets.to_numpy()

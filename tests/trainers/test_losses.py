@@ -4,7 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.losses import (
+    CachedMultipleNegativesRankingLoss,
+    MultipleNegativesRankingLoss,
+)
 
 from trainers import losses
 from trainers.losses import info_nce, mean_pool
@@ -48,19 +51,24 @@ class _Given(SentenceTransformer):
 
     def __init__(self):
         torch.nn.Module.__init__(self)
+        self.add_module("0", torch.nn.Identity())
 
     def forward(self, features):
         return features
 
 
 @pytest.mark.parametrize("documents_per_query", [1, 3])
-def test_equals_multiple_negatives_ranking_loss(embeddings, documents_per_query):
-    queries, documents = (3 * e.clone().requires_grad_() for e in embeddings)  # theirs normalizes by itself
+@pytest.mark.parametrize("theirs_cached", [False, True])
+def test_equals_multiple_negatives_ranking_loss(embeddings, documents_per_query, theirs_cached):
+    queries, documents = ((3 * e).requires_grad_() for e in embeddings)  # theirs normalizes by itself
     rows = documents.view(4, 3, 8)[:, :documents_per_query]
-    theirs = MultipleNegativesRankingLoss(_Given(), scale=50.0)(
-        [{"sentence_embedding": e} for e in (queries, *rows.unbind(1))], labels=None
-    )
-    their_gradients = torch.autograd.grad(theirs, (queries, documents))
+    if theirs_cached:
+        loss_function = CachedMultipleNegativesRankingLoss(_Given(), scale=50.0, mini_batch_size=2)
+    else:
+        loss_function = MultipleNegativesRankingLoss(_Given(), scale=50.0)
+    theirs = loss_function([{"sentence_embedding": e} for e in (queries, *rows.unbind(1))], labels=None)
+    theirs.backward()  # theirs goes on from its cache in a hook
+    their_gradients = queries.grad, documents.grad
     ours, _ = info_nce(
         F.normalize(queries, dim=-1),
         F.normalize(rows.flatten(0, 1), dim=-1),

@@ -19,6 +19,12 @@ def test_a_row_needs_a_text_that_is_not_its_document(large):
     assert have_negatives(pairs.select([])).tolist() == []
 
 
+def test_lists_of_one_fixed_length():
+    lists = pa.array([["a", "a"], ["a", "z"]], pa.list_(pa.string(), 2))
+    pairs = datasets.Dataset(pa.table({"document": ["a", "a"], "negatives": lists}))
+    assert have_negatives(pairs).tolist() == [False, True]
+
+
 def test_null_is_no_negative_and_many_chunks_are_read_in_order():
     tables = [
         pa.table({"document": ["a", "b"], "negatives": pa.array([negatives, ["z"]], pa.list_(pa.string()))})
