@@ -2,8 +2,8 @@
 
 accelerate launch recipes/stage3.py --config recipes/configs/stage3.yaml [--dry_run]
 
-With --dry_run it prints sources, rows, steps, prefixes and token lengths, and trains nothing; of data sets on the hub it
-fetches a few rows.
+With --dry_run it prints sources, rows, steps, prefixes and token lengths, and trains nothing; of data sets on the
+hub it fetches a few rows.
 """
 
 import sys

@@ -58,9 +58,8 @@ def evaluate(args: argparse.Namespace) -> None:
         )
         if name == WITHOUT_PREFIXES:
             embedder.prompts = dict.fromkeys(embedder.prompts, "")
-        tokens = None if name in references else args.tokens
         kept = KeptScores(directory / "scores" / f"{name}.json", Path(path))
-        scores[name] = embedder_scores(embedder, sets, tokens, args.batch_size, kept)
+        scores[name] = embedder_scores(embedder, sets, args.tokens, args.batch_size, kept)
     report = contrastive_report.Report(resampled(sets, scores), list(runs.stage1), ["BM25", *references], sets)
     table = report.markdown(args.tokens)
     print(table)
@@ -129,7 +128,9 @@ def main(argv: list[str]) -> None:
     command.add_argument("--data", required=True, metavar="DIR", help="has sts and retrieval")
     command.add_argument("--kept_aside", required=True, metavar="DIR", help="what `prepare` wrote")
     command.add_argument("--reference", nargs="+", default=[], metavar="NAME=DIR", help="sentence-transformers models")
-    command.add_argument("--tokens", type=int, default=192, help="of a text that are read (default 192)")
+    command.add_argument(
+        "--tokens", type=int, default=128, help="of a text that are read (default 128)"
+    )
     command.add_argument("--batch_size", type=int, default=32, help="texts encoded at once")
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     command.add_argument("--output", required=True, metavar="DIR", help="directory for the dated results")

@@ -109,7 +109,7 @@ class Report:
             [
                 "Spearman's correlation of cosines with judgements for STS, nDCG@10 for retrieval, both in percent; "
                 "judgements of retrieval are binary, so Cranfield's grades count alike. Stages: mean of "
-                f"{seeds} seeds (least to most). Texts are cut at {tokens} tokens; references read to their own limit.",
+                f"{seeds} seeds (least to most). All embedders read {tokens} tokens of a text; BM25 reads all.",
                 markdown_table(header, rows),
                 "Differences, with 95 % intervals by resampling pairs or queries, those of one document together; "
                 "scores are averaged over the seeds first, so the intervals do not hold the chance of a seed:",

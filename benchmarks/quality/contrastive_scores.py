@@ -68,22 +68,21 @@ class EvaluationSets:
 
 
 def embedder_scores(
-    embedder: SentenceTransformer, sets: EvaluationSets, tokens: int | None, batch_size: int, kept: "KeptScores"
+    embedder: SentenceTransformer, sets: EvaluationSets, tokens: int, batch_size: int, kept: "KeptScores"
 ) -> dict[str, np.ndarray]:
     """Cosines of the pairs of similarity sets under the prompt "STS", nDCG@10 of the queries of retrieval sets.
 
     Args:
         embedder: with its prompts.
         sets: what to score on.
-        tokens: after which texts are cut; None: the embedder's own limit.
+        tokens: after which texts are cut, where the embedder's own limit is not lower.
         batch_size: texts encoded at once.
         kept: where scores are kept.
 
     Returns:
         Set -> scores, (pairs,) or (queries,).
     """
-    limit = tokens or embedder.max_seq_length
-    assert limit is not None
+    limit = min(tokens, embedder.max_seq_length or tokens)
     prompts = {name: embedder.prompts.get(name) or "" for name in ("STS", "query", "document")}
 
     def cosines(each: SimilaritySet) -> np.ndarray:
