@@ -128,9 +128,7 @@ def main(argv: list[str]) -> None:
     command.add_argument("--data", required=True, metavar="DIR", help="has sts and retrieval")
     command.add_argument("--kept_aside", required=True, metavar="DIR", help="what `prepare` wrote")
     command.add_argument("--reference", nargs="+", default=[], metavar="NAME=DIR", help="sentence-transformers models")
-    command.add_argument(
-        "--tokens", type=int, default=128, help="of a text that are read (default 128)"
-    )
+    command.add_argument("--tokens", type=int, default=128, help="of a text that are read (default 128)")
     command.add_argument("--batch_size", type=int, default=32, help="texts encoded at once")
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     command.add_argument("--output", required=True, metavar="DIR", help="directory for the dated results")
