@@ -1,10 +1,10 @@
 """GradCache: the gradient of a loss over many texts, in the memory of a few (Gao et al., 2021; paper §4.2).
 
 Queries and documents form one list of texts. It is cut into chunks by a budget of real tokens, and each chunk is
-encoded as one packed row, so nothing is spent on padding. One list means one all-reduce of gradients a step.
+encoded as a packed row, so nothing is spent on padding. One list means one all-reduce of gradients a step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .losses import mean_pool
+
+# On a CPU a row of 4,096 tokens is as fast as any; buffers of longer ones are given back to the system and taken, and
+# cleared, again for every layer.
+_CPU_ROW_TOKENS = 4096
 
 # (texts, dim) mean-pooled vectors, in the order of the texts -> loss and accuracy, both scalars
 LossFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -41,15 +45,20 @@ class PackedTexts:
         """The token ids (tokens,) of each text."""
         return self.input_ids.split(self.sizes)
 
-    def chunks(self, chunk_tokens: int) -> list[list[int]]:
-        """Cut the texts, longest first, into chunks of at most `chunk_tokens` tokens, at least one text each.
+    def chunks(self, chunk_tokens: int, texts: Sequence[int] | None = None) -> list[list[int]]:
+        """Cut texts, longest first, into chunks of at most `chunk_tokens` tokens, at least one text each.
+
+        Args:
+            chunk_tokens: tokens in a chunk.
+            texts: numbers of the texts to cut; None: all.
 
         Returns:
             The numbers of the texts in each chunk.
         """
         chunks: list[list[int]] = [[]]
         tokens = 0
-        for text in sorted(range(len(self.sizes)), key=lambda text: -self.sizes[text]):
+        numbers = range(len(self.sizes)) if texts is None else texts
+        for text in sorted(numbers, key=lambda text: -self.sizes[text]):
             if chunks[-1] and tokens + self.sizes[text] > chunk_tokens:
                 chunks.append([])
                 tokens = 0
@@ -119,11 +128,18 @@ def backward_through_chunks(
 
 
 def _encode_chunk(model: nn.Module, texts: PackedTexts, chunk: list[int]) -> Tensor:
-    lengths = torch.tensor([texts.sizes[text] for text in chunk])
+    """Mean-pooled vectors (len(chunk), dim), in the order of the chunk, which has the longest texts first."""
+    on_cpu = texts.input_ids.device.type == "cpu"
+    rows = texts.chunks(_CPU_ROW_TOKENS, chunk) if on_cpu else [chunk]
+    return torch.cat([_encode_row(model, texts, row) for row in rows])
+
+
+def _encode_row(model: nn.Module, texts: PackedTexts, row: list[int]) -> Tensor:
+    lengths = torch.tensor([texts.sizes[text] for text in row])
     offsets = F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
     device = texts.input_ids.device
     output = model(
-        input_ids=torch.cat([texts.pieces[text] for text in chunk])[None],
+        input_ids=torch.cat([texts.pieces[text] for text in row])[None],
         cu_seq_lens_q=offsets,  # on the host, where the model reads them without waiting for the device
         max_length_q=int(lengths.max()),
     )

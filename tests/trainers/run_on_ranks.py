@@ -8,6 +8,7 @@ import datasets
 import torch
 
 from tests.trainers.toys import KeepGradient, StopAt, contrastive_trainer, logged, mlm_trainer, pairs
+from trainers import grad_cache
 from trainers.distributed import gather_with_gradient, rank_and_ranks
 
 # 6 rows a step divide by 1, 2 and 3 ranks; 4 steps an epoch
@@ -58,6 +59,7 @@ def gathered_gradient() -> torch.Tensor:
 
 def main(output: Path) -> None:
     """Write every result of this rank to `output`/rank<rank>.pt."""
+    grad_cache._CPU_ROW_TOKENS = 40  # several rows in a chunk of 60 tokens, so several forward passes before a backward
     results: dict[str, Any] = {
         "output": str(output),
         "contrastive": run(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.trainers.toys import encoder
-from trainers import losses
+from trainers import grad_cache, losses
 from trainers.grad_cache import PackedTexts, backward_through_chunks, encode
 from trainers.losses import info_nce
 
@@ -45,8 +45,10 @@ def relative_error(got, expected):
     return float(difference / sum(g.double().square().sum() for g in expected.values()).sqrt())
 
 
+@pytest.mark.parametrize("row_tokens", [25, 4096])
 @pytest.mark.parametrize("chunk_tokens", [1, 40, 150, 10_000])
-def test_gradient_equals_the_full_batch(texts, chunk_tokens):
+def test_gradient_equals_the_full_batch(texts, chunk_tokens, row_tokens, monkeypatch):
+    monkeypatch.setattr(grad_cache, "_CPU_ROW_TOKENS", row_tokens)
     model = encoder().train()
     expected_loss, expected_accuracy = loss_function(plain_means(model, texts))
     expected_loss.backward()
