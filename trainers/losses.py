@@ -10,7 +10,9 @@ from torch.utils.checkpoint import checkpoint
 
 HardNegativeScope = Literal["global", "own"]
 
-_LOGITS_AT_ONCE = 2**22  # 16 MiB: the pool of documents must not set the memory
+# The pool of documents must not set the memory; several copies of this many float32 logits are held at a time.
+_LOGITS_AT_ONCE = 2**24
+_LOGITS_AT_ONCE_ON_CPU = 2**20
 
 
 def mean_pool(hidden: Tensor, lengths: Tensor) -> Tensor:
@@ -73,7 +75,8 @@ def info_nce(
     block = partial(
         _loss_and_hits, documents=document_embeddings.float(), scale=scale, own_rows_of=own, keys=document_keys
     )
-    queries, rows = query_embeddings.float(), max(1, _LOGITS_AT_ONCE // documents)
+    queries = query_embeddings.float()
+    rows = max(1, (_LOGITS_AT_ONCE_ON_CPU if queries.device.type == "cpu" else _LOGITS_AT_ONCE) // documents)
     if len(queries) <= rows:
         loss, hits = block(queries, labels)
     else:

@@ -92,7 +92,7 @@ class _Kept:
 
 def test_activations_do_not_grow_with_the_batch(monkeypatch):
     """16 times the texts, and 256 times the logits, in chunks and blocks of the same size."""
-    monkeypatch.setattr(losses, "_LOGITS_AT_ONCE", 64)
+    monkeypatch.setattr(losses, "_LOGITS_AT_ONCE_ON_CPU", 64)
     most = {}
     for queries in (8, 128):
         input_ids = torch.randint(5, 95, (2 * queries * 10,), generator=torch.Generator().manual_seed(1))

@@ -101,7 +101,7 @@ def test_blocks_of_queries_change_nothing(embeddings, monkeypatch, scope, keys):
 
     whole = run()
     for logits in (1, 36):
-        monkeypatch.setattr(losses, "_LOGITS_AT_ONCE", logits)
+        monkeypatch.setattr(losses, "_LOGITS_AT_ONCE_ON_CPU", logits)
         for got, expected in zip(run(), whole, strict=True):
             torch.testing.assert_close(torch.as_tensor(got), torch.as_tensor(expected))
 
