@@ -1,0 +1,78 @@
+"""Finetuning on a file of one's own pairs, as the README says it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from nomic_bert import NomicBertModel
+from recipes.contrastive import train_contrastive
+from tests.trainers.toys import encoder, tokenizer
+
+CONFIG = Path(__file__).resolve().parents[2] / "recipes" / "configs" / "finetune_own_pairs.yaml"
+
+
+@pytest.fixture
+def finetune(tmp_path):
+    """Write rows to a file and train on it with the config that is there for it."""
+    encoder().save_pretrained(tmp_path / "start")
+    tokenizer().save_pretrained(tmp_path / "start")
+
+    def run(rows, *settings):
+        (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        argv = ["--config", str(CONFIG), "--train_file", str(tmp_path / "my.jsonl"), "--use_cpu", "true"]
+        argv += ["--model_name_or_path", str(tmp_path / "start"), "--output_dir", str(tmp_path / "out")]
+        argv += ["--global_batch_size", "4", "--learning_rate", "0.01", "--disable_tqdm", "true", *settings]
+        return train_contrastive(None, argv, with_negatives=True)
+
+    return run
+
+
+def rows(count, **more):
+    return [{"query": f"word{n} word1", "document": f"word{n + 1} word2 word3", **more} for n in range(count)]
+
+
+def test_pairs_alone_are_enough_and_leave_an_embedder(finetune, tmp_path, capsys):
+    final = finetune(rows(9))
+    printed = capsys.readouterr().out
+    assert "has no column 'negatives'" in printed and "0 hard negatives a row" in printed
+    assert "train_file: 9 rows, 2 batches, 1 left out, 'search_query: ' -> 'search_document: '" in printed
+    assert SentenceTransformer(str(final), trust_remote_code=True).encode_query("word1").shape == (16,)
+    trained, start = (NomicBertModel.from_pretrained(path).state_dict() for path in (final, tmp_path / "start"))
+    assert any((trained[name] != value).any() for name, value in start.items())
+
+
+def test_negatives_are_used_and_rows_without_are_counted(finetune, capsys):
+    mined = rows(9, negatives=["word7 word8"])
+    mined[4]["negatives"] = []
+    finetune(mined, "--num_hard_negatives", "2")
+    printed = capsys.readouterr().out
+    assert "2 hard negatives a row" in printed
+    assert "train_file: 8 rows, 2 batches, 0 left out, 1 more without hard negatives" in printed
+
+
+def test_an_evaluation_on_a_file_chooses_the_checkpoint(finetune, tmp_path, capsys):
+    evaluators = [{"name": "mine", "kind": "pairs", "path": str(tmp_path / "my.jsonl")}]
+    steps = ["--eval_strategy", "steps", "--eval_steps", "1", "--save_steps", "1", "--load_best_model_at_end", "true"]
+    finetune(rows(9), "--evaluators", json.dumps(evaluators), *steps, "--metric_for_best_model", "mine_cosine_ndcg@10")
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    scores = [
+        entry["eval_mine_cosine_ndcg@10"] for entry in state["log_history"] if "eval_mine_cosine_ndcg@10" in entry
+    ]
+    assert len(scores) == 2 and state["best_metric"] == max(scores)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--sources", '[{"name": "x"}]'], "give either sources, at least one, or train_file"),
+        (["--global_batch_size", "64"], "'train_file' has 9 rows, fewer than one global batch of 64"),
+        (["--evaluators", '[{"name": "x", "kind": "pairs"}]'], r"evaluators\[0\]: the key 'path' is missing"),
+        (["--evaluators", '[{"name": "x", "kind": "pear", "path": "p"}]'], r"evaluators\[0\]: kind must be one of"),
+        (["--train_file", "no_such.jsonl"], "no_such.jsonl"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_in_a_line(finetune, settings, message):
+    with pytest.raises(SystemExit, match=f"error: .*{message}"):
+        finetune(rows(9), *settings)
