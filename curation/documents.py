@@ -10,7 +10,7 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from curation.files import ROW_SUFFIXES, find_files, read_row_batches, reading_progress, require_columns, write_arrow
-from curation.sources import check_keys, is_hub_id, load_hub_split, texts_of
+from curation.sources import is_hub_id, load_hub_split, read_section, texts_of
 
 _TXT = ".txt"
 
@@ -62,11 +62,7 @@ class DocumentSource:
         entry = {"path": entry} if isinstance(entry, str | Path) else entry
         if not isinstance(entry, Mapping):
             raise ValueError(f"{where}: {entry!r} is neither a path nor a mapping with the key 'path'.")
-        check_keys(cls, entry, where)
-        try:
-            return cls(**entry)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+        return read_section(cls, entry, where)
 
     @property
     def is_local(self) -> bool:

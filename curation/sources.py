@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import datasets
 import pyarrow as pa
@@ -33,6 +33,7 @@ from curation.files import (
 )
 from nomic_bert.prompts import prefix_text
 
+Section = TypeVar("Section")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _COPY_VERSION = 1  # of the form of the copies: raise it when their content changes
 _TYPES = {"query": pa.string(), "document": pa.string(), "negatives": pa.list_(pa.string())}
@@ -116,11 +117,7 @@ class Source:
         Raises:
             ValueError: A key is unknown or missing, or a value is wrong.
         """
-        check_keys(cls, mapping, where)
-        try:
-            return cls(**mapping)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+        return read_section(cls, mapping, where)
 
 
 def _is_filled(value: Any) -> bool:
@@ -131,9 +128,18 @@ def _is_number(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
-def check_keys(cls: type, mapping: Mapping[str, Any], where: str) -> None:
-    """Raise a ValueError that names a key of a config's section which a dataclass lacks, or one that it misses."""
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+def read_section(cls: type[Section], mapping: Mapping[str, Any], where: str) -> Section:
+    """Build a dataclass from a section of a config.
+
+    Args:
+        cls: The dataclass; its fields are the keys.
+        mapping: Keys to values.
+        where: Where the section stands, put in front of every error.
+
+    Raises:
+        ValueError: A key is unknown or missing, or the dataclass refuses a value.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in mapping:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1)
@@ -143,6 +149,10 @@ def check_keys(cls: type, mapping: Mapping[str, Any], where: str) -> None:
         if field.default is dataclasses.MISSING and key not in mapping:
             hint = ' (write "" for no prefix)' if key.endswith("_prefix") else ""
             raise ValueError(f"{where}: the key {key!r} is missing; add it{hint}.")
+    try:
+        return cls(**mapping)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def open_pairs(source: Source, cache: Path | None = None) -> datasets.Dataset:

@@ -117,17 +117,8 @@ def _retrieval_set(settings: EvaluatorSettings) -> RetrievalSet:
         return RetrievalSet.from_pairs({"query": query, "document": document} for query, document in pairs)
     if Path(settings.path).expanduser().is_dir():
         return RetrievalSet.from_beir(Path(settings.path).expanduser())
-    corpus = _hub_split(settings.path, "corpus", "corpus")
-    queries = _hub_split(settings.path, "queries", "queries")
-    relevant: dict[str, set[str]] = {}
-    for row in _hub_split(settings.path, settings.subset, settings.split):
-        if row["score"] > 0:
-            relevant.setdefault(str(row["query-id"]), set()).add(str(row["corpus-id"]))
-    return RetrievalSet(
-        {str(row["_id"]): row["text"] for row in queries if str(row["_id"]) in relevant},
-        {str(row["_id"]): f"{row.get('title') or ''} {row['text']}".strip() for row in corpus},
-        relevant,
-    )
+    parts = (("corpus", "corpus"), ("queries", "queries"), (settings.subset, settings.split))
+    return RetrievalSet.from_rows(*(_hub_split(settings.path, subset, split) for subset, split in parts))
 
 
 def _columns(settings: EvaluatorSettings) -> list[list]:

@@ -90,18 +90,35 @@ class RetrievalSet:
             ValueError: A line cannot be read, or the judgements name an unknown query or document.
         """
         directory = Path(directory)
-        documents = {
-            str(row["_id"]): f"{row.get('title') or ''} {row['text']}".strip()
-            for row in _read_rows(directory, "corpus.jsonl", ("_id", "text"))
-        }
-        queries = {str(row["_id"]): row["text"] for row in _read_rows(directory, "queries.jsonl", ("_id", "text"))}
+        corpus = list(_read_rows(directory, "corpus.jsonl", ("_id", "text")))
+        queries = list(_read_rows(directory, "queries.jsonl", ("_id", "text")))
+        judged = list(_read_rows(directory, "qrels.tsv", ("query-id", "corpus-id", "score")))
+        try:
+            return cls.from_rows(corpus, queries, judged)
+        except ValueError as error:
+            raise ValueError(f"{directory}: {error}") from error
+
+    @classmethod
+    def from_rows(
+        cls,
+        corpus: Iterable[Mapping[str, Any]],
+        queries: Iterable[Mapping[str, Any]],
+        judged: Iterable[Mapping[str, Any]],
+    ) -> "RetrievalSet":
+        """Make a set of rows with the columns of BEIR; see `from_beir`.
+
+        Raises:
+            ValueError: The judgements name an unknown query or document.
+        """
+        documents = {str(row["_id"]): f"{row.get('title') or ''} {row['text']}".strip() for row in corpus}
+        texts = {str(row["_id"]): row["text"] for row in queries}
         relevant: dict[str, set[str]] = {}
-        for row in _read_rows(directory, "qrels.tsv", ("query-id", "corpus-id", "score")):
+        for row in judged:
             if float(row["score"]) > 0:
-                relevant.setdefault(row["query-id"], set()).add(row["corpus-id"])
-        if unknown := relevant.keys() - queries.keys():
-            raise ValueError(f"{directory}: qrels.tsv judges the unknown query {min(unknown)!r}.")
-        return cls({query_id: queries[query_id] for query_id in queries if query_id in relevant}, documents, relevant)
+                relevant.setdefault(str(row["query-id"]), set()).add(str(row["corpus-id"]))
+        if unknown := relevant.keys() - texts.keys():
+            raise ValueError(f"qrels.tsv judges the unknown query {min(unknown)!r}.")
+        return cls({query: text for query, text in texts.items() if query in relevant}, documents, relevant)
 
 
 def evaluate_embedder(

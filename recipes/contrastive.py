@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 from transformers import AutoTokenizer
 
 from curation.files import ROW_SUFFIXES, find_files, read_row_batches
-from curation.sources import Source, check_keys, open_pairs
+from curation.sources import Source, open_pairs, read_section
 from evaluation.evaluators import EvaluatorSettings, build_evaluator
 from nomic_bert import NomicBertModel
 from nomic_bert.embedder import embedder_around, require_checkpoint, save_embedder
@@ -125,12 +125,8 @@ def _own_pairs(path: str, args: ContrastiveConfig, with_negatives: bool) -> Sour
 
 
 def _evaluators(entries: list) -> list[Evaluator]:
-    evaluators: list[Evaluator] = []
-    for number, entry in enumerate(entries):
-        where = f"evaluators[{number}]"
-        check_keys(EvaluatorSettings, entry, where)
-        try:
-            evaluators.append(build_evaluator(EvaluatorSettings(**entry)))
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-    return evaluators
+    settings = [read_section(EvaluatorSettings, entry, f"evaluators[{n}]") for n, entry in enumerate(entries)]
+    names = [each.name for each in settings]
+    if len(set(names)) < len(names):
+        raise ValueError(f"evaluators: the name {next(n for n in names if names.count(n) > 1)!r} stands twice.")
+    return [build_evaluator(each) for each in settings]

@@ -94,7 +94,7 @@ def backward_through_chunks(
         loss_function: may gather over ranks; called once.
         chunk_tokens: real tokens encoded with gradient at a time, on this device.
         backward: for example `accelerator.backward`, which scales the loss under fp16.
-        no_sync: context that holds back the all-reduce of gradients; entered for every chunk but the last.
+        no_sync: context that holds back the all-reduce of gradients; entered for all backward passes but the last.
 
     Returns:
         Loss and accuracy, detached.

@@ -69,9 +69,9 @@ def _mix(values: np.ndarray) -> np.ndarray:
 class BatchPlan:
     """Global batches of one epoch, each of one source (paper §4.2), in proportion to the sources' rows.
 
-    Every row is used at most once an epoch; rows that do not fill a batch of their source are left out, others in
-    every epoch. A source of weight 2 is passed over twice an epoch, each time in an order of its own, and of a source
-    of weight 0.5 one half is used, another in every epoch.
+    Every row is used at most once in a pass over its source; rows that do not fill a batch are left out, others in
+    every pass. An epoch is one pass; for a source of weight 2 it is two, each in an order of its own, and for one of
+    weight 0.5 half a pass, over another half in every epoch.
 
     Attributes:
         rows: source -> number of rows.

@@ -11,6 +11,7 @@ from recipes.contrastive import train_contrastive
 from tests.trainers.toys import encoder, tokenizer
 
 CONFIG = Path(__file__).resolve().parents[2] / "recipes" / "configs" / "finetune_own_pairs.yaml"
+EVALUATOR = {"name": "x", "kind": "pairs", "path": "p"}
 
 
 @pytest.fixture
@@ -70,6 +71,7 @@ def test_an_evaluation_on_a_file_chooses_the_checkpoint(finetune, tmp_path, caps
         (["--global_batch_size", "64"], "'train_file' has 9 rows, fewer than one global batch of 64"),
         (["--evaluators", '[{"name": "x", "kind": "pairs"}]'], r"evaluators\[0\]: the key 'path' is missing"),
         (["--evaluators", '[{"name": "x", "kind": "pear", "path": "p"}]'], r"evaluators\[0\]: kind must be one of"),
+        (["--evaluators", json.dumps([EVALUATOR, EVALUATOR])], "evaluators: the name 'x' stands twice"),
         (["--train_file", "no_such.jsonl"], "no_such.jsonl"),
     ],
 )
