@@ -9,7 +9,6 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from torch.utils.data import SequentialSampler
 from transformers import AutoConfig, AutoTokenizer, set_seed
 from transformers.models.nomic_bert import NomicBertConfig as NativeConfig
 
+from benchmarks.measure import StepWorkload
 from benchmarks.mlm_sides import PACKAGES, load_tokenizer
 from benchmarks.step_profile import StepClock
 from curation.docstrings import docstring_pairs, read_docstrings
@@ -48,38 +48,17 @@ _COMPARED_PAIRS = 128
 _LARGEST_DIFFERENCE = 1e-4
 
 
-@dataclass(frozen=True)
-class Workload:
-    """What all sides share.
+@dataclass(frozen=True, kw_only=True)
+class Workload(StepWorkload):
+    """What all sides share; `directory` holds `pairs` and `model`: weights and tokenizer, which both sides read.
 
     Attributes:
-        directory: holds `pairs` and `model`: weights and tokenizer, which both sides read.
-        device: "cpu" or "cuda".
-        precision: "fp32" or "bf16" (autocast).
         pairs: of a step.
         max_length: tokens of a text, prefix and special tokens included; longer ones are cut.
-        warmup: steps before the clock starts.
-        steps: that are timed.
-        profiled: steps after those.
-        workers: of the loader.
-        threads: of torch, on the CPU.
     """
 
-    directory: Path
-    device: str
-    precision: str
     pairs: int
     max_length: int
-    warmup: int
-    steps: int
-    profiled: int
-    workers: int
-    threads: int
-
-    @property
-    def all_steps(self) -> int:
-        """Optimizer steps of one measurement."""
-        return self.warmup + self.steps + self.profiled
 
     def load_pairs(self) -> Dataset:
         """As many pairs as the steps of a measurement take, each pair once."""

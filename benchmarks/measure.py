@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,6 +22,40 @@ import torch
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "sentence-transformers", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepWorkload:
+    """What all sides of a comparison of training steps share; a benchmark adds what its steps are made of.
+
+    Attributes:
+        directory: holds what the sides read.
+        device: "cpu" or "cuda".
+        precision: "fp32" or "bf16" (autocast).
+        warmup: steps before the clock starts.
+        steps: that are timed.
+        profiled: steps after those.
+        workers: of the loader.
+        threads: of torch, on the CPU.
+    """
+
+    directory: Path
+    device: str
+    precision: str
+    warmup: int
+    steps: int
+    profiled: int
+    workers: int
+    threads: int
+
+    @property
+    def all_steps(self) -> int:
+        """Optimizer steps of one measurement."""
+        return self.warmup + self.steps + self.profiled
+
+    def shown(self) -> dict[str, Any]:
+        """The settings as results show them, without the place."""
+        return {key: value for key, value in asdict(self).items() if key != "directory"}
 
 
 def record() -> dict[str, Any]:

@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.models.nomic_bert import NomicBertForMaskedLM as NativeForMaskedLM
 
+from benchmarks.measure import StepWorkload
 from benchmarks.step_profile import StepClock
 from curation.docstrings import read_docstrings
 from curation.documents import DocumentSource, open_documents
@@ -45,36 +46,15 @@ SIZES: dict[str, dict[str, int]] = {
 PACKAGES = ("torch", "transformers")  # whose documentation is the text where none is given
 
 
-@dataclass(frozen=True)
-class Workload:
-    """What all sides share.
+@dataclass(frozen=True, kw_only=True)
+class Workload(StepWorkload):
+    """What all sides share; `directory` holds `blocks`, `tokenizer` and the weights of `ours` and `native`, the same.
 
     Attributes:
-        directory: holds `blocks`, `tokenizer` and the same weights for each trainer: `ours` and `native`.
-        device: "cpu" or "cuda".
-        precision: "fp32" or "bf16" (autocast).
         blocks: of a step.
-        warmup: steps before the clock starts.
-        steps: that are timed.
-        profiled: steps after those.
-        workers: of the loader.
-        threads: of torch, on the CPU.
     """
 
-    directory: Path
-    device: str
-    precision: str
     blocks: int
-    warmup: int
-    steps: int
-    profiled: int
-    workers: int
-    threads: int
-
-    @property
-    def all_steps(self) -> int:
-        """Optimizer steps of one measurement."""
-        return self.warmup + self.steps + self.profiled
 
 
 @dataclass(frozen=True)

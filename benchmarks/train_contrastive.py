@@ -14,7 +14,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def _measure_speed(args: argparse.Namespace, directory: Path) -> str:
     text = prepare(workload, args.pairs_files, args.tokenizer, config)
     same = in_fresh_process(compare_sides, workload)
     print(describe_losses(same), flush=True)
-    setting = {"size": args.size, **_shown(workload), "text": text, "same": same}
+    setting = {"size": args.size, **workload.shown(), "text": text, "same": same}
     name, table = f"train_contrastive-{args.size}-{args.device}-{args.precision}", ""
 
     def write(outcomes: dict[str, list]) -> None:
@@ -206,7 +206,7 @@ def _measure_memory(args: argparse.Namespace, directory: Path) -> str:
     workload = replace(_workload(args, directory), warmup=1, steps=1, profiled=0)
     side = Side(ours=True, tokens=args.chunk_tokens or 2_048)
     text = prepare(workload, args.pairs_files, args.tokenizer, config, pairs=max(sizes) * workload.all_steps)
-    setting = {**_shown(workload), "chunk_tokens": side.tokens, "text": text, "model": _MEMORY_SIZE}
+    setting = {**workload.shown(), "chunk_tokens": side.tokens, "text": text, "model": _MEMORY_SIZE}
     table = ""
 
     def write(outcomes: dict[str, list]) -> None:
@@ -279,10 +279,6 @@ def _workload(args: argparse.Namespace, directory: Path) -> Workload:
         workers=4 if args.device == "cuda" else 0,
         threads=torch.get_num_threads(),
     )
-
-
-def _shown(workload: Workload) -> dict[str, Any]:
-    return {key: value for key, value in asdict(workload).items() if key != "directory"}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,7 +11,6 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
         prepare_weights(workload.directory, config)
         same = in_fresh_process(compare_losses, workload)
         print(describe_losses(same), flush=True)
-        setting = {"size": args.size, **_shown(workload), "text": text, "same_loss": same}
+        setting = {"size": args.size, **workload.shown(), "text": text, "same_loss": same}
         name = f"train_mlm-{args.size}-{args.device}-{args.precision}"
         table = ""
 
@@ -187,10 +186,6 @@ def _workload(args: argparse.Namespace, directory: Path) -> Workload:
         workers=4 if on_gpu else 0,
         threads=torch.get_num_threads(),
     )
-
-
-def _shown(workload: Workload) -> dict[str, Any]:
-    return {key: value for key, value in asdict(workload).items() if key != "directory"}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -47,7 +47,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Workload:
         for i in range(60)
     ]
     file = write_pairs(directory / "pairs.jsonl.gz", pairs)
-    work = Workload(directory, "cpu", "fp32", PAIRS, MAX_LENGTH, WARMUP, STEPS, profiled=0, workers=0, threads=1)
+    work = Workload(
+        directory=directory, device="cpu", precision="fp32", pairs=PAIRS, max_length=MAX_LENGTH, warmup=WARMUP,
+        steps=STEPS, profiled=0, workers=0, threads=1,
+    )  # fmt: skip
     about = contrastive_sides.prepare(work, [file], None, NomicBertConfig(**CONFIG))
     assert about["tokens_in_vocabulary"] <= CONFIG["vocab_size"] and about["distinct_pairs"] == about["pairs"] == 36
     return work

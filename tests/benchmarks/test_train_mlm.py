@@ -23,7 +23,10 @@ CONFIG = {
 
 
 def workload(directory: Path) -> Workload:
-    return Workload(directory, "cpu", "fp32", blocks=1, warmup=1, steps=1, profiled=1, workers=0, threads=1)
+    return Workload(
+        directory=directory, device="cpu", precision="fp32", blocks=1, warmup=1, steps=1, profiled=1, workers=0,
+        threads=1,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
