@@ -69,13 +69,13 @@ def find_files(path: str | Path, suffixes: tuple[str, ...]) -> list[Path]:
     return found
 
 
-def read_row_batches(file: Path, columns: Sequence[str], progress: tqdm | None = None) -> Iterator[RowBatch]:
+def read_row_batches(file: Path, columns: Sequence[str] | None, progress: tqdm | None = None) -> Iterator[RowBatch]:
     """Yield the rows of a .jsonl, .jsonl.gz or .parquet file, `ROWS_AT_ONCE` at a time.
 
     Args:
         file: The file.
         columns: Columns that are needed. A .parquet file that lacks one is refused and only these are read
-            from it; rows of a .jsonl file come with whatever keys they have.
+            from it; rows of a .jsonl file come with whatever keys they have. None: all columns.
         progress: A bar that counts bytes, moved on by the size of the file while it is read.
 
     Raises:
@@ -101,13 +101,13 @@ def _jsonl_batches(file: Path) -> Iterator[tuple[RowBatch, int]]:
             yield RowBatch(f"{file}, line", numbers, list(rows)), stream.tell()
 
 
-def _parquet_batches(file: Path, columns: Sequence[str]) -> Iterator[tuple[RowBatch, int]]:
+def _parquet_batches(file: Path, columns: Sequence[str] | None) -> Iterator[tuple[RowBatch, int]]:
     """Batches, and the bytes of the file that their share of its rows stands for."""
     try:
         with pq.ParquetFile(file) as parquet:
-            require_columns(parquet.schema_arrow.names, columns, str(file))
+            require_columns(parquet.schema_arrow.names, columns or (), str(file))
             size, first = file.stat().st_size, 1
-            for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=list(columns)):
+            for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=None if columns is None else list(columns)):
                 rows = RowBatch(f"{file}, row", range(first, first + len(batch)), batch.to_pylist())
                 first += len(batch)
                 yield rows, size * (first - 1) // parquet.metadata.num_rows

@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from curation.documents import Documents
 from curation.files import atomic_file
+from curation.shards import ShardFiles, write_json
 from curation.tokenizer import plain_tokenizer, tokenizer_hash, vocabulary_hash
 
 MANIFEST = "manifest.json"
@@ -69,7 +70,7 @@ class PackingPlan:
 
     def shard_path(self, directory: Path, shard: int) -> Path:
         """Where a shard, counted from 0, is written."""
-        return directory / f"blocks-{shard:05}-of-{self.num_shards:05}.arrow"
+        return ShardFiles(directory, "blocks", self.num_shards, ".arrow").path(shard)
 
     def order(self) -> np.ndarray:
         """Numbers of the documents (num_documents,) in the order in which they are dealt out."""
@@ -222,8 +223,7 @@ def finish(plan: PackingPlan, directory: Path, about: dict[str, Any]) -> dict[st
         **totals,
         "shards": shards,
     }
-    with atomic_file(directory / MANIFEST) as partial:
-        partial.write_text(json.dumps(manifest, indent=2) + "\n")
+    write_json(directory / MANIFEST, manifest)
     return manifest
 
 

@@ -36,7 +36,8 @@ from nomic_bert.prompts import prefix_text
 Section = TypeVar("Section")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _COPY_VERSION = 1  # of the form of the copies: raise it when their content changes
-_TYPES = {"query": pa.string(), "document": pa.string(), "negatives": pa.list_(pa.string())}
+_OTHERS = "others"
+_TYPES = {"query": pa.string(), "document": pa.string(), "negatives": pa.list_(pa.string()), _OTHERS: pa.string()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,19 @@ class Source:
         """
         return read_section(cls, mapping, where)
 
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for the rows to be the same: settings, and names, sizes and times of local files.
+
+        Raises:
+            FileNotFoundError: A local path stands for no file.
+            ValueError: A named file cannot be read by its ending.
+        """
+        settings = dataclasses.asdict(self)
+        if is_hub_id(self.path):
+            return settings
+        files = find_files(self.path, ROW_SUFFIXES)
+        return {**settings, "files": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]}
+
 
 def _is_filled(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
@@ -155,7 +169,7 @@ def read_section(cls: type[Section], mapping: Mapping[str, Any], where: str) -> 
         raise ValueError(f"{where}: {error}") from error
 
 
-def open_pairs(source: Source, cache: Path | None = None) -> datasets.Dataset:
+def open_pairs(source: Source, cache: Path | None = None, *, others: bool = False) -> datasets.Dataset:
     """Open a source for random access to its rows, which stay on the disk.
 
     The first time, local files are copied to one Arrow file, and every row is checked on the way. Later, and in
@@ -166,10 +180,12 @@ def open_pairs(source: Source, cache: Path | None = None) -> datasets.Dataset:
     Args:
         source: The source.
         cache: Directory for copies of local files; None: `nomic_pairs` in the cache of `datasets`.
+        others: Also give what else stands in the rows.
 
     Returns:
         A memory-mapped data set with the columns `query` and `document`, and `negatives` (a list of strings, which
-        may be empty) where the source names that column. Prefixes are not added; the trainer adds them.
+        may be empty) where the source names that column. Prefixes are not added; the trainer adds them. With `others`
+        there is a column of that name too: the row's other columns under their own names, as a JSON object.
 
     Raises:
         FileNotFoundError: The path is neither a local path nor a data set on the hub.
@@ -178,13 +194,13 @@ def open_pairs(source: Source, cache: Path | None = None) -> datasets.Dataset:
             Rows are counted from 1; in a .jsonl file they are line numbers.
     """
     if is_hub_id(source.path):
-        return _select(load_hub_split(source.path, source.split, source.subset, source.revision), source)
+        return _select(load_hub_split(source.path, source.split, source.subset, source.revision), source, others)
     files = find_files(source.path, ROW_SUFFIXES)
     cache = Path(datasets.config.HF_DATASETS_CACHE, "nomic_pairs") if cache is None else cache
-    copy = cache / f"{_hash(source, files)}.arrow"
+    copy = cache / f"{_hash(source, files, others)}.arrow"
     if not copy.exists():
         with reading_progress(files) as progress:
-            write_arrow(_local_tables(source, files, progress), _schema(source), copy)
+            write_arrow(_local_tables(source, files, progress, others), _schema(source, others), copy)
     return datasets.Dataset.from_file(str(copy))
 
 
@@ -262,23 +278,27 @@ def _hub_errors(path: str) -> Iterator[None]:
         raise ValueError(f"hub data set {path}: {error}") from error
 
 
-def _schema(source: Source) -> pa.Schema:
-    return pa.schema([(name, _TYPES[name]) for name in source.columns])
+def _schema(source: Source, others: bool) -> pa.Schema:
+    return pa.schema([(name, _TYPES[name]) for name in [*source.columns, *([_OTHERS] if others else [])]])
 
 
-def _hash(source: Source, files: list[Path]) -> str:
+def _hash(source: Source, files: list[Path], others: bool) -> str:
     """Of all that decides what a copy of local files holds."""
     stats = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    content = json.dumps([_COPY_VERSION, stats, source.columns, source.limit])
+    content = json.dumps([_COPY_VERSION, stats, source.columns, source.limit, others])
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def _local_tables(source: Source, files: list[Path], progress: tqdm) -> Iterator[pa.Table]:
+def _local_tables(source: Source, files: list[Path], progress: tqdm, others: bool) -> Iterator[pa.Table]:
     rows, limit = 0, source.limit or sys.maxsize
+    columns = None if others else list(source.columns.values())
     for file in files:
-        for batch in read_row_batches(file, list(source.columns.values()), progress):
+        for batch in read_row_batches(file, columns, progress):
             missing = limit - rows
             table = _check_rows(RowBatch(batch.where, batch.numbers[:missing], batch.rows[:missing]), source)
+            if others:
+                texts = [_other_columns(row, source) for row in batch.rows[:missing]]
+                table = table.append_column(_OTHERS, pa.array(texts, _TYPES[_OTHERS]))
             yield table
             rows += len(table)
             if rows == limit:
@@ -292,7 +312,13 @@ def _check_rows(batch: RowBatch, source: Source) -> pa.Table:
         _text_lists(batch, column) if name == "negatives" else texts_of(batch, column)
         for name, column in source.columns.items()
     ]
-    return pa.table(arrays, schema=_schema(source))
+    return pa.table(arrays, schema=_schema(source, others=False))
+
+
+def _other_columns(row: Mapping[str, Any], source: Source) -> str:
+    used = set(source.columns.values())
+    # what JSON has no word for, such as a date in a parquet file, is written as text
+    return json.dumps({key: value for key, value in row.items() if key not in used}, ensure_ascii=False, default=str)
 
 
 def _no_rows(source: Source) -> ValueError:
@@ -303,15 +329,24 @@ def _where(source: Source) -> str:
     return f"hub data set {source.path}, split {source.split}"
 
 
-def _select(rows: datasets.Dataset, source: Source) -> datasets.Dataset:
+def _select(rows: datasets.Dataset, source: Source, others: bool) -> datasets.Dataset:
     """The source's columns under our names, and the rows to its limit: all still on the disk."""
     _check_types(rows.features, source)
     if len(rows) == 0:
         raise _no_rows(source)
+    if source.limit is not None:
+        # A range is cut from the table; a list of numbers would be looked up in another table at each access.
+        rows = rows.select(range(min(source.limit, len(rows))))
+    if others:
+
+        def with_others(batch: dict[str, list]) -> dict[str, list]:
+            whole = (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
+            pairs = {name: batch[column] for name, column in source.columns.items()}
+            return {**pairs, _OTHERS: [_other_columns(row, source) for row in whole]}
+
+        return rows.with_transform(with_others)
     rows = rows.select_columns(list(source.columns.values()))
-    rows = rows.rename_columns({column: name for name, column in source.columns.items()})
-    # A range is cut from the table; a list of numbers would be looked up in another table at each access.
-    return rows if source.limit is None else rows.select(range(min(source.limit, len(rows))))
+    return rows.rename_columns({column: name for name, column in source.columns.items()})
 
 
 def _check_types(features: datasets.Features, source: Source) -> None:

@@ -6,7 +6,6 @@ accelerate launch recipes/pack_corpus.py --config ...    # shards dealt out to a
 Started again, it packs the shards that are missing. The blocks do not depend on the number of processes.
 """
 
-import json
 import shutil
 import sys
 from dataclasses import asdict, dataclass
@@ -18,8 +17,8 @@ from accelerate import PartialState
 from transformers import AutoTokenizer
 
 from curation.documents import DocumentSource, open_documents
-from curation.files import atomic_file
 from curation.packing import MANIFEST, PackingPlan, finish, pack_shards
+from curation.shards import SETTINGS, claim, deal
 from curation.tokenizer import plain_tokenizer, tokenizer_hash
 from recipes.arguments import parse_arguments
 
@@ -72,7 +71,7 @@ def _pack(args: PackArguments) -> None:
             _claim(output_dir, args, sources, tokenizer)
         documents = open_documents(sources, work)
     plan = PackingPlan(tokenizer, len(documents), args.block_size, args.documents_per_shard, args.seed)
-    shards = range(state.process_index, plan.num_shards, state.num_processes)
+    shards = deal(range(plan.num_shards), state.process_index, state.num_processes)
     pack_shards(documents, plan, output_dir, shards, args.num_processes)
     state.wait_for_everyone()
     if state.is_main_process:
@@ -94,19 +93,7 @@ def _claim(output_dir: Path, args: PackArguments, sources: list[DocumentSource],
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         **{key: getattr(args, key) for key in ("block_size", "documents_per_shard", "seed")},
     }
-    path = output_dir / _WORK / "settings.json"
-    if path.exists():
-        before = json.loads(path.read_text())
-        if changed := [key for key in settings if settings[key] != before.get(key)]:
-            raise ValueError(
-                f"{output_dir} was begun with other settings ({', '.join(changed)} changed). Remove it, or choose "
-                "another output_dir."
-            )
-    elif output_dir.exists() and any(output_dir.iterdir()):
-        raise ValueError(f"{output_dir} exists and holds no packing of ours. Choose another output_dir.")
-    else:
-        with atomic_file(path) as partial:
-            partial.write_text(json.dumps(settings, indent=2) + "\n")
+    claim(output_dir, settings, output_dir / _WORK / SETTINGS)
 
 
 if __name__ == "__main__":
