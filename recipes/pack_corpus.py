@@ -9,11 +9,9 @@ Started again, it packs the shards that are missing. The blocks do not depend on
 import shutil
 import sys
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from transformers import AutoTokenizer
 
 from curation.documents import DocumentSource, open_documents
@@ -21,8 +19,8 @@ from curation.packing import MANIFEST, PackingPlan, finish, pack_shards
 from curation.shards import SETTINGS, claim, deal
 from curation.tokenizer import plain_tokenizer, tokenizer_hash
 from recipes.arguments import parse_arguments
+from recipes.ranks import join_ranks
 
-_WAIT = timedelta(days=1)  # the other ranks wait while one copies the documents
 _WORK = ".work"  # inside output_dir until the packing is finished: settings and copies of the documents
 
 
@@ -65,7 +63,7 @@ def _pack(args: PackArguments) -> None:
         raise ValueError(f"{output_dir} is packed already. Choose another output_dir or remove it.")
     sources = [DocumentSource.from_config(entry, f"documents[{i}]") for i, entry in enumerate(args.documents)]
     tokenizer = plain_tokenizer(AutoTokenizer.from_pretrained(args.tokenizer))
-    state, work = PartialState(cpu=True, timeout=_WAIT), output_dir / _WORK  # no part of it needs a GPU
+    state, work = join_ranks(use_gpu=False), output_dir / _WORK
     with state.main_process_first():
         if state.is_main_process:
             _claim(output_dir, args, sources, tokenizer)

@@ -1,0 +1,1 @@
+"""Pairs made of raw data sets by rules that a config holds."""

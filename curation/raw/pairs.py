@@ -1,0 +1,187 @@
+"""Pairs made of raw rows, shard by shard, with counts, lengths and samples for a report."""
+
+import dataclasses
+import json
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from curation.files import atomic_file, write_jsonl
+from curation.raw.rows import RawRows
+from curation.raw.rules import PairRule, RawSource
+from curation.shards import ShardFiles, write_json
+
+REPORT = "report.json"
+_SAMPLES = 10
+_SHOWN = 300  # characters of a text in a sample
+_PERCENTILES = (50, 90, 99)
+_UNITS = ("query characters", "query words", "document characters", "document words")
+
+
+def pair_files(directory: Path, num_rows: int, rows_per_shard: int) -> ShardFiles:
+    """The files of pairs that a number of raw rows is made into."""
+    return ShardFiles(directory, "pairs", math.ceil(num_rows / rows_per_shard), ".jsonl.gz")
+
+
+def counts_file(files: ShardFiles, shard: int) -> Path:
+    """The counts of a shard. They are written last: a shard is finished when they are there."""
+    return dataclasses.replace(files, suffix=".json").path(shard)
+
+
+def make_shard(source: RawSource, rows: RawRows, files: ShardFiles, shard: int, rows_per_shard: int, seed: int) -> None:
+    """Write the pairs of one shard, in the order of the rows, and then its counts.
+
+    Args:
+        source: The source.
+        rows: Its rows.
+        files: The files of its pairs.
+        shard: Number of the shard, from 0.
+        rows_per_shard: Raw rows that make a shard.
+        seed: Of the samples.
+
+    Raises:
+        ValueError: A value has the wrong type; the message names the file and the row.
+    """
+    rule, counts = PairRule(source), _ShardCounts(f"{seed} {source.name} {shard}")
+
+    def made() -> Iterator[dict[str, Any]]:
+        start = shard * rows_per_shard
+        for where, row in rows.read(start, min(start + rows_per_shard, len(rows))):
+            counts.rows += 1
+            for outcome in rule.pairs(row, where):
+                if isinstance(outcome, str):
+                    counts.left_out[outcome] += 1
+                else:
+                    counts.add(outcome)
+                    yield outcome
+
+    write_jsonl(made(), files.path(shard))
+    with atomic_file(counts_file(files, shard)) as partial:
+        partial.write_text(json.dumps(counts.content(), ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class _ShardCounts:
+    def __init__(self, seed: str) -> None:
+        self.rows = 0
+        self.pairs = 0
+        self.left_out: Counter[str] = Counter()
+        self._lengths: dict[str, Counter[int]] = {unit: Counter() for unit in _UNITS}
+        self._samples: list[list[Any]] = []
+        # A pair's place in this order depends on its shard and its place there: not on who makes the shard.
+        self._order = random.Random(seed)
+
+    def add(self, pair: Mapping[str, Any]) -> None:
+        self.pairs += 1
+        lengths = [length for text in (pair["query"], pair["document"]) for length in (len(text), len(text.split()))]
+        for unit, length in zip(_UNITS, lengths, strict=True):
+            self._lengths[unit][length] += 1
+        order = self._order.random()
+        if len(self._samples) < _SAMPLES or order < self._samples[-1][0]:
+            sample = {key: _cut(value) for key, value in pair.items()}
+            self._samples = sorted([*self._samples, [order, sample]], key=lambda entry: entry[0])[:_SAMPLES]
+
+    def content(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "pairs": self.pairs,
+            "left_out": dict(sorted(self.left_out.items())),
+            "lengths": {unit: sorted(counter.items()) for unit, counter in self._lengths.items()},
+            "samples": self._samples,
+        }
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > _SHOWN:
+        return value[:_SHOWN] + "…"
+    return value
+
+
+def finish(source: RawSource, files: ShardFiles) -> dict[str, Any]:
+    """Write `report.md` and then `report.json` of a source whose shards are all made.
+
+    Args:
+        source: The source.
+        files: The files of its pairs.
+
+    Returns:
+        The content of `report.json`.
+
+    Raises:
+        ValueError: No row made a pair, so the rule does not fit the rows.
+    """
+    shards = [json.loads(counts_file(files, shard).read_text(encoding="utf-8")) for shard in range(files.count)]
+    rows, pairs = (sum(shard[key] for shard in shards) for key in ("rows", "pairs"))
+    left_out = Counter[str]()
+    for shard in shards:
+        left_out.update(shard["left_out"])
+    if pairs == 0:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
+        raise ValueError(
+            f"source {source.name!r}: none of the {rows:,} rows of {source.path} made a pair ({reasons}). Correct the "
+            f"rule and remove {files.directory}."
+        )
+    samples = sorted((sample for shard in shards for sample in shard["samples"]), key=lambda entry: entry[0])
+    report = {
+        "source": dataclasses.asdict(source),
+        "rows": rows,
+        "pairs": pairs,
+        "left_out": dict(left_out.most_common()),
+        "lengths": {unit: summarize([shard["lengths"][unit] for shard in shards]) for unit in _UNITS},
+        "for_training": {
+            "name": source.name,
+            "path": str(files.directory),
+            "query_prefix": source.query_prefix,
+            "document_prefix": source.document_prefix,
+        },
+        "samples": [sample for _, sample in samples[:_SAMPLES]],
+    }
+    with atomic_file(files.directory / "report.md") as partial:
+        partial.write_text(_page(source, report), encoding="utf-8")
+    write_json(files.directory / REPORT, report)
+    return report
+
+
+def summarize(histograms: list[list[tuple[int, int]]]) -> dict[str, float]:
+    """Mean, percentiles and maximum of lengths.
+
+    Args:
+        histograms: Lists of (length, count).
+
+    Returns:
+        `mean`, `p50`, `p90`, `p99`, `max`. A percentile is the least length that so many percent do not exceed.
+    """
+    merged: Counter[int] = Counter()
+    for histogram in histograms:
+        merged.update(dict(histogram))
+    lengths, total = sorted(merged), merged.total()
+    summary: dict[str, float] = {"mean": round(sum(length * merged[length] for length in lengths) / total, 1)}
+    for percent in _PERCENTILES:
+        reached = 0
+        for length in lengths:
+            reached += merged[length]
+            if 100 * reached >= percent * total:
+                summary[f"p{percent}"] = length
+                break
+    return {**summary, "max": lengths[-1]}
+
+
+def _page(source: RawSource, report: Mapping[str, Any]) -> str:
+    where = source.path + (f", {source.subset}" if source.subset else "")
+    lines = [f"# Pairs of {source.name}", "", f"From {where}, by the rule `{source.rule}`.", ""]
+    lines += ["| | |", "|---|---:|", f"| raw rows | {report['rows']:,} |", f"| pairs | {report['pairs']:,} |"]
+    lines += [f"| left out: {reason} | {count:,} |" for reason, count in report["left_out"].items()]
+    if source.paper_rows:
+        lines.append(f"| pairs in the paper, after consistency filtering | {source.paper_rows:,} |")
+    names = list(report["lengths"][_UNITS[0]])
+    lines += ["", "## Lengths", "", f"| | {' | '.join(names)} |", "|---" + "|---:" * len(names) + "|"]
+    for unit, summary in report["lengths"].items():
+        lines.append(f"| {unit} | {' | '.join(f'{summary[name]:,}' for name in names)} |")
+    entry = json.dumps(report["for_training"], ensure_ascii=False)
+    lines += ["", "## As a source of `recipes/stage2.py`", "", f"    - {entry}", "", "## Samples", ""]
+    for sample in report["samples"]:
+        # indented, so that nothing in the texts is read as markdown
+        lines += [f"    {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in sample.items()] + [""]
+    return "\n".join(lines)

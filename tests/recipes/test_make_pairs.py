@@ -1,0 +1,177 @@
+"""Making pairs as a person runs it: one process or several ranks, once or again."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from curation.files import read_jsonl, write_jsonl
+from curation.raw.rules import NO_DOCUMENT, SAME_TEXT, RawSource
+from curation.sources import Source, open_pairs
+from recipes import make_pairs
+
+NAMES = ["papers", "sets"]
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch):
+    """Raw files and a config, in the current directory; the output directory is named relative to it."""
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"id": i, "title": f"title {i}", "cites": [{"abstract": f"paper {j} of {i}"} for j in range(i % 4)]}
+        for i in range(30)
+    ]
+    rows[5]["cites"][0]["abstract"] = None
+    write_jsonl(rows[:20], tmp_path / "papers" / "a.jsonl.gz")
+    write_jsonl(rows[20:], tmp_path / "papers" / "b.jsonl")
+    write_jsonl([{"set": [f"a {i}", f"b {i}", f"B, {i}", "c " * i]} for i in range(1, 24)], tmp_path / "sets.jsonl")
+    papers = {"name": "papers", "path": "papers", "query": "title", "document": "each.abstract", "each": "cites"}
+    gone = {"name": "gone", "path": "nowhere/*.jsonl", "query": "q", "document": "d", "available": "taken down"}
+    sources = [
+        {**papers, "keep": ["id"], "query_prefix": "clustering", "document_prefix": "clustering", "paper_rows": 99},
+        {"name": "sets", "path": "sets.jsonl", "pairs_of": "set"},
+        gone,
+    ]
+    (tmp_path / "raw.yaml").write_text(json.dumps({"sources": sources, "rows_per_shard": 7}))
+    return tmp_path
+
+
+def run(*more):
+    make_pairs.main(["--config", "raw.yaml", "--output_dir", "out", *more])
+
+
+def refusal(*more):
+    with pytest.raises(SystemExit) as error:
+        run(*more)
+    return str(error.value)
+
+
+def contents(directory):
+    return {path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def expected_papers():
+    """(query, document, id) in the order of the rows, written without the rules."""
+    return [
+        (f"title {i}", f"paper {j} of {i}", i) for i in range(30) for j in range(i % 4) if (i, j) != (5, 0)
+    ]  # fmt: skip
+
+
+def test_pairs_and_report(raw, capsys):
+    run()
+    files = sorted((raw / "out" / "papers").glob("*.jsonl.gz"))
+    assert [file.name for file in files] == [f"pairs-{shard:05}-of-00005.jsonl.gz" for shard in range(5)]
+    pairs = [row for file in files for row in read_jsonl(file)]
+    assert [(row["query"], row["document"], row["id"]) for row in pairs] == expected_papers()
+    assert [row["id"] // 7 for row in read_jsonl(files[2])] == [2] * len(list(read_jsonl(files[2])))
+    report = json.loads((raw / "out" / "papers" / "report.json").read_text())
+    assert (report["rows"], report["pairs"]) == (30, len(pairs))
+    # rows 0, 4, 8, ... cite nothing
+    assert report["left_out"] == {"no usable list": 8, NO_DOCUMENT: 1}
+    lengths = [len(row["document"]) for row in pairs]
+    assert report["lengths"]["document characters"]["mean"] == round(sum(lengths) / len(lengths), 1)
+    assert report["lengths"]["query words"] == {"mean": 2.0, "p50": 2, "p90": 2, "p99": 2, "max": 2}
+    assert len(report["samples"]) == 10 and all(sample in pairs for sample in report["samples"])
+    assert len({sample["document"] for sample in report["samples"]}) == 10
+    page = (raw / "out" / "papers" / "report.md").read_text()
+    assert "| raw rows | 30 |" in page and f"| pairs | {len(pairs)} |" in page and "| 99 |" in page
+    sets = json.loads((raw / "out" / "sets" / "report.json").read_text())
+    assert (sets["pairs"], sets["left_out"][SAME_TEXT]) == (2 * 23, 23)
+    assert "gone: skipped, not available: taken down" in capsys.readouterr().out
+    assert not list(raw.glob("out/*/.work"))
+
+
+def test_what_was_made_can_be_trained_on(raw):
+    run("--only", "[papers]")
+    report = json.loads((raw / "out" / "papers" / "report.json").read_text())
+    pairs = open_pairs(Source.from_dict(report["for_training"], "report"), raw / "cache")
+    assert [(row["query"], row["document"]) for row in pairs] == [pair[:2] for pair in expected_papers()]
+    assert not (raw / "out" / "sets").exists()
+
+
+def test_ranks_give_the_same_files(raw):
+    run()
+    one = contents(raw / "out")
+    (raw / "out").rename(raw / "one")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ranks = subprocess.run(
+        [*command, make_pairs.__file__, "--config", "raw.yaml", "--output_dir", "out"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert ranks.returncode == 0, ranks.stderr[-3000:]
+    assert len(one) == (5 + 4) * 2 + 2 * 3  # shards with their counts; settings and two reports
+    assert contents(raw / "out") == one
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(raw):
+    run()
+    whole = contents(raw / "out")
+    (raw / "out").rename(raw / "whole")
+    # Killed while the pairs of the third shard are there and its counts are not: it is made again.
+    script = """
+import os, sys
+from curation.raw import pairs as raw_pairs
+from recipes import make_pairs
+write, done = raw_pairs.write_jsonl, []
+def write_and_die(rows, path):
+    write(rows, path)
+    done.append(path)
+    if len(done) == 3:
+        path.write_bytes(b"cut short")
+        os.kill(os.getpid(), 9)
+raw_pairs.write_jsonl = write_and_die
+make_pairs.main(["--config", "raw.yaml", "--output_dir", "out"])
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert killed.returncode == -9, killed.stderr[-3000:]
+    begun = {path: path.stat().st_mtime_ns for path in sorted((raw / "out" / "papers").glob("*-0000[01]-of-*"))}
+    assert len(begun) == 4 and len(list(raw.glob("out/papers/*.jsonl.gz"))) == 3
+    assert "(rows_per_shard changed)" in refusal("--rows_per_shard", "8")
+    run()
+    assert contents(raw / "out") == whole
+    assert {path: path.stat().st_mtime_ns for path in begun} == begun
+    run()  # finished: nothing is made
+    assert contents(raw / "out") == whole
+
+
+def test_what_cannot_be_made_is_named(raw, capsys):
+    run("--dry_run")
+    table = capsys.readouterr().out
+    assert "each.abstract of cites" in table and "taken down" in table and "99" in table
+    assert not (raw / "out").exists()
+    assert refusal("--only", "[gone]") == "error: only: gone is not available: taken down"
+    assert "there is no source 'paper'; did you mean 'papers'?" in refusal("--only", "[paper]")
+    assert "rows_per_shard must be" in refusal("--rows_per_shard", "0")
+    missing = {"name": "x", "path": "nowhere/*.jsonl", "pairs_of": "s", "origin": "ask the library"}
+    assert "To get it: ask the library" in refusal("--sources", json.dumps([missing]))
+    assert "sources[0] (x): unknown key 'qery'; did you mean 'query'" in refusal("--sources", "[{name: x, qery: a}]")
+    twice = [{"name": "x", "path": "p", "pairs_of": "s"}] * 2
+    assert "sources[1]: the name 'x' is taken" in refusal("--sources", json.dumps(twice))
+    (raw / "bad.jsonl").write_text('{"q": "fine", "d": "x"}\n{"q": 3, "d": "x"}\n')
+    bad = [{"name": "bad", "path": "bad.jsonl", "query": "q", "document": "d"}]
+    assert "bad.jsonl, line 2, column 'q': the int '3'" in refusal("--sources", json.dumps(bad))
+    none = [{**bad[0], "name": "none", "path": "sets.jsonl", "query": "set.0", "document": "set.1",
+             "query_chars": [99, None]}]  # fmt: skip
+    assert "none of the 23 rows of sets.jsonl made a pair (23 query outside" in refusal("--sources", json.dumps(none))
+
+
+def test_real_text(shared_data, tmp_path):
+    """A rule that takes each row as it is gives back the file's own rows."""
+    file = shared_data / "pairs" / "opentriviaqa.jsonl.gz"
+    entry = {"name": "trivia", "path": str(file), "query": "query", "document": "document", "limit": 300}
+    assert RawSource(**entry).rule == "query -> document"
+    make_pairs.main(["--sources", json.dumps([entry]), "--output_dir", str(tmp_path), "--rows_per_shard", "128"])
+    made = [row for path in sorted((tmp_path / "trivia").glob("*.jsonl.gz")) for row in read_jsonl(path)]
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(next(lines)) for _ in range(300)]
+    report = json.loads((tmp_path / "trivia" / "report.json").read_text())
+    assert len(made) == report["pairs"] == 300 - sum(report["left_out"].values())
+    found = iter((row["query"].strip(), row["document"].strip()) for row in rows)
+    assert all((pair["query"], pair["document"]) in found for pair in made)  # in order
