@@ -1,0 +1,300 @@
+"""Texts of evaluation sets, and the rows of sources that repeat one of them.
+
+Texts are compared whole, without case, punctuation and layout (`curation.duplicates.normalize_text`), by the keys of
+`curation.audit.counting`. `curation.duplicates.overlapping_rows` finds texts that are repeated in part.
+"""
+
+import dataclasses
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curation.audit.counting import SIDES, SourceKeys
+from curation.duplicates import normalize_text
+from curation.embedding import text_key
+from curation.files import ROW_SUFFIXES, find_files, read_row_batches, require_columns
+from curation.sources import read_section
+
+_TSV_SUFFIXES = (".tsv", ".tsv.gz")
+_SUFFIXES = (*ROW_SUFFIXES, *_TSV_SUFFIXES)
+# Columns that are read where none are named.
+_TEXT_COLUMNS = (
+    *("query", "document", "text", "title", "sentence", "sentence1", "sentence2"),
+    *("question", "answer", "premise", "hypothesis"),
+)
+_QRELS = ("qrels.tsv", "qrels.tsv.gz", "qrels/test.tsv", "qrels/test.tsv.gz")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationSet:
+    """An evaluation set on the disk.
+
+    Attributes:
+        path: A directory in the BEIR layout (corpus.jsonl and queries.jsonl, plain or gzipped), or a file, a directory
+            or a glob pattern of .jsonl, .jsonl.gz, .parquet, .tsv or .tsv.gz files.
+        name: Name in the report; null: the path's last part, without its ending.
+        columns: Columns with texts; null: those called query, document, text, title, sentence, sentence1, sentence2,
+            question, answer, premise or hypothesis. Not for the BEIR layout.
+    """
+
+    path: str
+    name: str | None = None
+    columns: list[str] | None = None
+
+    @classmethod
+    def from_config(cls, entry: str | Mapping[str, Any], where: str) -> "EvaluationSet":
+        """Build a set of an entry of a config: a path, or a mapping of the attributes.
+
+        Raises:
+            ValueError: A key is unknown or missing; the message begins with `where`.
+        """
+        return cls(path=entry) if isinstance(entry, str) else read_section(cls, entry, where)
+
+    @property
+    def title(self) -> str:
+        """The name in the report."""
+        return self.name or plain_name(self.path)
+
+    def files(self) -> list[Path]:
+        """The files that are read.
+
+        Raises:
+            FileNotFoundError: Nothing is there, or a directory of the BEIR layout lacks its queries.
+            ValueError: A named file cannot be read by its ending.
+        """
+        directory = Path(self.path).expanduser()
+        corpus = _first_file(directory, ("corpus.jsonl", "corpus.jsonl.gz"))
+        if corpus is None:
+            return find_files(self.path, _SUFFIXES)
+        queries = _first_file(directory, ("queries.jsonl", "queries.jsonl.gz"))
+        if queries is None:
+            raise FileNotFoundError(f"{directory}: neither queries.jsonl nor queries.jsonl.gz is beside the corpus.")
+        return [file for file in (corpus, queries, _first_file(directory, _QRELS)) if file is not None]
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for the texts to be the same: settings, and names, sizes and times of the files."""
+        stats = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in self.files()]
+        return {**dataclasses.asdict(self), "files": stats}
+
+    def read(self) -> "list[HeldOutTexts]":
+        """Read the keys of all texts.
+
+        Of the BEIR layout: `queries`, those that qrels.tsv or qrels/test.tsv judges where there is such a file, as
+        queries.jsonl also holds those to train on; and `documents`, each in two forms, with and without its title.
+        Of other files: the texts of each column.
+
+        Raises:
+            FileNotFoundError: As `files`.
+            ValueError: A file is damaged, or has no column with texts.
+        """
+        files = self.files()
+        texts = self._beir_texts(*files) if files[0].name.startswith("corpus.jsonl") else self._column_texts(files)
+        return [HeldOutTexts.of(self.title, kind, forms) for kind, forms in texts.items()]
+
+    def _beir_texts(self, corpus: Path, queries: Path, qrels: Path | None = None) -> dict[str, list[tuple[int, ...]]]:
+        documents = [
+            _forms(f"{row.get('title') or ''} {row['text']}", row["text"]) for row in _rows(corpus, ["_id", "text"])
+        ]
+        judged = None
+        if qrels is not None:
+            rows = _rows(qrels, ["query-id", "corpus-id", "score"])
+            judged = {str(row["query-id"]) for row in rows if float(row["score"]) > 0}
+        wanted = [row for row in _rows(queries, ["_id", "text"]) if judged is None or str(row["_id"]) in judged]
+        return {"queries": [_forms(row["text"]) for row in wanted], "documents": documents}
+
+    def _column_texts(self, files: list[Path]) -> dict[str, list[tuple[int, ...]]]:
+        texts: dict[str, list[tuple[int, ...]]] = {}
+        for file in files:
+            columns = self.columns
+            for row in _rows(file, columns or []):
+                columns = columns or self._find_columns(row, file)
+                for column in columns:
+                    texts.setdefault(column, []).append(_forms(row.get(column) or ""))
+        if not texts:
+            raise ValueError(f"{self.path}: an evaluation set without rows.")
+        return texts
+
+    def _find_columns(self, row: Mapping[str, Any], file: Path) -> list[str]:
+        if found := [column for column in _TEXT_COLUMNS if isinstance(row.get(column), str)]:
+            return found
+        raise ValueError(
+            f"{file}: no column is called {', '.join(_TEXT_COLUMNS)}; the columns are {', '.join(row)}. Name those "
+            f"with texts: {{path: {self.path}, columns: [...]}}."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOutTexts:
+    """Keys of the distinct texts of one kind of an evaluation set: its queries, its documents or a column.
+
+    Attributes:
+        name: The set.
+        kind: Which of its texts.
+        count: Distinct texts; blank ones are not counted.
+        keys: Keys of all forms of the texts (n,), sorted.
+        owners: For each key the number of its text (n,). Texts with one form in common have a key each.
+    """
+
+    name: str
+    kind: str
+    count: int
+    keys: np.ndarray
+    owners: np.ndarray
+
+    @classmethod
+    def of(cls, name: str, kind: str, texts: Iterable[tuple[int, ...]]) -> "HeldOutTexts":
+        """Make them of texts, each given by the keys of its forms; texts with the same first form are one."""
+        numbers: dict[int, int] = {}
+        found: set[tuple[int, int]] = set()
+        for forms in texts:
+            if forms:
+                number = numbers.setdefault(forms[0], len(numbers))
+                found.update((key, number) for key in forms)
+        table = np.array(sorted(found), dtype=np.int64).reshape(-1, 2)
+        return cls(name, kind, len(numbers), table[:, 0].copy(), table[:, 1].copy())
+
+
+@dataclasses.dataclass
+class Overlap:
+    """Texts of one kind of an evaluation set in one side of a source.
+
+    Attributes:
+        kind: Which texts of the set.
+        side: Of the source: query or document.
+        texts: Distinct texts of the set that are found.
+        rows: Rows of the source that hold one.
+        examples: The first of these rows, counted from 0.
+    """
+
+    kind: str
+    side: str
+    texts: int
+    rows: int
+    examples: list[int]
+
+
+@dataclasses.dataclass
+class SetOverlap:
+    """What one source has in common with one evaluation set.
+
+    Attributes:
+        rows: Rows whose query or document is a text of the set.
+        rows_with_both: Rows whose query and document both are.
+        overlaps: By kind and side, where there is any.
+    """
+
+    rows: int
+    rows_with_both: int
+    overlaps: list[Overlap]
+
+
+def find_overlaps(keys: SourceKeys, held_out: list[HeldOutTexts], examples: int) -> dict[str, SetOverlap]:
+    """Find the rows of a source whose query or document is a text of an evaluation set.
+
+    Args:
+        keys: Of the source.
+        held_out: Texts of all sets.
+        examples: Rows to name, at most, for each kind of text and side.
+
+    Returns:
+        Name of a set -> what is common with it; sets with nothing in common are left out.
+    """
+    union = np.unique(np.concatenate([texts.keys for texts in held_out])) if held_out else np.empty(0, np.int64)
+    sides: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for place, side in enumerate(SIDES[:2]):
+        found_rows, found_keys = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for shard in range(keys.files.count):
+            shard_keys = keys.load(shard)[place]
+            # One look at the union for every row: few rows are left to compare with each set.
+            hits = np.flatnonzero(_is_in(shard_keys, union))
+            found_rows.append(hits + keys.rows_of(shard).start)
+            found_keys.append(shard_keys[hits])
+        sides[side] = np.concatenate(found_rows), np.concatenate(found_keys)
+    found = {}
+    for name in dict.fromkeys(texts.name for texts in held_out):
+        overlap = _overlap_with_set(sides, [texts for texts in held_out if texts.name == name], examples)
+        if overlap.rows:
+            found[name] = overlap
+    return found
+
+
+def _overlap_with_set(
+    sides: Mapping[str, tuple[np.ndarray, np.ndarray]], kinds: list[HeldOutTexts], examples: int
+) -> SetOverlap:
+    overlaps, rows_by_side = [], {side: np.empty(0, np.int64) for side in sides}
+    for side, (rows, keys) in sides.items():
+        for texts in kinds:
+            hits = _is_in(keys, texts.keys)
+            if hits.any():
+                count = len(np.unique(texts.owners[np.isin(texts.keys, keys[hits])]))
+                first = rows[hits][:examples].tolist()
+                overlaps.append(Overlap(texts.kind, side, count, int(hits.sum()), first))
+                rows_by_side[side] = np.union1d(rows_by_side[side], rows[hits])
+    query_rows, document_rows = rows_by_side.values()
+    both = len(np.intersect1d(query_rows, document_rows, assume_unique=True))
+    return SetOverlap(len(query_rows) + len(document_rows) - both, both, overlaps)
+
+
+def _is_in(keys: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Which keys are in a sorted table."""
+    if not len(table):
+        return np.zeros(len(keys), dtype=bool)
+    return table[np.minimum(np.searchsorted(table, keys), len(table) - 1)] == keys
+
+
+def plain_name(path: str) -> str:
+    """The last part of a path without the ending of its kind of file."""
+    name = Path(path).name
+    return next((name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)), name)
+
+
+def _forms(*texts: Any) -> tuple[int, ...]:
+    """The distinct keys of a text's forms, in order; none of a blank text."""
+    normalized = dict.fromkeys(normalize_text(str(text)) for text in texts)
+    return tuple(text_key(text) for text in normalized if text)
+
+
+def _first_file(directory: Path, names: Iterable[str]) -> Path | None:
+    return next((directory / name for name in names if (directory / name).is_file()), None)
+
+
+def _rows(file: Path, columns: list[str]) -> Iterator[Mapping[str, Any]]:
+    """Rows of a file of any kind; every row is checked for the columns that are needed."""
+    if file.name.endswith(_TSV_SUFFIXES):
+        numbered = _tsv_rows(file)
+    else:
+        batches = read_row_batches(file, None)
+        numbered = (
+            (f"{batch.where} {number}", row)
+            for batch in batches
+            for number, row in zip(batch.numbers, batch.rows, strict=True)
+        )
+    for where, row in numbered:
+        require_columns(row, columns, where)
+        yield row
+
+
+def _tsv_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a file with a header, tabs between the fields and no quoting, as in BEIR and GLUE."""
+    header: list[str] | None = None
+    try:
+        with open(file, "rb") as stream:
+            content = gzip.GzipFile(fileobj=stream) if file.suffix == ".gz" else stream
+            for number, line in enumerate(content, start=1):
+                fields = line.decode().rstrip("\r\n").split("\t")
+                if header is None:
+                    header = fields
+                    continue
+                if len(fields) != len(header):
+                    raise ValueError(
+                        f"{file}, line {number}: {len(fields)} fields, where the header has {len(header)}; correct it."
+                    )
+                yield f"{file}, line {number}", dict(zip(header, fields, strict=True))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{file}: the gzip stream is damaged or cut short ({error}); fetch it again.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 ({error}); convert the file to UTF-8.") from error
