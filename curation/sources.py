@@ -12,7 +12,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -45,7 +45,7 @@ class Source:
     """One source of training pairs.
 
     Attributes:
-        name: Name of the source, unique within a mixture.
+        name: Name of the source, unique within a mixture. Files and directories are named after it.
         path: A local file, directory or glob pattern of .jsonl, .jsonl.gz or .parquet files, or else the id
             of a data set on the hub (`owner/name`).
         query_prefix: Task prefix of the queries: one of the four of `nomic_bert.prompts`, or "" for none.
@@ -84,6 +84,8 @@ class Source:
         for key in ("name", "path", "split", "query", "document"):
             if not _is_filled(getattr(self, key)):
                 raise ValueError(f"{key} must be a non-empty string, not {getattr(self, key)!r}.")
+        if self.name.startswith(".") or {"/", "\\"} & set(self.name):
+            raise ValueError(f"name {self.name!r}: files are named after it; leave out / and \\, and a leading dot.")
         for key, what in (("subset", "a configuration"), ("revision", "a revision"), ("negatives", "a column")):
             if getattr(self, key) is not None and not _is_filled(getattr(self, key)):
                 raise ValueError(f"{key} must be the name of {what} or null, not {getattr(self, key)!r}.")
@@ -167,6 +169,26 @@ def read_section(cls: type[Section], mapping: Mapping[str, Any], where: str) -> 
         return cls(**mapping)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def read_sections(cls: type[Section], entries: Sequence[Mapping[str, Any]], where: str) -> list[Section]:
+    """Build a dataclass with a field `name` from each section of a list.
+
+    Args:
+        cls: The dataclass.
+        entries: The sections.
+        where: What the list is called in an error.
+
+    Raises:
+        ValueError: As `read_section`; or there is no section, or a name stands twice.
+    """
+    if not entries:
+        raise ValueError(f"{where}: the list is empty; name one at least.")
+    sections = [read_section(cls, entry, f"{where}[{number}]") for number, entry in enumerate(entries)]
+    names = [section.name for section in sections]  # type: ignore[attr-defined]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{where}: the name {next(n for n in names if names.count(n) > 1)!r} stands twice.")
+    return sections
 
 
 def open_pairs(source: Source, cache: Path | None = None, *, others: bool = False) -> datasets.Dataset:

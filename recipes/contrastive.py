@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 from transformers import AutoTokenizer
 
 from curation.files import ROW_SUFFIXES, find_files, read_row_batches
-from curation.sources import Source, open_pairs, read_section
+from curation.sources import Source, open_pairs, read_sections
 from evaluation.evaluators import EvaluatorSettings, build_evaluator
 from nomic_bert import NomicBertModel
 from nomic_bert.embedder import embedder_around, require_checkpoint, save_embedder
@@ -68,7 +68,7 @@ def train_contrastive(usage: str | None, argv: list[str], *, with_negatives: boo
             args=args,
             train_dataset=pairs,
             processing_class=tokenizer,
-            evaluators=_evaluators(recipe.evaluators or []),
+            evaluators=_evaluators(recipe.evaluators),
         )
     except (ValueError, OSError) as error:  # OSError: no such file, or no such model
         raise SystemExit(f"error: {error}") from error
@@ -90,10 +90,7 @@ def _sources(recipe: ContrastiveArguments, args: ContrastiveConfig, with_negativ
         raise ValueError("give either sources, at least one, or train_file.")
     if recipe.train_file:
         return [_own_pairs(recipe.train_file, args, with_negatives)]
-    sources = [Source.from_dict(entry, f"sources[{number}]") for number, entry in enumerate(recipe.sources or [])]
-    names = [source.name for source in sources]
-    if len(set(names)) < len(names):
-        raise ValueError(f"sources: the name {next(n for n in names if names.count(n) > 1)!r} stands twice.")
+    sources = read_sections(Source, recipe.sources or [], "sources")
     if with_negatives and not args.num_hard_negatives:
         raise ValueError("num_hard_negatives must be 1 or more in stage 3; without negatives it is stage 2.")
     for source in sources:
@@ -124,9 +121,7 @@ def _own_pairs(path: str, args: ContrastiveConfig, with_negatives: bool) -> Sour
     )
 
 
-def _evaluators(entries: list) -> list[Evaluator]:
-    settings = [read_section(EvaluatorSettings, entry, f"evaluators[{n}]") for n, entry in enumerate(entries)]
-    names = [each.name for each in settings]
-    if len(set(names)) < len(names):
-        raise ValueError(f"evaluators: the name {next(n for n in names if names.count(n) > 1)!r} stands twice.")
-    return [build_evaluator(each) for each in settings]
+def _evaluators(entries: list | None) -> list[Evaluator]:
+    return (
+        [build_evaluator(each) for each in read_sections(EvaluatorSettings, entries, "evaluators")] if entries else []
+    )

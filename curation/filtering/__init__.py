@@ -1,0 +1,1 @@
+"""Consistency filtering: which pairs are kept, and what a person can read about it."""

