@@ -30,17 +30,18 @@ def parse_arguments(usage: str | None, kinds: Sequence[type], argv: Sequence[str
         keys = ", ".join(sorted(name for kind in kinds for name in _fields(kind)))
         raise SystemExit(f"{(usage or '').strip()}\n\n--config FILE.yaml [--key value ...], with the keys: {keys}")
     try:
-        settings, where = _read(list(argv))
+        settings, where, typed = _read(list(argv))
         _refuse_unknown(kinds, settings, where)
-        return tuple(_build(kind, settings, where) for kind in kinds)
+        return tuple(_build(kind, settings, where, typed) for kind in kinds)
     except (ValueError, OSError, yaml.YAMLError) as error:
         raise SystemExit(f"error: {error}") from error
 
 
-def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Settings, and for each where it was said."""
+def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
+    """Settings, for each where it was said, and for those of the command line what was typed."""
     settings: dict[str, Any] = {}
     where: dict[str, str] = {}
+    typed: dict[str, str] = {}
     overrides = _pairs(argv)
     for value in [value for key, value in overrides if key == "config"]:
         path = Path(value)
@@ -54,7 +55,9 @@ def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
         outer, _, inner = key.partition(".")
         settings[outer] = {**(settings.get(outer) or {}), inner: value} if inner else value
         where[outer] = f"--{key}"
-    return settings, where
+        if not inner:
+            typed[outer] = text
+    return settings, where, typed
 
 
 def _pairs(argv: list[str]) -> list[tuple[str, str]]:
@@ -84,14 +87,22 @@ def _refuse_unknown(kinds: Sequence[type], settings: dict[str, Any], where: dict
             )
 
 
-def _build(kind: type, settings: dict[str, Any], where: dict[str, str]) -> Any:
+def _build(kind: type, settings: dict[str, Any], where: dict[str, str], typed: dict[str, str]) -> Any:
     hints, values = typing.get_type_hints(kind), {}
     for name, field in _fields(kind).items():
+        if name in typed and hints[name] in (str, str | None):
+            settings[name] = _as_typed(settings[name], typed[name])
         if name in settings:
             values[name] = _convert(settings[name], hints[name], f"{where[name]}: {name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ValueError(f"the key {name!r} is missing; add it to the config or give --{name}.")
     return kind(**values)
+
+
+def _as_typed(value: Any, text: str) -> Any:
+    """A text of the command line that YAML reads as something else: "query: " is a mapping to it, and "" is null."""
+    misread = isinstance(value, dict | list) or value == text.strip() or (value is None and not text.strip())
+    return text if misread else value
 
 
 def _convert(value: Any, hint: Any, what: str) -> Any:

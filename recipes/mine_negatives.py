@@ -1,79 +1,169 @@
 """Mine hard negatives for pairs with an embedder (paper §4.2.4).
 
 python recipes/mine_negatives.py --config recipes/configs/mine_negatives.yaml
+accelerate launch recipes/mine_negatives.py --config ...    # shards dealt out to all ranks; nodes share output_dir
+
+Writes OUTPUT_DIR/NAME/pairs-*.jsonl.gz for each source: its rows with a column of negatives. The directory is what
+stage 3 takes as the source's path; report.md in it is to read. Started again, it makes the shards that are missing.
+The files do not depend on the number of processes.
 """
 
+import shutil
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from sentence_transformers import SentenceTransformer
+from accelerate import PartialState
+from tqdm.auto import tqdm
 
-from curation.files import write_jsonl
-from curation.negatives import mine_hard_negatives
-from curation.sources import Source, open_pairs
+from curation.embedding import EmbedderSettings, PairEmbedder
+from curation.mining.miner import MiningSettings, SourceMiner
+from curation.mining.negatives import NegativeLimits
+from curation.mining.report import summary, write_report
+from curation.mining.tasks import MiningSource, open_task
+from curation.shards import claim, deal
+from curation.sources import read_sections
 from nomic_bert.prompts import prefix_text
 from recipes.arguments import parse_arguments
+from recipes.ranks import join_ranks
+
+_WORK = ".work"  # inside a source's directory until it is mined: copies of its texts, numbers and embeddings
+_REPORT = "report.json"
 
 
-@dataclass(kw_only=True)
-class MineArguments:
-    """What to mine, with what.
+@dataclass(frozen=True, kw_only=True)
+class MineArguments(NegativeLimits):
+    """What to mine, besides the model and the limits (`curation.mining.negatives.NegativeLimits`).
 
     Attributes:
-        model_name_or_path: the embedder: any directory or hub name that sentence-transformers opens, ours among them.
-        sources: one mapping for each source of pairs; negatives come from the source's own documents.
-        output_dir: directory for `NAME.jsonl.gz` with query, document and negatives, one file for each source.
-        num_negatives: hard negatives for each pair.
-        max_relative_score: drop candidates scoring above this times the pair's own document; null: keep all.
-        max_seq_length: tokens after which texts are cut for mining; null: the model's limit.
-        batch_size: texts encoded at once.
+        sources: one mapping for each source; its keys are the fields of `curation.mining.tasks.MiningSource`.
+        output_dir: directory for a directory of each source.
+        replace_negatives: mine for rows that have negatives too, and replace these; else such rows are left alone.
+        source_prefixes: put each source's own task prefixes before its texts, for models of ours, in place of the
+            embedder's prompts.
+        seed: of random negatives, and of the rows that the report shows.
+        embedding_dtype: of the documents' embeddings on the disk: float32, or float16 for half the size.
+        documents_per_shard: distinct documents embedded to one file; a file is the work of one rank.
+        rows_per_shard: rows of one output file, likewise; each file costs a pass over all documents' embeddings.
+        keep_embeddings: keep the work directory with the documents' embeddings.
+
+    Raises:
+        ValueError: A value is out of range; the message names it.
     """
 
-    model_name_or_path: str
     sources: list
     output_dir: str
-    num_negatives: int = 20  # paper §4.2.4
-    max_relative_score: float | None = None
-    max_seq_length: int | None = None
-    batch_size: int = 32
+    replace_negatives: bool = False
+    source_prefixes: bool = False
+    seed: int = 0
+    embedding_dtype: str = "float32"
+    documents_per_shard: int = 100_000
+    rows_per_shard: int = 50_000
+    keep_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        if self.embedding_dtype not in ("float32", "float16"):
+            raise ValueError(f"embedding_dtype must be float32 or float16, not {self.embedding_dtype!r}.")
+        for key, least in (("documents_per_shard", 1), ("rows_per_shard", 1), ("seed", 0)):
+            if getattr(self, key) < least:
+                raise ValueError(f"{key} must be at least {least}, not {getattr(self, key)}.")
+
+    @property
+    def limits(self) -> NegativeLimits:
+        """The limits alone."""
+        return NegativeLimits(**{field.name: getattr(self, field.name) for field in fields(NegativeLimits)})
 
 
 def main(argv: list[str]) -> None:
-    """Mine as the command line says; sources that have their file already are skipped."""
-    (args,) = parse_arguments(__doc__, (MineArguments,), argv)
+    """Mine as the command line says; sources that are mined already are skipped."""
     try:
-        sources = [Source.from_dict(entry, f"sources[{i}]") for i, entry in enumerate(args.sources)]
-        todo = [source for source in sources if not _output(args, source).exists()]
-        print(f"{len(sources) - len(todo)} of {len(sources)} sources are mined already.", flush=True)
-        embedder = _open(args) if todo else None
-        for source in todo:
-            assert embedder is not None
-            mined = mine_hard_negatives(
-                open_pairs(source),
-                embedder,
-                query_prompt=prefix_text(source.query_prefix),
-                document_prompt=prefix_text(source.document_prefix),
-                num_negatives=args.num_negatives,
-                batch_size=args.batch_size,
-                max_relative_score=args.max_relative_score,
-            )
-            kept = [row for row in mined if row["negatives"]]
-            write_jsonl(kept, _output(args, source))
-            print(f"{source.name}: {len(kept):,} rows; {len(mined) - len(kept):,} without negatives left out.")
-    except (ValueError, OSError) as error:  # OSError: no such file, or no such model
+        args, settings = parse_arguments(__doc__, (MineArguments, EmbedderSettings), argv)
+        _mine(args, settings)
+    except (ValueError, OSError) as error:  # OSError: no such file, no such model, or no room
         raise SystemExit(f"error: {error}") from error
 
 
-def _output(args: MineArguments, source: Source) -> Path:
-    return Path(args.output_dir, f"{source.name}.jsonl.gz")
+def _mine(args: MineArguments, settings: EmbedderSettings) -> None:
+    if args.source_prefixes and (settings.query_prompt, settings.document_prompt) != (None, None):
+        raise ValueError("source_prefixes puts the sources' prefixes in place of query_prompt and document_prompt.")
+    sources = read_sections(MiningSource, args.sources, "sources")
+    state = join_ranks()
+    # Asked before any rank can go on to mine, so that all have the same list.
+    todo = [source for source in sources if not Path(args.output_dir, source.name, _REPORT).exists()]
+    if state.is_main_process:
+        _claim(args, settings, sources)
+        print(f"{len(sources) - len(todo)} of {len(sources)} sources are mined already.", flush=True)
+    state.wait_for_everyone()
+    searched = any(source.draw == "nearest" for source in todo)
+    embedder = PairEmbedder(settings, state.device) if searched else None
+    for source in todo:
+        _mine_source(source, args, embedder, state)
+    if state.is_main_process and not args.keep_embeddings:
+        for source in sources:  # also of a run that was stopped after its last report
+            shutil.rmtree(Path(args.output_dir, source.name, _WORK), ignore_errors=True)
 
 
-def _open(args: MineArguments) -> SentenceTransformer:
-    embedder = SentenceTransformer(args.model_name_or_path)
-    if args.max_seq_length is not None:
-        embedder.max_seq_length = args.max_seq_length
-    return embedder
+def _claim(args: MineArguments, settings: EmbedderSettings, sources: list[MiningSource]) -> None:
+    """Check that every directory is new or was begun with the same settings, before any work is done."""
+    keys = ("replace_negatives", "seed", "documents_per_shard", "rows_per_shard")
+    made_by: dict[str, Any] = {**asdict(args.limits), **{key: getattr(args, key) for key in keys}}
+    embedded: dict[str, Any] = {key: getattr(args, key) for key in ("source_prefixes", "embedding_dtype")}
+    if any(source.draw == "nearest" for source in sources):
+        embedded["embedder"] = settings.identity()
+    for source in sources:
+        more = embedded if source.draw == "nearest" else {}
+        claim(Path(args.output_dir, source.name), {"source": source.identity(), **made_by, **more})
+
+
+def _mine_source(source: MiningSource, args: MineArguments, embedder: PairEmbedder | None, state: PartialState) -> None:
+    directory = Path(args.output_dir, source.name)
+    with state.main_process_first():
+        task = open_task(source, directory / _WORK)
+    miner = SourceMiner(task, directory, directory / _WORK, _settings(args, source))
+    if embedder is not None and miner.documents.count:
+        shards = deal(range(miner.documents.count), state.process_index, state.num_processes)
+        with _progress(f"{source.name}: embedding", task.num_documents, "document", state) as progress:
+            miner.embed_documents(shards, embedder, progress)
+        state.wait_for_everyone()
+    shards = deal(range(miner.pairs.count), state.process_index, state.num_processes)
+    with _progress(f"{source.name}: mining", task.num_rows, "row", state) as progress:
+        miner.mine_pairs(shards, embedder, state.device, progress)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        report = write_report(miner, directory)
+        print(f"{summary(report, args.num_negatives)}. {directory / 'report.md'}", flush=True)
+        if report["with_none"]:
+            print(f"{source.name}: stage 3 takes rows without negatives with rows_without_negatives: skip.", flush=True)
+        if not args.keep_embeddings:
+            shutil.rmtree(directory / _WORK)
+
+
+def _settings(args: MineArguments, source: MiningSource) -> MiningSettings:
+    prompts = (source.query_prefix, source.document_prefix) if args.source_prefixes else (None, None)
+    query_prompt, document_prompt = (None if prefix is None else prefix_text(prefix) for prefix in prompts)
+    return MiningSettings(
+        limits=args.limits,
+        documents_per_shard=args.documents_per_shard,
+        rows_per_shard=args.rows_per_shard,
+        embedding_dtype=args.embedding_dtype,
+        replace_negatives=args.replace_negatives,
+        seed=args.seed,
+        query_prompt=query_prompt,
+        document_prompt=document_prompt,
+    )
+
+
+@contextmanager
+def _progress(title: str, total: int, unit: str, state: PartialState) -> Iterator[tqdm]:
+    """A bar over the share of a rank, shown by the main process."""
+    share = -(-total // state.num_processes)
+    with tqdm(desc=title, total=share, unit=unit, unit_scale=True, disable=not state.is_main_process) as progress:
+        yield progress
 
 
 if __name__ == "__main__":

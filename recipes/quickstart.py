@@ -93,7 +93,7 @@ class Quickstart:
             (
                 "Stage 3: contrastive with hard negatives",
                 stages["stage 3"],
-                lambda: self._contrastive(3, "stage 2", sources(self.negatives, negatives="negatives")),
+                lambda: self._contrastive(3, "stage 2", self._mined_sources()),
             ),
             ("Export the model", self.model, self._export),
             ("Evaluate on held-out functions", self.directory / "scores.json", self._evaluate),
@@ -131,10 +131,14 @@ class Quickstart:
         if subprocess.run(command).returncode:
             raise SystemExit(f"error: {script} failed, see above. Run the quickstart again to go on from here.")
 
-    def _sources(self, directory: Path, **columns: str) -> list[dict[str, str]]:
+    def _sources(self, directory: Path) -> list[dict[str, str]]:
         prefixes = {"query_prefix": "search_query", "document_prefix": "search_document"}
         files = sorted(directory.glob("*.jsonl.gz"))
-        return [{"name": f.name.split(".")[0], "path": str(f), **prefixes, **columns} for f in files]
+        return [{"name": f.name.split(".")[0], "path": str(f), **prefixes} for f in files]
+
+    def _mined_sources(self) -> list[dict[str, str]]:
+        sources = self._sources(self.corpus / "stage3")
+        return [{**s, "path": str(self.negatives / s["name"]), "negatives": "negatives"} for s in sources]
 
     def _train_tokenizer(self) -> None:
         texts = (row["text"] for row in read_jsonl(self.corpus / "documents.jsonl.gz"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from curation.files import read_jsonl, write_jsonl
+from curation.files import ROW_SUFFIXES, find_files, read_jsonl, write_jsonl
 
 _RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 _CONFIGS = _RECIPES / "configs"
@@ -61,7 +61,8 @@ class Runs:
     def finished(self, name: str) -> bool:
         """Whether it need not run again."""
         if name.startswith("negatives"):
-            return all(self._mined_file(name, source).exists() for source in self._sources("stage3", mined=False))
+            sources = self._sources("stage3", mined=False)
+            return all((self._mined(name, source) / "report.json").exists() for source in sources)
         return self.output(name).exists()
 
     def train(self, only: Sequence[str] = ()) -> None:
@@ -99,6 +100,7 @@ class Runs:
             self._recipe(
                 "mine_negatives", model_name_or_path=str(self._needed(f"stage2-{seed}", name)), sources=sources,
                 output_dir=str(self.output(name)), num_negatives=20, max_seq_length=max_seq_length,
+                source_prefixes=True,
             )  # fmt: skip
         else:
             changes = STAGE_3_ABLATIONS[name][1] if name in STAGE_3_ABLATIONS else {}
@@ -141,22 +143,23 @@ class Runs:
             if name == "stage3-no_hard_negatives":
                 source.pop("negatives", None)
             elif "negatives" not in source:
-                path = self._mined_file(needed, source)
+                path = self._mined(needed, source)
                 if name == "stage3-first_negatives":
-                    path = self._nearest_negatives(path, self.directory / name / "negatives" / path.name)
+                    path = self._nearest_negatives(path, self.directory / name / "negatives" / f"{path.name}.jsonl.gz")
                 source |= {"path": str(path), "negatives": "negatives"}
             if self.stage3_rows is not None:
                 source["limit"] = self.stage3_rows
             sources.append(source)
         return sources
 
-    def _mined_file(self, negatives: str, source: Mapping[str, Any]) -> Path:
-        return self.output(negatives) / f"{source['name']}.jsonl.gz"
+    def _mined(self, negatives: str, source: Mapping[str, Any]) -> Path:
+        return self.output(negatives) / source["name"]
 
     def _nearest_negatives(self, mined: Path, path: Path) -> Path:
-        """A copy of a mined file with as many negatives, the nearest, as stage 3 draws."""
+        """A copy of a mined source with as many negatives, the nearest, as stage 3 draws."""
         count = _settings("stage3")["num_hard_negatives"]
-        write_jsonl(({**row, "negatives": row["negatives"][:count]} for row in read_jsonl(mined)), path)
+        rows = (row for file in find_files(mined, ROW_SUFFIXES) for row in read_jsonl(file))
+        write_jsonl(({**row, "negatives": row["negatives"][:count]} for row in rows), path)
         return path
 
 

@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from curation.embedding import EmbedderSettings
+from curation.filtering.consistency import KeepRule
 from curation.sources import Source
 from recipes.arguments import parse_arguments
 from recipes.contrastive import ContrastiveArguments
+from recipes.filter_pairs import FilterArguments
+from recipes.make_pairs import MakePairsArguments
 from recipes.mine_negatives import MineArguments
 from recipes.pack_corpus import PackArguments
 from recipes.quickstart import QuickstartSettings
@@ -22,7 +26,9 @@ KINDS = {
     "stage2": (ContrastiveArguments, ContrastiveConfig),
     "stage3": (ContrastiveArguments, ContrastiveConfig),
     "pack_corpus": (PackArguments,),
-    "mine_negatives": (MineArguments,),
+    "mine_negatives": (MineArguments, EmbedderSettings),
+    "filter_pairs": (FilterArguments, KeepRule, EmbedderSettings),
+    "raw_sources": (MakePairsArguments,),
     "quickstart": (CorpusSettings, QuickstartSettings),
 }
 FILES = sorted(file for file in CONFIGS.rglob("*.yaml") if file.parent.name != "accelerate")  # those are the launcher's

@@ -2,6 +2,7 @@ import csv
 import gzip
 import json
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from benchmarks.quality.contrastive_runs import Runs
 from benchmarks.quality.contrastive_scores import EvaluationSets, KeptScores, interval, mean_draws, spearman_draws
 from benchmarks.quality.retrieval_scores import bm25_query_scores
 from curation.duplicates import normalize_text
+from curation.embedding import EmbedderSettings
 from curation.files import read_jsonl, write_jsonl
+from curation.shards import write_json
 from curation.sources import Source
 from evaluation.retrieval import evaluate_bm25
 from recipes.arguments import parse_arguments
@@ -156,11 +159,13 @@ def recipes(monkeypatch, tmp_path):
     def run(command):
         recipe, settings = command[1].rsplit("/", 1)[-1].removesuffix(".py"), command[2:]
         if recipe == "mine_negatives":
-            (args,) = parse_arguments(None, (MineArguments,), settings)
+            args, embedder = parse_arguments(None, (MineArguments, EmbedderSettings), settings)
             for source in args.sources:
                 mined = ({**row, "negatives": list("abcdef")} for row in read_jsonl(source["path"]))
-                write_jsonl(mined, f"{args.output_dir}/{source['name']}.jsonl.gz")
-            ran.append((recipe, args.model_name_or_path, args.sources, args))
+                write_jsonl(mined, f"{args.output_dir}/{source['name']}/pairs-00000-of-00001.jsonl.gz")
+                write_json(Path(args.output_dir, source["name"], "report.json"), {})
+            assert args.source_prefixes
+            ran.append((recipe, embedder.model_name_or_path, args.sources, args))
         else:
             settings += ["--use_cpu", "true"]
             start, args = parse_arguments(None, (ContrastiveArguments, ContrastiveConfig), settings)

@@ -1,0 +1,102 @@
+"""What mining found: counts, how near the negatives are beside the pairs' own documents, and rows to read."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curation.files import atomic_file, read_jsonl
+from curation.mining.miner import SourceMiner
+from curation.shards import write_json
+
+_PERCENTILES = (5, 25, 50, 75, 95)
+_EXAMPLES, _NEGATIVES_SHOWN, _CHARACTERS_SHOWN = 5, 3, 300
+
+
+def write_report(miner: SourceMiner, directory: Path) -> dict[str, Any]:
+    """Write report.md and then report.json, which says that the source is mined, and return the latter's content.
+
+    Args:
+        miner: All of its shards are there.
+        directory: Where to.
+
+    Returns:
+        `rows`, and of these `mined`, `left_alone`, `with_fewer` than the negatives asked for, `with_none` of them;
+        `documents` that negatives were taken from; the cosines of `negatives` and `own_documents` with the query,
+        where they were computed: `mean` and percentiles; and some `examples`.
+    """
+    shards = [np.load(path) for path in miner.scores.paths()]
+    counts = np.concatenate([shard["counts"] for shard in shards])
+    mined = counts[counts >= 0]
+    report = {
+        "source": miner.task.source.name,
+        "draw": miner.task.source.draw,
+        "documents": miner.task.numbering.num_candidates,
+        "rows": len(counts),
+        "mined": len(mined),
+        "left_alone": len(counts) - len(mined),
+        "with_fewer": int((mined < miner.settings.limits.num_negatives).sum()),
+        "with_none": int((mined == 0).sum()),
+        "negatives": _distribution([shard["scores"] for shard in shards]),
+        "own_documents": _distribution([shard["own_scores"] for shard in shards]),
+        "examples": _examples(miner),
+    }
+    with atomic_file(directory / "report.md") as partial:
+        partial.write_text(_page(report, miner.settings.limits.num_negatives), encoding="utf-8")
+    write_json(directory / "report.json", report)
+    return report
+
+
+def summary(report: dict[str, Any], num_negatives: int) -> str:
+    """The counts of a report in a line."""
+    return (
+        f"{report['source']}: {report['rows']:,} rows, {report['mined']:,} mined ({report['draw']} of "
+        f"{report['documents']:,} documents), {report['left_alone']:,} left alone, which had negatives; "
+        f"{report['with_fewer']:,} have fewer than {num_negatives}, {report['with_none']:,} of these none"
+    )
+
+
+def _distribution(scores: list[np.ndarray]) -> dict[str, float] | None:
+    values = np.concatenate(scores)
+    if not len(values):
+        return None
+    percentiles = np.percentile(values, _PERCENTILES).tolist()
+    named = {f"p{place}": round(value, 4) for place, value in zip(_PERCENTILES, percentiles, strict=True)}
+    return {"mean": round(float(values.mean(dtype=np.float64)), 4), **named}
+
+
+def _examples(miner: SourceMiner) -> list[dict[str, Any]]:
+    random, source = np.random.default_rng(miner.settings.seed), miner.task.source
+    rows = random.choice(miner.task.num_rows, min(_EXAMPLES, miner.task.num_rows), replace=False)
+    examples = []
+    for number in sorted(rows.tolist()):
+        shard, place = divmod(number, miner.settings.rows_per_shard)
+        row = next(itertools.islice(read_jsonl(miner.pairs.path(shard)), place, None))
+        texts = {"query": row[source.query], "document": row[source.document]}
+        examples.append({"row": number, **texts, "negatives": row[source.negatives_column][:_NEGATIVES_SHOWN]})
+    return examples
+
+
+def _page(report: dict[str, Any], num_negatives: int) -> str:
+    lines = [f"# Negatives of {report['source']}", "", f"{summary(report, num_negatives)}.", ""]
+    if report["own_documents"]:
+        names = ["mean", *(f"p{place}" for place in _PERCENTILES)]
+        lines += [f"| cosine with the query | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        for key, title in (("own_documents", "own document"), ("negatives", "negatives")):
+            values = report[key] or {}
+            cells = (f"{values[name]:.3f}" if name in values else "" for name in names)
+            lines.append(f"| {title} | {' | '.join(cells)} |")
+        lines.append("")
+    for example in report["examples"]:
+        lines += [f"## Row {example['row']:,}, counted from 0", ""]
+        lines += [f"- **query**: {_shown(example['query'])}", f"- **document**: {_shown(example['document'])}"]
+        lines += [f"- negative: {_shown(text)}" for text in example["negatives"]] + [""]
+    return "\n".join(lines)
+
+
+def _shown(text: str) -> str:
+    line = " ".join(text.split())
+    line = line if len(line) <= _CHARACTERS_SHOWN else line[:_CHARACTERS_SHOWN] + " ..."
+    return json.dumps(line, ensure_ascii=False)

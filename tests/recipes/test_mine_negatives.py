@@ -1,0 +1,286 @@
+"""Mining as a person runs it, beside a brute force in memory; one process or several ranks, once or again."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from curation.duplicates import normalize_text
+from curation.files import find_files, read_jsonl, write_jsonl
+from curation.sources import Source, open_pairs
+from nomic_bert.embedder import load_embedder, save_embedder
+from recipes import mine_negatives
+from tests.trainers.toys import WORDS, encoder, tokenizer
+
+PREFIXES = {"query_prefix": "search_query", "document_prefix": "search_document"}
+SHARDS = ["--documents_per_shard", "9", "--rows_per_shard", "11", "--batch_size", "2"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A directory that sentence-transformers opens, with prompts of its own."""
+    start = tmp_path_factory.mktemp("start")
+    encoder().save_pretrained(start)
+    tokenizer().save_pretrained(start)
+    embedder = load_embedder(start)
+    embedder.prompts |= {"query": "word7 ", "document": "word8 word9 "}
+    directory = tmp_path_factory.mktemp("model") / "embedder"
+    save_embedder(embedder, directory)
+    return str(directory)
+
+
+def texts(count, seed):
+    words = random.Random(seed)
+    return [" ".join(words.choices(WORDS, k=words.randint(3, 9))) for _ in range(count)]
+
+
+def make_rows():
+    """Questions asked again in other writing, answers given again in other writing, and one with many answers."""
+    questions, answers = texts(14, 1), texts(40, 2)
+    rows = [{"question": questions[n // 2 % 14], "id": n, "answer": answers[n % 40]} for n in range(50)]
+    rows += [{"question": f"{questions[3].upper()} ?", "id": 90, "answer": answers[5].replace(" ", ", ")}]
+    return rows + [{"question": "word1 word2", "id": 100 + n, "answer": f"{answers[n]}!"} for n in range(25)]
+
+
+def write_source(directory, **more):
+    write_jsonl(make_rows(), directory / "rows.jsonl.gz")
+    columns = {"query": "question", "document": "answer"}
+    return {"name": "mine", "path": str(directory / "rows.jsonl.gz"), **PREFIXES, **columns, **more}
+
+
+def argv(model, output, sources, *more):
+    where = ["--sources", json.dumps(sources), "--output_dir", str(output)]
+    return ["--model_name_or_path", model, *where, *SHARDS, *more]
+
+
+def mined(directory):
+    return [row for file in find_files(directory, (".jsonl.gz",)) for row in read_jsonl(file)]
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def brute_force(rows, candidates, model, prompts, count, range_min=0, range_max=None, keep=lambda score, own: True):
+    """The negatives of every row, straight from the definition, one text after the other."""
+    embedder = SentenceTransformer(model)
+    query_prompt, document_prompt = prompts
+    vector = {}
+
+    def cosine(query, document):
+        for text, prompt in ((query, query_prompt), (document, document_prompt)):
+            if (text, prompt) not in vector:
+                vector[text, prompt] = embedder.encode(text, prompt=prompt, normalize_embeddings=True)
+        return float(vector[query, query_prompt] @ vector[document, document_prompt])
+
+    first = {}
+    for text in [*candidates, *(row["answer"] for row in rows)]:
+        first.setdefault(normalize_text(text), text)
+    expected = []
+    for row in rows:
+        same = [each for each in rows if normalize_text(each["question"]) == normalize_text(row["question"])]
+        own = {normalize_text(each["answer"]) for each in same}
+        keys = {normalize_text(text) for text in candidates} - own
+        scored = sorted(((cosine(row["question"], first[key]), first[key]) for key in keys), reverse=True)
+        own_score = cosine(row["question"], first[normalize_text(row["answer"])])
+        window = [(score, text) for score, text in scored[range_min:range_max] if keep(score, own_score)]
+        expected.append([text for _, text in window[:count]])
+    return expected
+
+
+OWN_PROMPTS, TASK_PREFIXES = ("word7 ", "word8 word9 "), ("search_query: ", "search_document: ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "prompts", "definition"),
+    [
+        ([], OWN_PROMPTS, {}),
+        (["--source_prefixes", "true"], TASK_PREFIXES, {}),
+        (["--query_prompt", "'word5 '", "--document_prompt", "''"], ("word5 ", ""), {}),
+        (
+            ["--range_min", "2", "--range_max", "12", "--relative_margin", "0.02", "--min_score", "0.3"],
+            OWN_PROMPTS,
+            {"range_min": 2, "range_max": 12, "keep": lambda score, own: 0.3 <= score <= 0.98 * own},
+        ),
+        (["--absolute_margin", "0.04"], OWN_PROMPTS, {"keep": lambda score, own: score <= own - 0.04}),
+    ],
+)
+def test_negatives_equal_the_definition(model, tmp_path, settings, prompts, definition):
+    source, rows = write_source(tmp_path), make_rows()
+    mine_negatives.main(argv(model, tmp_path / "out", [source], "--num_negatives", "6", *settings))
+    found = mined(tmp_path / "out" / "mine")
+    expected = brute_force(rows, [row["answer"] for row in rows], model, prompts, 6, **definition)
+    assert [list(row) for row in found] == [["question", "answer", "id", "negatives"]] * len(rows)
+    assert [{key: row[key] for key in rows[0]} for row in found] == rows
+    assert [row["negatives"] for row in found] == expected
+    assert sorted({len(negatives) for negatives in expected})[-1] == 6
+    report = json.loads((tmp_path / "out" / "mine" / "report.json").read_text())
+    assert report["with_fewer"] == sum(len(negatives) < 6 for negatives in expected)
+    assert not (tmp_path / "out" / "mine" / ".work").exists()
+
+
+def test_a_corpus_gives_the_negatives_and_pairs_alone_give_none(model, tmp_path):
+    rows = make_rows()
+    corpus = [*texts(30, 3), rows[0]["answer"].upper(), rows[1]["answer"]]
+    write_jsonl([{"title": text.split()[0], "text": text.partition(" ")[2]} for text in corpus], tmp_path / "c.jsonl")
+    source = write_source(tmp_path, corpus=str(tmp_path / "c.jsonl"), corpus_title="title")
+    mine_negatives.main(argv(model, tmp_path / "out", [source]))
+    found = [row["negatives"] for row in mined(tmp_path / "out" / "mine")]
+    assert found == brute_force(rows, corpus, model, OWN_PROMPTS, 20)
+
+
+def test_rows_that_have_negatives_are_left_alone_unless_told(model, tmp_path, capsys):
+    rows = [{**row, "hard": ["x", "y"] if row["id"] % 3 == 0 else []} for row in make_rows()]
+    source = write_source(tmp_path, negatives="hard")
+    write_jsonl(rows, tmp_path / "rows.jsonl.gz")
+    mine_negatives.main(argv(model, tmp_path / "out", [source]))
+    mine_negatives.main(argv(model, tmp_path / "all", [source], "--replace_negatives", "true"))
+    expected = brute_force(rows, [row["answer"] for row in rows], model, OWN_PROMPTS, 20)
+    assert [row["hard"] for row in mined(tmp_path / "all" / "mine")] == expected
+    kept = [row["hard"] or negatives for row, negatives in zip(rows, expected, strict=True)]
+    assert [row["hard"] for row in mined(tmp_path / "out" / "mine")] == kept
+    left_alone = sum(bool(row["hard"]) for row in rows)
+    assert (
+        f"{len(rows) - left_alone} mined (nearest of 40 documents), {left_alone} left alone" in capsys.readouterr().out
+    )
+
+
+def test_random_documents_are_no_answers_and_need_no_model(tmp_path):
+    source, rows = write_source(tmp_path, draw="random"), make_rows()
+    for name, seed in ("a", "0"), ("b", "0"), ("c", "1"):
+        mine_negatives.main(argv("no model", tmp_path / name, [source], "--num_negatives", "12", "--seed", seed))
+    found = [row["negatives"] for row in mined(tmp_path / "a" / "mine")]
+    assert contents(tmp_path / "a" / "mine") == contents(tmp_path / "b" / "mine")
+    assert found != [row["negatives"] for row in mined(tmp_path / "c" / "mine")]
+    documents = {normalize_text(row["answer"]) for row in rows}
+    for row, negatives in zip(rows, found, strict=True):
+        same = [each for each in rows if normalize_text(each["question"]) == normalize_text(row["question"])]
+        allowed = documents - {normalize_text(each["answer"]) for each in same}
+        keys = [normalize_text(text) for text in negatives]
+        assert len(set(keys)) == len(keys) == min(12, len(allowed)) and set(keys) <= allowed
+    assert {normalize_text(text) for negatives in found for text in negatives} == documents
+
+
+def test_rows_without_negatives_are_written_counted_and_can_be_opened(model, tmp_path, capsys):
+    write_jsonl([{"query": "word1", "document": f"word{n}"} for n in (2, 3)], tmp_path / "a.jsonl")
+    source = {"name": "a", "path": str(tmp_path / "a.jsonl"), **PREFIXES}
+    mine_negatives.main(argv(model, tmp_path / "out", [source]))
+    assert "2 have fewer than 20, 2 of these none" in (printed := capsys.readouterr().out)
+    assert "rows_without_negatives: skip" in printed
+    pairs = open_pairs(Source(name="a", path=str(tmp_path / "out" / "a"), negatives="negatives", **PREFIXES))
+    assert pairs["negatives"] == [[], []]
+
+
+def test_the_report_tells_how_near_negatives_are(model, tmp_path):
+    source = write_source(tmp_path)
+    mine_negatives.main(argv(model, tmp_path / "out", [source], "--num_negatives", "4", "--keep_embeddings", "true"))
+    report = json.loads((tmp_path / "out" / "mine" / "report.json").read_text())
+    embedder, scores, own = SentenceTransformer(model), [], []
+    for row in mined(tmp_path / "out" / "mine"):
+        query = embedder.encode_query(row["question"], normalize_embeddings=True)
+        document = embedder.encode_document(next(r["answer"] for r in make_rows() if normalize_text(r["answer"]) ==
+                                                 normalize_text(row["answer"])), normalize_embeddings=True)  # fmt: skip
+        own.append(query @ document)
+        scores += (embedder.encode_document(row["negatives"], normalize_embeddings=True) @ query).tolist()
+    for key, values in ("negatives", scores), ("own_documents", own):
+        assert report[key]["mean"] == pytest.approx(np.mean(values), abs=2e-4)
+        assert report[key]["p95"] == pytest.approx(np.percentile(values, 95), abs=2e-4)
+    example = report["examples"][0]
+    assert make_rows()[example["row"]]["question"] == example["query"]
+    assert example["query"] in (tmp_path / "out" / "mine" / "report.md").read_text()
+    assert list((tmp_path / "out" / "mine" / ".work").glob("documents-*.npy"))
+
+
+def start(script, *arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run([sys.executable, *script, *arguments], env=environment, capture_output=True, text=True)
+
+
+# Dies without a word at the given call of a function that mining calls for each shard.
+DYING = """
+import os, signal, sys
+import curation.mining as mining
+from recipes import mine_negatives
+name, calls = sys.argv[1], int(sys.argv[2])
+module = mining.np if name == "save" else mining
+original = getattr(module, name)
+def die(*arguments):
+    global calls
+    calls -= 1
+    if calls == 0:
+        if name == "write_jsonl":
+            original((row if number < 3 else os.kill(os.getpid(), signal.SIGKILL)
+                      for number, row in enumerate(arguments[0])), arguments[1])
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments)
+setattr(module, name, die)
+mine_negatives.main(sys.argv[3:])
+"""
+
+
+@pytest.fixture
+def whole(model, tmp_path):
+    """Two sources, and the files that one process makes of them without being stopped."""
+    sources = [write_source(tmp_path), {**write_source(tmp_path), "name": "random", "draw": "random"}]
+    mine_negatives.main(argv(model, tmp_path / "one", sources))
+    files = {name: contents(tmp_path / "one" / name) for name in ("mine", "random")}
+    assert len(files["mine"]) == 10  # 7 shards, 2 reports and the settings
+    return sources, files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_give_the_same_bytes(model, tmp_path, whole, ranks):
+    sources, files = whole
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+    run = start([*torchrun, mine_negatives.__file__], *argv(model, tmp_path / "ranks", sources))
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "1 of 2" not in run.stdout and run.stdout.count("0 of 2 sources") == 1  # ranks, not runs of their own
+    assert {name: contents(tmp_path / "ranks" / name) for name in files} == files
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(model, tmp_path, whole):
+    sources, files = whole
+    # in the third of the documents' shards (after the five arrays of numbers), then in the second of the pairs'
+    for name, calls, pattern, made in ("save", "8", ".work/documents-*", 2), ("write_jsonl", "2", "pairs-*", 1):
+        run = start(["-c", DYING, name, calls], *argv(model, tmp_path / "again", sources))
+        assert run.returncode == -9, run.stderr[-3000:]
+        begun = {path: path.stat().st_mtime_ns for path in (tmp_path / "again" / "mine").glob(pattern)}
+        assert len(begun) == made
+    assert "(num_negatives changed)" in refusal(argv(model, tmp_path / "again", sources, "--num_negatives", "3"))
+    mine_negatives.main(argv(model, tmp_path / "again", sources))
+    assert {path: path.stat().st_mtime_ns for path in begun} == begun
+    for path in (tmp_path / "again").rglob(".partial-*"):  # what the killed run was writing
+        path.unlink()
+    assert {name: contents(tmp_path / "again" / name) for name in files} == files
+    mine_negatives.main(argv(model, tmp_path / "again", sources))  # nothing is left to do
+    assert {path: path.stat().st_mtime_ns for path in begun} == begun
+
+
+def refusal(arguments):
+    with pytest.raises(SystemExit) as error:
+        mine_negatives.main(arguments)
+    return str(error.value)
+
+
+def test_what_cannot_be_mined_is_named(model, tmp_path):
+    source = write_source(tmp_path)
+    assert "sources[0]: unknown key 'corpsu'; did you mean 'corpus'" in refusal(
+        argv(model, tmp_path / "a", [{**source, "corpsu": "x"}])
+    )
+    assert "nowhere" in refusal(argv(model, tmp_path / "b", [{**source, "corpus": str(tmp_path / "nowhere")}]))
+    assert "no column 'reply'" in refusal(argv(model, tmp_path / "c", [{**source, "document": "reply"}]))
+    assert "the name 'mine' stands twice" in refusal(argv(model, tmp_path / "d", [source, source]))
+    assert "range_max must be" in refusal(argv(model, tmp_path / "e", [source], "--range_max", "5"))
+    more = ["--source_prefixes", "true", "--query_prompt", "x"]
+    assert "in place of query_prompt" in refusal(argv(model, tmp_path / "f", [source], *more))
+    write_jsonl(
+        [{"question": "a", "answer": "b"}, {"question": "a", "answer": "c", "negatives": ["d"]}], source["path"]
+    )
+    assert "have a column 'negatives' already" in refusal(argv(model, tmp_path / "g", [source]))
