@@ -35,6 +35,15 @@ def test_the_command_line_wins_over_the_file(parse):
     assert (model.name, model.width, model.rate, data.path, model.loud) == ("a", 3, 2e-4, "x", True)
 
 
+def test_texts_of_the_command_line_are_as_typed(parse):
+    for text in ("query: ", "", "passage: x", "[a, b]", "a "):
+        model, _ = parse("name: a\n", "--name", text)
+        assert model.name == text
+    assert parse("name: a\n", "--name", "'query: '")[0].name == "query: "
+    with pytest.raises(SystemExit, match="name must be"):
+        parse("name: a\n", "--name")
+
+
 def test_a_later_config_wins_over_an_earlier_one(parse, tmp_path):
     (tmp_path / "later.yaml").write_text("width: 9\n")
     model, _ = parse("name: a\nwidth: 2\nrate: 1\n", "--config", str(tmp_path / "later.yaml"))
