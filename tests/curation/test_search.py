@@ -86,6 +86,7 @@ def test_what_float32_cannot_tell_apart_costs_no_place():
     assert ranks(torch.ones(1, 1), torch.tensor([[1.0], [1.01], [1.2]]), torch.tensor([0]), tolerance=0.1)[0] == 2
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_shards_on_the_disk_are_one_table(dtype, tmp_path):
     generator = np.random.default_rng(0)
@@ -95,6 +96,7 @@ def test_shards_on_the_disk_are_one_table(dtype, tmp_path):
         np.save(tmp_path / f"{number}.npy", shard)
         shards.append(np.load(tmp_path / f"{number}.npy", mmap_mode="r"))
     own = torch.arange(20) * 15
+    own[:6] = torch.tensor([99, 100, 101, 249, 250, 299])  # beside the borders
     for block_size in (BlockSize(3, 128), None):
         scores, indices = top_k([queries[:7], torch.from_numpy(queries[7:])], shards, 10, block_size=block_size)
         expected_scores, expected_indices = brute_force(queries, documents, 10)

@@ -1,0 +1,218 @@
+"""How fast exact search is beside FAISS, sentence-transformers and the bare matrix product, on the same embeddings.
+
+python benchmarks/search.py --rows 10000 30000 100000 --queries 10000
+python benchmarks/search.py --device cuda --rows 100000 500000 --queries 100000 --dim 768
+
+Five sides take turns: `top_k` and `ranks` of curation/search.py; FAISS' IndexFlatIP (CPU only; `pip install faiss-cpu`)
+with the copy of the documents that it makes; `semantic_search` of sentence-transformers; and the matrix products alone,
+over the blocks that `top_k` uses. All sides must find the same documents.
+"""
+
+import argparse
+import importlib.util
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers.util import dot_score, semantic_search
+from torch import Tensor
+
+from benchmarks.measure import alternate, markdown_table, spread, write_results
+from curation.search import default_block_size, ranks, top_k
+
+FAISS_IS_INSTALLED = importlib.util.find_spec("faiss") is not None
+
+Found = tuple[Tensor, Tensor]  # scores and indices (q, k)
+
+_NOISE = 1e-5  # of float32 scores of unit vectors, with room
+_NAMES = {
+    "top_k": "`top_k`",
+    "ranks": "`ranks`",
+    "faiss": "FAISS `IndexFlatIP`",
+    "semantic_search": "`semantic_search`",
+    "matmul": "matrix products alone",
+}
+
+
+def load_embeddings(files: Sequence[Path], rows: int, dim: int) -> Tensor:
+    """Unit vectors (rows, dim): the first rows of the .npy files, or random ones by a fixed seed if there are none.
+
+    Raises:
+        ValueError: The files hold fewer rows.
+    """
+    if files:
+        parts = [np.load(file, mmap_mode="r") for file in files]
+        if sum(map(len, parts)) < rows:
+            raise ValueError(f"{files[0]} ...: {sum(map(len, parts))} rows in all; ask for no more by --rows.")
+        read = np.concatenate([part[:rows] for part in parts])[:rows]
+        embeddings = torch.from_numpy(read.astype(np.float32))
+    else:
+        embeddings = torch.randn(rows, dim, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.normalize(embeddings, dim=1)
+
+
+def multiply(queries: Tensor, documents: Tensor) -> None:
+    """Every block of scores, computed and forgotten."""
+    size = default_block_size(queries.device)
+    memory = queries.new_empty(size)
+    for start in range(0, len(queries), size.queries):
+        rows = queries[start : start + size.queries]
+        for first in range(0, len(documents), size.documents):
+            columns = documents[first : first + size.documents]
+            torch.mm(rows, columns.T, out=memory[: len(rows), : len(columns)])
+
+
+def search_with_faiss(queries: Tensor, documents: Tensor, k: int) -> Found:
+    """Search by an index that is built for it."""
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    index = faiss.IndexFlatIP(documents.shape[1])
+    index.add(documents.numpy())
+    scores, indices = index.search(queries.numpy(), k)
+    return torch.from_numpy(scores), torch.from_numpy(indices)
+
+
+def search_with_sentence_transformers(queries: Tensor, documents: Tensor, k: int) -> Found:
+    """Search as sentence-transformers does, its lists made tensors again."""
+    hits = semantic_search(queries, documents, top_k=k, score_function=dot_score)
+    scores = torch.tensor([[hit["score"] for hit in row] for row in hits])
+    return scores, torch.tensor([[hit["corpus_id"] for hit in row] for row in hits])
+
+
+def same_documents(ours: Found, theirs: Found) -> bool:
+    """Whether two sides found the same documents, save where scores are too close to tell which comes first.
+
+    Args:
+        ours: With one document more than theirs, so that a close call for the last place shows.
+        theirs: Scores and indices (q, k).
+    """
+    scores, indices = ours[0][:, :-1], ours[1][:, :-1]
+    close = ours[0][:, :-1] - ours[0][:, 1:] <= 2 * _NOISE  # to the next
+    close[:, 1:] |= close[:, :-1].clone()  # to the next or the one before
+    agree = (scores - theirs[0]).abs() <= _NOISE
+    return bool((agree & ((indices == theirs[1]) | close)).all())
+
+
+def sides(queries: Tensor, documents: Tensor, k: int) -> dict[str, Callable[[], Any]]:
+    """Name -> one search of every side that runs here."""
+    own = torch.arange(len(queries))
+    found: dict[str, Callable[[], Any]] = {
+        "top_k": lambda: top_k(queries, documents, k),
+        "ranks": lambda: ranks(queries, documents, own),
+        "faiss": lambda: search_with_faiss(queries, documents, k),
+        "semantic_search": lambda: search_with_sentence_transformers(queries, documents, k),
+        "matmul": lambda: multiply(queries, documents),
+    }
+    if not FAISS_IS_INSTALLED or queries.device.type != "cpu":
+        del found["faiss"]
+    return found
+
+
+def check(queries: Tensor, documents: Tensor, k: int) -> None:
+    """Run every side once, which also warms it up, and compare what they find.
+
+    Raises:
+        ValueError: A side finds other documents, or another rank than the first for a query that is its own document.
+    """
+    ours = top_k(queries, documents, k + 1)
+    for name, search in sides(queries, documents, k).items():
+        outcome = search()
+        all_first = name == "ranks" and bool((outcome[0] == 1).all())
+        if not (name == "matmul" or all_first or (name != "ranks" and same_documents(ours, outcome))):
+            raise ValueError(f"{_NAMES[name]} does not find what `top_k` finds.")
+
+
+def timed(search: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of one search, until the device is done."""
+    start = time.perf_counter()
+    search()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def summarize(seconds: Mapping[str, Sequence[float]], operations: int) -> dict[str, dict[str, float]]:
+    """Name -> seconds, operations a second, share of the matrix products' rate, and times slower than `top_k`."""
+    spreads = {name: spread(values) for name, values in seconds.items()}
+    return {
+        name: {
+            **each,
+            "gflops": operations / each["median"] / 1e9,
+            "matmul_share": spreads["matmul"]["median"] / each["median"],
+            "top_k_is_faster_by": each["median"] / spreads["top_k"]["median"],
+        }
+        for name, each in spreads.items()
+    }
+
+
+def show(figures: Mapping[int, Mapping[str, Mapping[str, float]]]) -> str:
+    """The table: documents -> side -> what `summarize` found."""
+    rows = [
+        [f"{documents:,}", _NAMES[name], f"{each['median']:.2f}", f"{each['min']:.2f} to {each['max']:.2f}",
+         f"{each['gflops']:,.0f}", f"{each['matmul_share']:.0%}", f"{each['top_k_is_faster_by']:.2f}"]
+        for documents, found in figures.items() for name, each in found.items()
+    ]  # fmt: skip
+    header = ["documents", "side", "s, median", "least to most", "GFLOP/s", "share of the matrix products' rate"]
+    return markdown_table([*header, "`top_k` is faster by a factor of"], rows)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measure as the command line says."""
+    args = _parser().parse_args(argv)
+    device = torch.device(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if device.type == "cpu" and not FAISS_IS_INSTALLED:
+        print("FAISS is not installed, so its side is left out: pip install faiss-cpu", flush=True)
+    figures: dict[int, dict[str, dict[str, float]]] = {}
+    for rows in args.rows:
+        try:
+            documents = load_embeddings(args.embeddings, rows, args.dim).to(device)
+            queries = documents[: args.queries]
+            check(queries[: args.checked], documents, args.k)
+        except (ValueError, OSError) as error:
+            raise SystemExit(f"error: {error}") from error
+
+        def keep(seconds: dict[str, list], queries: Tensor = queries, documents: Tensor = documents) -> None:
+            operations = 2 * len(queries) * documents.shape[0] * documents.shape[1]
+            figures[len(documents)] = summarize(seconds, operations)
+            _write(args, figures, documents.shape[1])
+
+        searches = sides(queries, documents, args.k).items()
+        alternate({name: partial(timed, search, device) for name, search in searches}, args.repeats, keep)
+    print(_write(args, figures, documents.shape[1]).read_text())
+
+
+def _write(args: argparse.Namespace, figures: Mapping[int, Mapping[str, Mapping[str, float]]], dim: int) -> Path:
+    what = "embeddings given by --embeddings" if args.embeddings else "random unit vectors"
+    queries = f"the first {args.queries:,} of them" if args.queries else "all of them"
+    result = {"dim": dim, "k": args.k, "device": args.device, "embeddings": what, "queries": args.queries}
+    result |= {"repeats": args.repeats, "figures": {str(rows): found for rows, found in figures.items()}}
+    text = f"{show(figures)}\n\n{what[0].upper()}{what[1:]} of {dim} dimensions in float32, k = {args.k}; queries are "
+    text += f"{queries}; {args.repeats} rounds. Operations: 2 for every query, document and dimension."
+    return write_results(f"search-{args.device}", result, text, args.results)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--embeddings", nargs="+", type=Path, default=[], help=".npy files (rows, dim)")
+    parser.add_argument("--rows", nargs="+", type=int, default=[10_000, 30_000, 100_000], help="documents")
+    parser.add_argument("--queries", type=int, help="at most so many of the documents are queries; else all")
+    parser.add_argument("--checked", type=int, default=1000, help="queries for which all sides are compared")
+    parser.add_argument("--dim", type=int, default=384, help="of random embeddings")
+    parser.add_argument("--k", type=int, default=20)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, help="on the CPU; else as torch chooses")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=Path("outputs/benchmarks"))
+    return parser
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
