@@ -9,8 +9,17 @@ import datasets
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from curation.files import ROW_SUFFIXES, find_files, read_row_batches, reading_progress, require_columns, write_arrow
-from curation.sources import is_hub_id, load_hub_split, read_section, texts_of
+from curation.files import (
+    ROW_SUFFIXES,
+    file_stats,
+    find_files,
+    read_row_batches,
+    reading_progress,
+    require_columns,
+    write_arrow,
+)
+from curation.sections import read_section
+from curation.sources import is_hub_id, load_hub_split, texts_of
 
 _TXT = ".txt"
 
@@ -82,7 +91,7 @@ class DocumentSource:
         """What must be the same for the source to be the same: settings, and sizes and times of local files."""
         if not self.is_local:
             return dataclasses.asdict(self)
-        files = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in self.files()]
+        files = file_stats(self.files())
         return {**dataclasses.asdict(self), "files": files}
 
 

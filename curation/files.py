@@ -69,6 +69,11 @@ def find_files(path: str | Path, suffixes: tuple[str, ...]) -> list[Path]:
     return found
 
 
+def file_stats(files: Iterable[Path]) -> list[list[Any]]:
+    """Name, size and time of change of each file: what tells that the files are the same as before."""
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
 def read_row_batches(file: Path, columns: Sequence[str] | None, progress: tqdm | None = None) -> Iterator[RowBatch]:
     """Yield the rows of a .jsonl, .jsonl.gz or .parquet file, `ROWS_AT_ONCE` at a time.
 

@@ -5,17 +5,16 @@ task prefixes of its queries and documents are a property of the source.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import datasets
 import pyarrow as pa
@@ -25,15 +24,16 @@ from curation.files import (
     ROW_SUFFIXES,
     ROWS_PER_BATCH,
     RowBatch,
+    file_stats,
     find_files,
     read_row_batches,
     reading_progress,
     require_columns,
     write_arrow,
 )
+from curation.sections import read_section
 from nomic_bert.prompts import prefix_text
 
-Section = TypeVar("Section")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _COPY_VERSION = 1  # of the form of the copies: raise it when their content changes
 _OTHERS = "others"
@@ -133,7 +133,7 @@ class Source:
         if is_hub_id(self.path):
             return settings
         files = find_files(self.path, ROW_SUFFIXES)
-        return {**settings, "files": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]}
+        return {**settings, "files": file_stats(files)}
 
 
 def _is_filled(value: Any) -> bool:
@@ -142,53 +142,6 @@ def _is_filled(value: Any) -> bool:
 
 def _is_number(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def read_section(cls: type[Section], mapping: Mapping[str, Any], where: str) -> Section:
-    """Build a dataclass from a section of a config.
-
-    Args:
-        cls: The dataclass; its fields are the keys.
-        mapping: Keys to values.
-        where: Where the section stands, put in front of every error.
-
-    Raises:
-        ValueError: A key is unknown or missing, or the dataclass refuses a value.
-    """
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in mapping:
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(fields)}."
-            raise ValueError(f"{where}: unknown key {key!r}; {hint}")
-    for key, field in fields.items():
-        if field.default is dataclasses.MISSING and key not in mapping:
-            hint = ' (write "" for no prefix)' if key.endswith("_prefix") else ""
-            raise ValueError(f"{where}: the key {key!r} is missing; add it{hint}.")
-    try:
-        return cls(**mapping)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-
-
-def read_sections(cls: type[Section], entries: Sequence[Mapping[str, Any]], where: str) -> list[Section]:
-    """Build a dataclass with a field `name` from each section of a list.
-
-    Args:
-        cls: The dataclass.
-        entries: The sections.
-        where: What the list is called in an error.
-
-    Raises:
-        ValueError: As `read_section`; or there is no section, or a name stands twice.
-    """
-    if not entries:
-        raise ValueError(f"{where}: the list is empty; name one at least.")
-    sections = [read_section(cls, entry, f"{where}[{number}]") for number, entry in enumerate(entries)]
-    names = [section.name for section in sections]  # type: ignore[attr-defined]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{where}: the name {next(n for n in names if names.count(n) > 1)!r} stands twice.")
-    return sections
 
 
 def open_pairs(source: Source, cache: Path | None = None, *, others: bool = False) -> datasets.Dataset:

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 from transformers import AutoTokenizer
 
 from curation.files import ROW_SUFFIXES, find_files, read_row_batches
-from curation.sources import Source, open_pairs, read_sections
+from curation.sections import read_sections
+from curation.sources import Source, open_pairs
 from evaluation.evaluators import EvaluatorSettings, build_evaluator
 from nomic_bert import NomicBertModel
 from nomic_bert.embedder import embedder_around, require_checkpoint, save_embedder

@@ -18,8 +18,9 @@ from tqdm.auto import tqdm
 from curation.embedding import EmbedderSettings, PairEmbedder
 from curation.filtering.consistency import KeepRule, Samples, SourceFilter
 from curation.filtering.report import summary_table, write_report
+from curation.sections import read_sections
 from curation.shards import claim, deal
-from curation.sources import Source, open_pairs, read_sections
+from curation.sources import Source, open_pairs
 from recipes.arguments import parse_arguments
 from recipes.ranks import join_ranks, ranks_here
 

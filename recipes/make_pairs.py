@@ -21,8 +21,8 @@ from tqdm.auto import tqdm
 from curation.raw.pairs import REPORT, counts_file, finish, make_shard, pair_files
 from curation.raw.rows import open_raw_rows
 from curation.raw.rules import AVAILABLE, RawSource
+from curation.sections import read_section
 from curation.shards import claim, deal
-from curation.sources import read_section
 from recipes.arguments import parse_arguments
 from recipes.ranks import join_ranks
 

@@ -24,8 +24,8 @@ from curation.mining.miner import MiningSettings, SourceMiner
 from curation.mining.negatives import NegativeLimits
 from curation.mining.report import summary, write_report
 from curation.mining.tasks import MiningSource, open_task
+from curation.sections import read_sections
 from curation.shards import claim, deal
-from curation.sources import read_sections
 from nomic_bert.prompts import prefix_text
 from recipes.arguments import parse_arguments
 from recipes.ranks import join_ranks

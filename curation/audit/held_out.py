@@ -16,8 +16,8 @@ import numpy as np
 from curation.audit.counting import SIDES, SourceKeys
 from curation.duplicates import normalize_text
 from curation.embedding import text_key
-from curation.files import ROW_SUFFIXES, find_files, read_row_batches, require_columns
-from curation.sources import read_section
+from curation.files import ROW_SUFFIXES, file_stats, find_files, read_row_batches, require_columns
+from curation.sections import read_section
 
 _TSV_SUFFIXES = (".tsv", ".tsv.gz")
 _SUFFIXES = (*ROW_SUFFIXES, *_TSV_SUFFIXES)
@@ -77,7 +77,7 @@ class EvaluationSet:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for the texts to be the same: settings, and names, sizes and times of the files."""
-        stats = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in self.files()]
+        stats = file_stats(self.files())
         return {**dataclasses.asdict(self), "files": stats}
 
     def read(self) -> "list[HeldOutTexts]":

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from curation.duplicates import normalize_text
 from curation.embedding import text_key
-from curation.files import ROW_SUFFIXES, ROWS_AT_ONCE, atomic_file, find_files
+from curation.files import ROW_SUFFIXES, ROWS_AT_ONCE, atomic_file, file_stats, find_files
 from curation.mining.corpora import CORPUS, PAIRS, beir_files, copy_beir, copy_corpus, corpus_file
 from curation.shards import write_json
 from curation.sources import Source, is_hub_id, open_pairs
@@ -77,7 +77,7 @@ class MiningSource(Source):
     def identity(self) -> dict[str, Any]:
         """As `Source.identity`, with the files of the corpus."""
         more = beir_files(self.beir, self.split) if self.beir else self.corpus_files()
-        files = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in more]
+        files = file_stats(more)
         return {**(dataclasses.asdict(self) if self.beir else super().identity()), "corpus_files": files}
 
     def corpus_files(self) -> list[Path]:

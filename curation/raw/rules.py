@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from curation.duplicates import normalize_text
-from curation.files import ROW_SUFFIXES, find_files
+from curation.files import ROW_SUFFIXES, file_stats, find_files
 from curation.sources import is_hub_id
 from nomic_bert.prompts import prefix_text
 
@@ -150,7 +150,7 @@ class RawSource:
         except FileNotFoundError as error:
             hint = f" To get it: {self.origin}" if self.origin else ""
             raise FileNotFoundError(f"source {self.name!r}: {error}{hint}") from error
-        return {**settings, "files": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]}
+        return {**settings, "files": file_stats(files)}
 
 
 class PairRule:

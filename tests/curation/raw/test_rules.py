@@ -16,7 +16,8 @@ from curation.raw import rules
 from curation.raw.pairs import summarize
 from curation.raw.rows import open_raw_rows
 from curation.raw.rules import PairRule, RawSource
-from curation.sources import Source, read_section
+from curation.sections import read_section
+from curation.sources import Source
 
 CONFIGS = Path(__file__).resolve().parents[3] / "recipes" / "configs"
 
