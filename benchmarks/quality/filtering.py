@@ -111,7 +111,7 @@ def _noise_table(result: Mapping[str, Any]) -> str:
         "caught by a threshold of its own",
     ]
     header += [f"lost by one threshold, {result['threshold']:.2f}", "caught by it"]
-    sweep = [[f"top-{k}", *_percent(both)] for k, both in result["top_ks"].items()]
+    sweep = [[f"top-{int(k):,}", *_percent(both)] for k, both in result["top_ks"].items()]
     sweep += [[f"top-{TOP_K}, samples of {int(n):,}", *_percent(both)] for n, both in result["sample_sizes"].items()]
     sweep += [[f"cosine at least {t}", *_percent(both)] for t, both in result["thresholds"].items() if len(t) == 3]
     return "\n\n".join(

@@ -15,7 +15,7 @@ from curation.shards import SETTINGS
 from curation.sources import Source, open_pairs
 from nomic_bert.embedder import atomic_directory
 
-TOP_KS = (1, 2, 3, 5, 10, 20, 50)
+TOP_KS = (1, 2, 3, 5, 10, 20, 50, 200, 1_000)
 THRESHOLDS = tuple(round(0.02 * step, 2) for step in range(51))
 TOP_K = 2  # paper §4.2.1
 SAMPLE_SIZES = (300, 1_000, 3_000)
