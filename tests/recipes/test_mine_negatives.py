@@ -204,7 +204,7 @@ def start(script, *arguments):
 # Dies without a word at the given call of a function that mining calls for each shard.
 DYING = """
 import os, signal, sys
-import curation.mining as mining
+import curation.mining.miner as mining
 from recipes import mine_negatives
 name, calls = sys.argv[1], int(sys.argv[2])
 module = mining.np if name == "save" else mining
