@@ -111,14 +111,14 @@ class SourceMiner:
             ValueError: An embedding is not finite.
         """
         for shard in shards:
-            start = shard * self.settings.rows_per_shard
+            start, done = shard * self.settings.rows_per_shard, progress.n
             stop = min(start + self.settings.rows_per_shard, self.task.num_rows)
             if not (self.pairs.path(shard).exists() and self.scores.path(shard).exists()):
                 batch = self.task.rows[start:stop]
-                mined = self._mine(start, batch, embedder, device)
+                mined = self._mine(start, batch, embedder, device, progress)
                 self._write_scores(shard, mined)
                 write_jsonl(self._rows(batch, mined.negatives), self.pairs.path(shard))
-            progress.update(stop - start)
+            progress.update(stop - start - (progress.n - done))  # those for which no query was embedded
 
     @cached_property
     def _embeddings(self) -> list[np.ndarray]:
@@ -134,7 +134,14 @@ class SourceMiner:
         start = shard * self.settings.documents_per_shard
         return np.arange(start, min(start + self.settings.documents_per_shard, self.task.num_documents))
 
-    def _mine(self, start: int, batch: dict[str, list], embedder: PairEmbedder | None, device: torch.device) -> _Mined:
+    def _mine(
+        self,
+        start: int,
+        batch: dict[str, list],
+        embedder: PairEmbedder | None,
+        device: torch.device,
+        progress: tqdm,
+    ) -> _Mined:
         todo = list(range(len(batch["query"])))
         if "negatives" in batch and not self.settings.replace_negatives:
             todo = [place for place in todo if not batch["negatives"][place]]
@@ -147,7 +154,7 @@ class SourceMiner:
         else:
             assert embedder is not None
             queries = [batch["query"][place] for place in todo]
-            found, mined.scores, mined.own_scores = self._nearest(rows, queries, embedder, device)
+            found, mined.scores, mined.own_scores = self._nearest(rows, queries, embedder, device, progress)
         for place, negatives in zip(todo, found, strict=True):
             mined.negatives[place] = negatives
         return mined
@@ -159,16 +166,20 @@ class SourceMiner:
         return draw_random(numbering.num_candidates, excluded, settings.limits.num_negatives, key)
 
     def _nearest(
-        self, rows: np.ndarray, queries: list[str], embedder: PairEmbedder, device: torch.device
+        self, rows: np.ndarray, queries: list[str], embedder: PairEmbedder, device: torch.device, progress: tqdm
     ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
         """Negatives of some pairs, the cosines of all of them, and those of the pairs' own documents."""
 
         def encode(texts: list[str]) -> Tensor:
             return embedder.encode("query", texts, self.settings.query_prompt)
 
-        size = embedder.texts_at_once
-        batches = (queries[start : start + size] for start in range(0, len(queries), size))
-        ids, embeddings, firsts = embed_distinct(batches, encode)
+        def batches() -> Iterator[list[str]]:
+            for start in range(0, len(queries), embedder.texts_at_once):
+                texts = queries[start : start + embedder.texts_at_once]
+                yield texts
+                progress.update(len(texts))
+
+        ids, embeddings, firsts = embed_distinct(batches(), encode)
         numbering, limits = self.task.numbering, self.settings.limits
         excluded = [numbering.positives_of(query) for query in numbering.queries[rows[firsts]]]
         nearest = nearest_documents(embeddings, self._candidates, excluded, limits.depth, device)
