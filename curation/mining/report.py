@@ -25,7 +25,7 @@ def write_report(miner: SourceMiner, directory: Path) -> dict[str, Any]:
     Returns:
         `rows`, and of these `mined`, `left_alone`, `with_fewer` than the negatives asked for, `with_none` of them;
         `documents` that negatives were taken from; the cosines of `negatives` and `own_documents` with the query,
-        where they were computed: `mean` and percentiles; and some `examples`.
+        where they were computed: `mean` and percentiles; and some `examples`, whose rows are counted from 1.
     """
     shards = [np.load(path) for path in miner.scores.paths()]
     counts = np.concatenate([shard["counts"] for shard in shards])
@@ -75,7 +75,7 @@ def _examples(miner: SourceMiner) -> list[dict[str, Any]]:
         shard, place = divmod(number, miner.settings.rows_per_shard)
         row = next(itertools.islice(read_jsonl(miner.pairs.path(shard)), place, None))
         texts = {"query": row[source.query], "document": row[source.document]}
-        examples.append({"row": number, **texts, "negatives": row[source.negatives_column][:_NEGATIVES_SHOWN]})
+        examples.append({"row": number + 1, **texts, "negatives": row[source.negatives_column][:_NEGATIVES_SHOWN]})
     return examples
 
 
@@ -90,7 +90,7 @@ def _page(report: dict[str, Any], num_negatives: int) -> str:
             lines.append(f"| {title} | {' | '.join(cells)} |")
         lines.append("")
     for example in report["examples"]:
-        lines += [f"## Row {example['row']:,}, counted from 0", ""]
+        lines += [f"## Row {example['row']:,}", ""]
         lines += [f"- **query**: {_shown(example['query'])}", f"- **document**: {_shown(example['document'])}"]
         lines += [f"- negative: {_shown(text)}" for text in example["negatives"]] + [""]
     return "\n".join(lines)

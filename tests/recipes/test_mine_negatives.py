@@ -191,7 +191,7 @@ def test_the_report_tells_how_near_negatives_are(model, tmp_path):
         assert report[key]["mean"] == pytest.approx(np.mean(values), abs=2e-4)
         assert report[key]["p95"] == pytest.approx(np.percentile(values, 95), abs=2e-4)
     example = report["examples"][0]
-    assert make_rows()[example["row"]]["question"] == example["query"]
+    assert make_rows()[example["row"] - 1]["question"] == example["query"]
     assert example["query"] in (tmp_path / "out" / "mine" / "report.md").read_text()
     assert list((tmp_path / "out" / "mine" / ".work").glob("documents-*.npy"))
 
