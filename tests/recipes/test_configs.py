@@ -101,3 +101,18 @@ def test_stage_3_is_the_papers():
     sources = [Source.from_dict(entry, "stage3") for entry in config["sources"]]
     assert len({source.split for source in sources}) == 10  # Table 3
     assert all(source.negatives for source in sources)
+
+
+def test_curation_is_the_papers():
+    filtering, mining, raw = (read(f"{name}.yaml") for name in ("filter_pairs", "mine_negatives", "raw_sources"))
+    assert (filtering["top_k"], filtering["sample_size"], mining["num_negatives"]) == (2, 1_000_000, 20)
+    assert filtering["model_name_or_path"] == mining["model_name_or_path"] == "thenlper/gte-base"
+    # what make_pairs writes is what the filter reads
+    made = {
+        source["name"]: (f"{raw['output_dir']}/{source['name']}", source["query_prefix"], source["document_prefix"])
+        for source in raw["sources"]
+        if source.get("available", "yes") == "yes"
+    }
+    read_ = {source["name"]: (source["path"], source["query_prefix"], source["document_prefix"])
+             for source in filtering["sources"]}  # fmt: skip
+    assert read_ == made and len(made) == 28
