@@ -47,8 +47,11 @@ class EmbedderSettings:
                 raise ValueError(f"{key} must be at least 1, not {value}.")
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for the embeddings to be the same: the settings, and the weights of a local model."""
-        settings = dataclasses.asdict(self)
+        """What must be the same for the embeddings to be the same: the settings, and the weights of a local model.
+
+        The batch size is not among it, so that a run that was too large for the memory can go on with less.
+        """
+        settings = {key: value for key, value in dataclasses.asdict(self).items() if key != "batch_size"}
         weights = sorted(Path(self.model_name_or_path).rglob("*.safetensors"))
         return {**settings, "weights": [[file.name, _hash_file(file)] for file in weights]}
 
