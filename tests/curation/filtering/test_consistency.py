@@ -199,6 +199,9 @@ def test_report_counts_what_was_written(job):
     assert (sum(report["similarities_of_kept"]), sum(report["similarities_of_dropped"])) == (len(kept), len(dropped))
     assert len(report["dropped_rows"]) == 12 and {row["rank"] > 2 for row in report["dropped_rows"]} == {True}
     bound = report["threshold"]["similarity"]
+    above = [sum(row["similarity"] >= edge / 100 for row in kept + dropped) for edge in range(-100, 101)]
+    assert abs(report["threshold"]["keeps"] - len(kept)) == min(abs(count - len(kept)) for count in above)
+    assert len(kept) != len(dropped)
     assert report["threshold"]["keeps"] == sum(row["similarity"] >= bound for row in kept + dropped)
     assert report["threshold"]["decides_otherwise"] == sum(
         row["similarity"] < bound for row in kept
