@@ -31,7 +31,6 @@ from curation.files import (
     require_columns,
     write_arrow,
 )
-from curation.sections import read_section
 from nomic_bert.prompts import prefix_text
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -108,19 +107,6 @@ class Source:
         """Column of the opened data set -> column of the source."""
         columns = {"query": self.query, "document": self.document}
         return columns if self.negatives is None else {**columns, "negatives": self.negatives}
-
-    @classmethod
-    def from_dict(cls, mapping: Mapping[str, Any], where: str) -> "Source":
-        """Build a source from a section of a config.
-
-        Args:
-            mapping: Field names to values.
-            where: Where the section stands ("stage2.yaml, sources[3]"), put in front of every error.
-
-        Raises:
-            ValueError: A key is unknown or missing, or a value is wrong.
-        """
-        return read_section(cls, mapping, where)
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for the rows to be the same: settings, and names, sizes and times of local files.

@@ -29,6 +29,7 @@ from curation.audit.page import LENGTHS_PLOT, SHARED_PLOTS, audit_page
 from curation.audit.plots import plot_lengths, plot_shared
 from curation.audit.report import OpenedSource, make_report
 from curation.files import atomic_file
+from curation.sections import read_section
 from curation.shards import SETTINGS, ShardFiles, claim, deal, write_json
 from curation.sources import Source, open_pairs
 from nomic_bert.prompts import prefix_text
@@ -129,7 +130,7 @@ def _sources(args: AuditArguments) -> list[Source]:
     sources = []
     for entry, where in entries:
         section = {"name": plain_name(entry), "path": entry, **plain} if isinstance(entry, str) else entry
-        sources.append(Source.from_dict(section, where))
+        sources.append(read_section(Source, section, where))
     _refuse_equal([source.name for source in sources], "sources")
     return sources
 

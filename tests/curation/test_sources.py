@@ -11,6 +11,7 @@ import pytest
 
 from curation import files, sources
 from curation.files import read_jsonl, write_jsonl
+from curation.sections import read_section
 from curation.sources import Source, open_pairs, preview
 
 ROWS = [{"query": f"query {number}", "document": f"document {number}", "other": number} for number in range(5)]
@@ -301,9 +302,9 @@ def test_what_is_neither_here_nor_on_the_hub_is_named():
 
 def test_config_sections_are_refused_with_the_place_and_the_nearest_key():
     good = {"name": "s", "path": "p.jsonl", "query_prefix": "search_query", "document_prefix": ""}
-    assert Source.from_dict(good, "c.yaml") == Source(**good)
+    assert read_section(Source, good, "c.yaml") == Source(**good)
     full = {**good, "subset": "en", "revision": "v1", "weight": 2, "paper_rows": 10, "limit": 3, "negatives": "n"}
-    assert Source.from_dict(full, "c.yaml").weight == 2.0
+    assert read_section(Source, full, "c.yaml").weight == 2.0
     for change, message in [
         ({"documnet": "d"}, "unknown key 'documnet'; did you mean 'document'"),
         ({"query_prefix": "searchquery"}, "query_prefix: .*search_query, search_document"),
@@ -320,10 +321,10 @@ def test_config_sections_are_refused_with_the_place_and_the_nearest_key():
         ({"paper_rows": 1.5}, "paper_rows must be a positive number of rows"),
     ]:
         with pytest.raises(ValueError, match=r"^c.yaml, sources\[0\]: " + message):
-            Source.from_dict({**good, **change}, "c.yaml, sources[0]")
+            read_section(Source, {**good, **change}, "c.yaml, sources[0]")
     del good["document_prefix"]
     with pytest.raises(ValueError, match="'document_prefix' is missing"):
-        Source.from_dict(good, "c.yaml")
+        read_section(Source, good, "c.yaml")
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -8,6 +8,7 @@ import yaml
 
 from curation.embedding import EmbedderSettings
 from curation.filtering.consistency import KeepRule
+from curation.sections import read_section
 from curation.sources import Source
 from recipes.arguments import parse_arguments
 from recipes.contrastive import ContrastiveArguments
@@ -86,7 +87,7 @@ def test_stage_2_is_the_papers():
                 "weight_decay": 0.01, "max_grad_norm": 1.0, "warmup_steps": 700, "num_train_epochs": 1,
                 "lr_scheduler_type": "inverse_sqrt", "query_max_length": 2048, "document_max_length": 2048}  # fmt: skip
     assert {key: config[key] for key in expected} == expected
-    sources = [Source.from_dict(entry, "stage2") for entry in config["sources"]]
+    sources = [read_section(Source, entry, "stage2") for entry in config["sources"]]
     assert len({source.split for source in sources}) == 29  # Table 7
     for source in sources:  # paper §4.2.2: only retrieval is asymmetric
         assert source.query_prefix == source.document_prefix or source.query_prefix == "search_query"
@@ -98,7 +99,7 @@ def test_stage_3_is_the_papers():
                 "adam_beta2": 0.999, "weight_decay": 0.01, "max_grad_norm": 1.0, "warmup_steps": 400,
                 "num_train_epochs": 1, "lr_scheduler_type": "linear"}  # fmt: skip
     assert {key: config[key] for key in expected} == expected
-    sources = [Source.from_dict(entry, "stage3") for entry in config["sources"]]
+    sources = [read_section(Source, entry, "stage3") for entry in config["sources"]]
     assert len({source.split for source in sources}) == 10  # Table 3
     assert all(source.negatives for source in sources)
 

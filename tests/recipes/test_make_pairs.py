@@ -10,6 +10,7 @@ import pytest
 
 from curation.files import read_jsonl, write_jsonl
 from curation.raw.rules import NO_DOCUMENT, SAME_TEXT, RawSource
+from curation.sections import read_section
 from curation.sources import Source, open_pairs
 from recipes import make_pairs
 
@@ -87,7 +88,7 @@ def test_pairs_and_report(raw, capsys):
 def test_what_was_made_can_be_trained_on(raw):
     run("--only", "[papers]")
     report = json.loads((raw / "out" / "papers" / "report.json").read_text())
-    pairs = open_pairs(Source.from_dict(report["for_training"], "report"), raw / "cache")
+    pairs = open_pairs(read_section(Source, report["for_training"], "report"), raw / "cache")
     assert [(row["query"], row["document"]) for row in pairs] == [pair[:2] for pair in expected_papers()]
     assert not (raw / "out" / "sets").exists()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from curation.sections import read_section
 from curation.sources import Preview, Source
 from nomic_bert.prompts import prefix_text
 from recipes import mixture
@@ -33,7 +34,7 @@ HUB_ROWS = {
 
 def describe(name, tmp_path, monkeypatch):
     config = yaml.safe_load((CONFIGS / name).read_text())
-    sources = [Source.from_dict(entry, name) for entry in config["sources"]]
+    sources = [read_section(Source, entry, name) for entry in config["sources"]]
     row = {"query": "word1 " * 5, "document": "word2 " * 3000, "negatives": ["word3"]}
     monkeypatch.setattr(mixture, "preview", lambda source, sample: Preview(HUB_ROWS[source.name], [row]))
     args = ContrastiveConfig(

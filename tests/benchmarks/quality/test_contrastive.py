@@ -18,6 +18,7 @@ from benchmarks.quality.retrieval_scores import bm25_query_scores
 from curation.duplicates import normalize_text
 from curation.embedding import EmbedderSettings
 from curation.files import read_jsonl, write_jsonl
+from curation.sections import read_section
 from curation.shards import write_json
 from curation.sources import Source
 from evaluation.retrieval import evaluate_bm25
@@ -123,7 +124,7 @@ def test_negatives_are_wrong_choices_and_contradictions(prepared):
 
 def test_overlays_name_files_that_are_there_and_mixed_texts_carry_their_prefixes(prepared):
     overlays = {file.stem: yaml.safe_load(file.read_text())["sources"] for file in prepared.glob("*.yaml")}
-    sources = {name: [Source.from_dict(each, name) for each in entries] for name, entries in overlays.items()}
+    sources = {name: [read_section(Source, each, name) for each in entries] for name, entries in overlays.items()}
     assert sources.keys() == {"stage2", "stage2-mixed", "stage2-no_prefixes", "stage3"}
     assert {s.name for s in sources["stage3"] if s.negatives} == {"nli", "opentriviaqa"}
     texts = []
