@@ -18,7 +18,7 @@ from curation.files import (
     require_columns,
     write_arrow,
 )
-from curation.sections import read_section
+from curation.sections import is_filled, read_section
 from curation.sources import is_hub_id, load_hub_split, texts_of
 
 _TXT = ".txt"
@@ -52,7 +52,7 @@ class DocumentSource:
     def __post_init__(self) -> None:
         """Check every field."""
         for key in ("path", "column", "split"):
-            if not isinstance(getattr(self, key), str) or not getattr(self, key).strip():
+            if not is_filled(getattr(self, key)):
                 raise ValueError(f"{key} must be a non-empty string, not {getattr(self, key)!r}.")
         if not isinstance(self.rows_per_document, int) or self.rows_per_document < 1:
             raise ValueError(f"rows_per_document must be a positive number of rows, not {self.rows_per_document!r}.")

@@ -61,17 +61,17 @@ class PairEmbedder:
 
     Args:
         settings: Which model and how.
-        device: Where it runs; None: sentence-transformers' choice.
+        device: Where it runs.
 
     Raises:
         OSError: There is no such model.
     """
 
-    def __init__(self, settings: EmbedderSettings, device: str | torch.device | None = None) -> None:
+    def __init__(self, settings: EmbedderSettings, device: str | torch.device) -> None:
         self.settings = settings
         self.model = SentenceTransformer(
             settings.model_name_or_path,
-            device=None if device is None else str(device),
+            device=str(device),
             trust_remote_code=settings.trust_remote_code,
             model_kwargs={"dtype": getattr(torch, settings.precision)},
         )

@@ -147,7 +147,7 @@ class _Table:
     """Embeddings in one or more parts, read as one table (rows, dim).
 
     Raises:
-        ValueError: They are no such table, or a value is NaN, infinite or too large.
+        ValueError: They are no such table.
     """
 
     def __init__(self, name: str, embeddings: Embeddings) -> None:
@@ -161,10 +161,13 @@ class _Table:
             raise ValueError(f"{name} do not fit: they must be of shape (rows, dim), not {shapes}.")
         self.dim = shapes[0][1]
         self.ends = np.cumsum([len(part) for part in self.parts]).tolist()
-        for start in range(0, len(self), _CPU_BLOCK.documents):
-            low, high = self.block(start, start + _CPU_BLOCK.documents).aminmax()
-            if not (low >= -_LARGEST and high <= _LARGEST):  # neither holds for NaN
-                raise ValueError(f"{name}: an embedding is NaN, infinite or has a value above {_LARGEST:g}.")
+        self.name = name
+
+    def check(self, block: Tensor) -> None:
+        """Raise a ValueError if a value of a block of rows is NaN, infinite or too large."""
+        low, high = block.aminmax()
+        if not (low >= -_LARGEST and high <= _LARGEST):  # neither holds for NaN
+            raise ValueError(f"{self.name}: an embedding is NaN, infinite or has a value above {_LARGEST:g}.")
 
     def __len__(self) -> int:
         return self.ends[-1]
@@ -173,6 +176,7 @@ class _Table:
         """The table with all its parts on a device."""
         moved = object.__new__(_Table)
         moved.parts, moved.dim, moved.ends = [part.to(device) for part in self.parts], self.dim, self.ends
+        moved.name = self.name
         return moved
 
     def block(self, start: int, stop: int, device: torch.device | None = None) -> Tensor:
@@ -216,6 +220,7 @@ class _ScoreBlocks:
     ) -> None:
         self.queries, self.documents, self.device, self.size = queries, documents, device, size
         self.waiting, self.progress = waiting, progress
+        self._documents_checked = False
         if device.type == "cuda":
             size_there = sum(part.nbytes for part in documents.parts if part.device != device)
             if size_there <= _RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
@@ -239,7 +244,10 @@ class _ScoreBlocks:
                 start = self.waiting.popleft()
             except IndexError:
                 return
-            yield start, self.queries.block(start, start + self.size.queries, self.device)
+            block = self.queries.block(start, start + self.size.queries, self.device)
+            self.queries.check(block)
+            yield start, block
+            self._documents_checked = True
 
     def score(self, queries: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """First document, number of documents and scores (rows, columns) of block after block.
@@ -250,6 +258,8 @@ class _ScoreBlocks:
         total = len(self.documents)
         for start in range(0, total, self._width):
             block = self.documents.block(start, start + self._width, self.device)
+            if not self._documents_checked:  # with the first queries, while the block is here anyway
+                self.documents.check(block)
             stop = start + len(block)
             scores = self._memory[: len(queries), : _round_up(len(block))]
             torch.mm(queries, block.T, out=scores[:, : len(block)])
@@ -287,9 +297,7 @@ def _on_devices(
             return
         with ThreadPoolExecutor(len(devices)) as pool:
             try:
-                for future in as_completed(
-                    [pool.submit(lambda share: search(_ScoreBlocks(*share)), share) for share in shares]
-                ):
+                for future in as_completed([pool.submit(work, share) for share in shares]):
                     future.result()
             finally:
                 waiting.clear()  # after an error or Ctrl-C the other threads stop soon

@@ -8,6 +8,16 @@ from typing import Any, TypeVar
 Section = TypeVar("Section")
 
 
+def is_filled(value: Any) -> bool:
+    """Whether a value is a text that is not blank."""
+    return isinstance(value, str) and bool(value.strip())
+
+
+def is_number(value: Any, kind: Any = int) -> bool:
+    """Whether a value is a number of a kind; YAML's true and false are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def read_section(cls: type[Section], mapping: Mapping[str, Any], where: str) -> Section:
     """Build a dataclass from a section of a config.
 
@@ -19,6 +29,8 @@ def read_section(cls: type[Section], mapping: Mapping[str, Any], where: str) -> 
     Raises:
         ValueError: A key is unknown or missing, or the dataclass refuses a value.
     """
+    if not isinstance(mapping, Mapping):
+        raise ValueError(f"{where}: {mapping!r} is not a mapping of keys to values.")
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in mapping:
         if key not in fields:
@@ -48,7 +60,10 @@ def read_sections(cls: type[Section], entries: Sequence[Mapping[str, Any]], wher
     """
     if not entries:
         raise ValueError(f"{where}: the list is empty; name one at least.")
-    sections = [read_section(cls, entry, f"{where}[{number}]") for number, entry in enumerate(entries)]
+    sections = []
+    for number, entry in enumerate(entries):
+        name = f" ({entry['name']})" if isinstance(entry, Mapping) and "name" in entry else ""
+        sections.append(read_section(cls, entry, f"{where}[{number}]{name}"))
     names = [section.name for section in sections]  # type: ignore[attr-defined]
     if len(set(names)) < len(names):
         raise ValueError(f"{where}: the name {next(n for n in names if names.count(n) > 1)!r} stands twice.")

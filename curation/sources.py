@@ -31,6 +31,7 @@ from curation.files import (
     require_columns,
     write_arrow,
 )
+from curation.sections import is_filled, is_number
 from nomic_bert.prompts import prefix_text
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -81,20 +82,20 @@ class Source:
     def __post_init__(self) -> None:
         """Check every field."""
         for key in ("name", "path", "split", "query", "document"):
-            if not _is_filled(getattr(self, key)):
+            if not is_filled(getattr(self, key)):
                 raise ValueError(f"{key} must be a non-empty string, not {getattr(self, key)!r}.")
         if self.name.startswith(".") or {"/", "\\"} & set(self.name):
             raise ValueError(f"name {self.name!r}: files are named after it; leave out / and \\, and a leading dot.")
         for key, what in (("subset", "a configuration"), ("revision", "a revision"), ("negatives", "a column")):
-            if getattr(self, key) is not None and not _is_filled(getattr(self, key)):
+            if getattr(self, key) is not None and not is_filled(getattr(self, key)):
                 raise ValueError(f"{key} must be the name of {what} or null, not {getattr(self, key)!r}.")
         if len(set(self.columns.values())) < len(self.columns):
             raise ValueError(f"query, document and negatives must be different columns, not {self.columns}.")
         for key in ("limit", "paper_rows"):
             value = getattr(self, key)
-            if value is not None and (not _is_number(value, int) or value < 1):
+            if value is not None and (not is_number(value) or value < 1):
                 raise ValueError(f"{key} must be a positive number of rows or null, not {value!r}.")
-        if not _is_number(self.weight, int | float) or not 0 < self.weight < math.inf:
+        if not is_number(self.weight, int | float) or not 0 < self.weight < math.inf:
             raise ValueError(f"weight must be a number above 0, not {self.weight!r}.")
         for key in ("query_prefix", "document_prefix"):
             try:
@@ -120,14 +121,6 @@ class Source:
             return settings
         files = find_files(self.path, ROW_SUFFIXES)
         return {**settings, "files": file_stats(files)}
-
-
-def _is_filled(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _is_number(value: Any, kind: Any) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def open_pairs(source: Source, cache: Path | None = None, *, others: bool = False) -> datasets.Dataset:
@@ -372,7 +365,7 @@ def _text_lists(batch: RowBatch, column: str) -> pa.Array:
         require_columns(row, [column], where)
         if not isinstance(row[column], list):
             raise ValueError(
-                f"{where}, column {column!r}: {_shown(row[column])}, not a list of texts; use [] for none."
+                f"{where}, column {column!r}: {shown_value(row[column])}, not a list of texts; use [] for none."
             )
         for text in row[column]:
             _check_text(text, f"{where}, column {column!r}")
@@ -381,7 +374,7 @@ def _text_lists(batch: RowBatch, column: str) -> pa.Array:
 
 def _check_text(value: Any, where: str) -> None:
     if not isinstance(value, str):
-        raise ValueError(f"{where}: {_shown(value)}, not a text; correct or remove the row.")
+        raise ValueError(f"{where}: {shown_value(value)}, not a text; correct or remove the row.")
     if not value.strip():
         raise ValueError(f"{where}: the text is blank; remove it.")
     try:
@@ -390,5 +383,6 @@ def _check_text(value: Any, where: str) -> None:
         raise ValueError(f"{where}: not valid Unicode ({error}); correct or remove the row.") from error
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """A value as an error shows it: its type and its beginning."""
     return f"the {type(value).__name__} {str(value)[:40]!r}"

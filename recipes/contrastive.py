@@ -69,7 +69,7 @@ def train_contrastive(usage: str | None, argv: list[str], *, with_negatives: boo
             args=args,
             train_dataset=pairs,
             processing_class=tokenizer,
-            evaluators=_evaluators(recipe.evaluators),
+            evaluators=_evaluators(recipe.evaluators) if recipe.evaluators else [],
         )
     except (ValueError, OSError) as error:  # OSError: no such file, or no such model
         raise SystemExit(f"error: {error}") from error
@@ -122,7 +122,5 @@ def _own_pairs(path: str, args: ContrastiveConfig, with_negatives: bool) -> Sour
     )
 
 
-def _evaluators(entries: list | None) -> list[Evaluator]:
-    return (
-        [build_evaluator(each) for each in read_sections(EvaluatorSettings, entries, "evaluators")] if entries else []
-    )
+def _evaluators(entries: list) -> list[Evaluator]:
+    return [build_evaluator(each) for each in read_sections(EvaluatorSettings, entries, "evaluators")]

@@ -10,6 +10,7 @@ number of processes.
 
 import sys
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 
 from accelerate import PartialState
@@ -27,7 +28,7 @@ from recipes.ranks import join_ranks, ranks_here
 
 @dataclass(kw_only=True)
 class FilterArguments:
-    """What to filter, besides the rule and the model.
+    """What to filter, besides the rule and the model. A column `rank` or `similarity` of the source is written anew.
 
     Attributes:
         sources: one mapping for each source; its keys are the fields of `curation.sources.Source`.
@@ -106,13 +107,13 @@ def _run(jobs: list[tuple[SourceFilter, int]], settings: EmbedderSettings, state
         return
     embedder = PairEmbedder(settings, state.device)
     total = 2 * sum(-(-job.samples.num_rows // job.samples.count) for job, _ in jobs)
-    rows_of: tuple[SourceFilter | None, list] = (None, [])  # of one source at a time: the order takes memory
     with tqdm(total=total, unit="text", unit_scale=True, disable=not state.is_main_process) as progress:
-        for job, sample in jobs:
-            if rows_of[0] is not job:
-                rows_of = (job, job.samples.rows())
-            progress.set_description(job.source.name)
-            job.run(sample, rows_of[1][sample], embedder, progress)
+        for name, members in groupby(jobs, key=lambda each: each[0].source.name):
+            progress.set_description(name)
+            rows: list = []  # of one source at a time: the order takes memory
+            for job, sample in members:
+                rows = rows or job.samples.rows()
+                job.run(sample, rows[sample], embedder, progress)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from curation.raw.pairs import REPORT, counts_file, finish, make_shard, pair_files
 from curation.raw.rows import open_raw_rows
 from curation.raw.rules import AVAILABLE, RawSource
-from curation.sections import read_section
+from curation.sections import read_sections
 from curation.shards import claim, deal
 from recipes.arguments import parse_arguments
 from recipes.ranks import join_ranks
@@ -54,26 +54,13 @@ def main(argv: list[str]) -> None:
     """Make pairs as the command line says."""
     (args,) = parse_arguments(__doc__, (MakePairsArguments,), argv)
     try:
-        sources = _chosen(_read(args.sources), args.only)
+        sources = _chosen(read_sections(RawSource, args.sources, "sources"), args.only)
         if args.dry_run:
             print(_table(sources))
         else:
             _make_all(sources, args)
     except (ValueError, OSError) as error:  # OSError: no such file or data set, or no room
         raise SystemExit(f"error: {error}") from error
-
-
-def _read(entries: list) -> list[RawSource]:
-    sources: list[RawSource] = []
-    for i, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise ValueError(f"sources[{i}]: {entry!r} is not a mapping of keys to values.")
-        name = f" ({entry['name']})" if "name" in entry else ""
-        source = read_section(RawSource, entry, f"sources[{i}]{name}")
-        if source.name in (other.name for other in sources):
-            raise ValueError(f"sources[{i}]: the name {source.name!r} is taken; give each source its own.")
-        sources.append(source)
-    return sources
 
 
 def _chosen(sources: list[RawSource], only: list | None) -> list[RawSource]:

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from benchmarks.measure import markdown_table, write_results
 from benchmarks.quality.contrastive_scores import EvaluationSets, KeptScores, embedder_scores, interval, resampled
 from benchmarks.quality.filtering_noise import ARMS, TOP_K, figures, read_noisy, write_arms
+from curation.shards import write_json
 from nomic_bert.embedder import load_embedder
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +44,7 @@ def noise(args: argparse.Namespace) -> None:
         for report in [json.loads((directory / "audit.json").read_text())]
     }
     result = {"share": args.share, "seed": args.seed, "filtered": kept, "arms": counts, **figures(sources)}
-    Path(args.output_dir, _FIGURES).write_text(json.dumps(result, indent=2) + "\n")
+    write_json(Path(args.output_dir, _FIGURES), result)
     print(_noise_table(result))
 
 

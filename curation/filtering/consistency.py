@@ -308,17 +308,17 @@ def _with_another_document(embedded: EmbeddedPairs, chosen: Tensor) -> int:
     return int((documents_of_query[embedded.query_ids[chosen.numpy()]] > 1).sum())
 
 
-def merge_counts(filters: Sequence[Path]) -> dict[str, Any]:
+def merge_counts(files: Sequence[Path]) -> dict[str, Any]:
     """Sum the counts of all samples of a source.
 
     Args:
-        filters: The files that `SourceFilter.run` wrote last, one for each sample.
+        files: The files that `SourceFilter.run` wrote last, one for each sample.
 
     Returns:
         As in each file: numbers and histograms summed, lists of rows joined.
     """
     merged: dict[str, Any] = {}
-    for path in filters:
+    for path in files:
         for key, value in json.loads(path.read_text(encoding="utf-8")).items():
             if key not in merged:
                 merged[key] = value

@@ -18,6 +18,7 @@ from curation.duplicates import normalize_text
 from curation.embedding import text_key
 from curation.files import ROW_SUFFIXES, ROWS_AT_ONCE, atomic_file, file_stats, find_files
 from curation.mining.corpora import CORPUS, PAIRS, beir_files, copy_beir, copy_corpus, corpus_file
+from curation.sections import is_filled
 from curation.shards import write_json
 from curation.sources import Source, is_hub_id, open_pairs
 
@@ -56,7 +57,7 @@ class MiningSource(Source):
             value = getattr(self, key)
             if value is None and key != "corpus_text":
                 continue
-            if not isinstance(value, str) or not value.strip():
+            if not is_filled(value):
                 raise ValueError(f"{key} must be a non-empty string, not {value!r}.")
         if self.beir is not None and (self.corpus, self.negatives) != (None, None):
             raise ValueError(

@@ -13,7 +13,8 @@ from typing import Any
 
 from curation.duplicates import normalize_text
 from curation.files import ROW_SUFFIXES, file_stats, find_files
-from curation.sources import is_hub_id
+from curation.sections import is_filled, is_number
+from curation.sources import is_hub_id, shown_value
 from nomic_bert.prompts import prefix_text
 
 AVAILABLE = "yes"
@@ -88,13 +89,13 @@ class RawSource:
     def __post_init__(self) -> None:
         """Check every field."""
         for key in ("name", "path", "split", "available"):
-            if not _is_filled(getattr(self, key)):
+            if not is_filled(getattr(self, key)):
                 hint = '; write "yes" in quotation marks' if key == "available" else ""
                 raise ValueError(f"{key} must be a non-empty string, not {getattr(self, key)!r}{hint}.")
         if not _FOLDER_NAME.fullmatch(self.name):
             raise ValueError(f"name must be letters, digits, _, - and . (it names a directory), not {self.name!r}.")
         for key in ("query", "document", "each", "pairs_of", "subset", "revision", "origin"):
-            if getattr(self, key) is not None and not _is_filled(getattr(self, key)):
+            if getattr(self, key) is not None and not is_filled(getattr(self, key)):
                 raise ValueError(f"{key} must be a non-empty string or null, not {getattr(self, key)!r}.")
         for key in ("limit", "paper_rows"):
             if getattr(self, key) is not None and not _is_count(getattr(self, key), 1):
@@ -194,7 +195,7 @@ class PairRule:
             return
         elements = value_at(row, self.list_path, where)
         if elements is not None and not isinstance(elements, list):
-            raise ValueError(f"{where}, column {'.'.join(self.list_path)!r}: {_shown(elements)}, not a list.")
+            raise ValueError(f"{where}, column {'.'.join(self.list_path)!r}: {shown_value(elements)}, not a list.")
         scopes = [{**row, ELEMENT: element} for element in elements or []]
         if self._source.pairs_of is not None:
             following = list(zip(scopes, scopes[1:], strict=False))
@@ -267,7 +268,9 @@ def value_at(row: Any, path: KeyPath, where: str) -> Any:
             value = value[int(key)] if int(key) < len(value) else None
         elif value is not None:
             hint = "name the list as `each`, or one place of it" if isinstance(value, list) else "correct the path"
-            raise ValueError(f"{where}, column {'.'.join(path[:depth])!r}: {_shown(value)} has no {key!r}; {hint}.")
+            raise ValueError(
+                f"{where}, column {'.'.join(path[:depth])!r}: {shown_value(value)} has no {key!r}; {hint}."
+            )
     return value
 
 
@@ -294,7 +297,7 @@ def _text(scope: Mapping, parts: list[tuple[str, KeyPath | None]], where: str) -
         value = value_at(scope, path, where)
         if value is not None and not isinstance(value, str):
             hint = "name it as `each`, or one place of it" if isinstance(value, list) else "name another column"
-            raise ValueError(f"{where}, column {'.'.join(path)!r}: {_shown(value)}, not a text; {hint}.")
+            raise ValueError(f"{where}, column {'.'.join(path)!r}: {shown_value(value)}, not a text; {hint}.")
         if value is None or not value.strip():
             return None
         pieces.append(value.strip())
@@ -313,7 +316,7 @@ def _limits(key: str, value: Any) -> tuple[int | None, int | None]:
 
 
 def _kept_columns(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(_is_filled(column) for column in value):
+    if not isinstance(value, list | tuple) or not all(is_filled(column) for column in value):
         raise ValueError(f"keep must be a list of columns, not {value!r}.")
     if len({*value, "query", "document"}) < len(value) + 2:
         raise ValueError(f"keep must name different columns, and none of the name query or document, not {value!r}.")
@@ -333,13 +336,5 @@ def _is_unicode(value: Any) -> bool:
     return True
 
 
-def _is_filled(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
 def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _shown(value: Any) -> str:
-    return f"the {type(value).__name__} {str(value)[:40]!r}"
+    return is_number(value) and value >= least

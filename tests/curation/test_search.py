@@ -158,6 +158,10 @@ def test_impossible_requests_are_refused():
         documents[1, 1] = wrong
         with pytest.raises(ValueError, match="documents: an embedding is NaN"):
             top_k(queries, [torch.zeros(9000, 3), documents], 1)
+        with pytest.raises(ValueError, match="documents: an embedding is NaN"):
+            ranks(queries, documents, torch.tensor([0, 0]), block_size=BlockSize(1, 1))
+        with pytest.raises(ValueError, match="queries: an embedding is NaN"):
+            top_k(documents, queries, 1)
 
 
 def test_no_queries_give_no_results():

@@ -154,7 +154,7 @@ def test_what_cannot_be_made_is_named(raw, capsys):
     assert "To get it: ask the library" in refusal("--sources", json.dumps([missing]))
     assert "sources[0] (x): unknown key 'qery'; did you mean 'query'" in refusal("--sources", "[{name: x, qery: a}]")
     twice = [{"name": "x", "path": "p", "pairs_of": "s"}] * 2
-    assert "sources[1]: the name 'x' is taken" in refusal("--sources", json.dumps(twice))
+    assert "sources: the name 'x' stands twice" in refusal("--sources", json.dumps(twice))
     (raw / "bad.jsonl").write_text('{"q": "fine", "d": "x"}\n{"q": 3, "d": "x"}\n')
     bad = [{"name": "bad", "path": "bad.jsonl", "query": "q", "document": "d"}]
     assert "bad.jsonl, line 2, column 'q': the int '3'" in refusal("--sources", json.dumps(bad))

@@ -271,7 +271,7 @@ def refusal(arguments):
 
 def test_what_cannot_be_mined_is_named(model, tmp_path):
     source = write_source(tmp_path)
-    assert "sources[0]: unknown key 'corpsu'; did you mean 'corpus'" in refusal(
+    assert "sources[0] (mine): unknown key 'corpsu'; did you mean 'corpus'" in refusal(
         argv(model, tmp_path / "a", [{**source, "corpsu": "x"}])
     )
     assert "nowhere" in refusal(argv(model, tmp_path / "b", [{**source, "corpus": str(tmp_path / "nowhere")}]))

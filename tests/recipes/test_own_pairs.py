@@ -69,8 +69,11 @@ def test_an_evaluation_on_a_file_chooses_the_checkpoint(finetune, tmp_path, caps
     [
         (["--sources", '[{"name": "x"}]'], "give either sources, at least one, or train_file"),
         (["--global_batch_size", "64"], "'train_file' has 9 rows, fewer than one global batch of 64"),
-        (["--evaluators", '[{"name": "x", "kind": "pairs"}]'], r"evaluators\[0\]: the key 'path' is missing"),
-        (["--evaluators", '[{"name": "x", "kind": "pear", "path": "p"}]'], r"evaluators\[0\]: kind must be one of"),
+        (["--evaluators", '[{"name": "x", "kind": "pairs"}]'], r"evaluators\[0\] \(x\): the key 'path' is missing"),
+        (
+            ["--evaluators", '[{"name": "x", "kind": "pear", "path": "p"}]'],
+            r"evaluators\[0\] \(x\): kind must be one of",
+        ),
         (["--evaluators", json.dumps([EVALUATOR, EVALUATOR])], "evaluators: the name 'x' stands twice"),
         (["--train_file", "no_such.jsonl"], "no_such.jsonl"),
     ],
