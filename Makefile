@@ -79,10 +79,10 @@ $(BIN)/pip:
 # The test set contains the quickstart's.
 $(VENV)/.installed-quickstart: pyproject.toml constraints.txt | $(BIN)/pip
 	@rm -f $(VENV)/.installed-*
-	$(INSTALL) $(PIP_ARGS) --editable ".[train,mteb]"
+	$(INSTALL) $(PIP_ARGS) --editable ".[train,evaluation]"
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/pip
 	@rm -f $(VENV)/.installed-*
-	$(INSTALL) $(PIP_ARGS) --editable ".[train,mteb,deepspeed,dev]"
+	$(INSTALL) $(PIP_ARGS) --editable ".[train,evaluation,deepspeed,dev]"
 	@touch $@ $(VENV)/.installed-quickstart

@@ -5,15 +5,15 @@ are binary there: a document with any positive grade is relevant.
 """
 
 import dataclasses
-import gzip
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import bm25s
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+from evaluation.rows import read_rows
 
 _CUTOFF = 10
 _METRICS = ("ndcg", "recall", "mrr")
@@ -90,9 +90,9 @@ class RetrievalSet:
             ValueError: A line cannot be read, or the judgements name an unknown query or document.
         """
         directory = Path(directory)
-        corpus = list(_read_rows(directory, "corpus.jsonl", ("_id", "text")))
-        queries = list(_read_rows(directory, "queries.jsonl", ("_id", "text")))
-        judged = list(_read_rows(directory, "qrels.tsv", ("query-id", "corpus-id", "score")))
+        corpus = list(read_beir_rows(directory, "corpus.jsonl", ("_id", "text")))
+        queries = list(read_beir_rows(directory, "queries.jsonl", ("_id", "text")))
+        judged = list(read_beir_rows(directory, "qrels.tsv", ("query-id", "corpus-id", "score")))
         try:
             return cls.from_rows(corpus, queries, judged)
         except ValueError as error:
@@ -155,21 +155,38 @@ def evaluate_bm25(retrieval_set: RetrievalSet) -> dict[str, float]:
 
 
 def rank_bm25(retrieval_set: RetrievalSet) -> list[list[tuple[str, float]]]:
-    """The ten best documents of every query by BM25, as (document id, score), the best first.
+    """The ten best documents of every query by BM25, as (document id, score); see `Bm25Index` for the variant."""
+    return Bm25Index(retrieval_set.documents).search(list(retrieval_set.queries.values()), _CUTOFF)
 
-    The variant is Lucene's with k1 1.5 and b 0.75, on lower-case words without English stop words, not
-    stemmed. A document that shares no word with a query is not retrieved for it.
+
+class Bm25Index:
+    """BM25 over some documents: Lucene's variant with k1 1.5 and b 0.75.
+
+    Words are lower-case, without English stop words, and not stemmed.
+
+    Args:
+        documents: Document id -> text.
     """
-    document_ids = list(retrieval_set.documents)
-    index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
-    index.index(bm25s.tokenize(list(retrieval_set.documents.values()), stopwords="english"))
-    queries = bm25s.tokenize(list(retrieval_set.queries.values()), stopwords="english")
-    found, scores = index.retrieve(queries, k=min(_CUTOFF, len(document_ids)), backend_selection="numpy")
-    ranked = []
-    for row, row_scores in zip(found.tolist(), scores.tolist(), strict=True):
-        hits = [(document_ids[document], score) for document, score in zip(row, row_scores, strict=True) if score > 0]
-        ranked.append(sorted(hits, key=lambda hit: (-hit[1], hit[0])))  # ties as the evaluator breaks them
-    return ranked
+
+    def __init__(self, documents: Mapping[str, str]) -> None:
+        self._ids = list(documents)
+        self._index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
+        self._index.index(bm25s.tokenize(list(documents.values()), stopwords="english", show_progress=False))
+
+    def search(self, queries: Sequence[str], top_k: int) -> list[list[tuple[str, float]]]:
+        """The best documents of each query as (document id, score), the best first, at most `top_k`.
+
+        A document that shares no word with a query is not retrieved for it.
+        """
+        tokens = bm25s.tokenize(list(queries), stopwords="english", show_progress=False)
+        found, scores = self._index.retrieve(
+            tokens, k=min(top_k, len(self._ids)), backend_selection="numpy", show_progress=False
+        )
+        ranked = []
+        for row, row_scores in zip(found.tolist(), scores.tolist(), strict=True):
+            hits = [(self._ids[document], score) for document, score in zip(row, row_scores, strict=True) if score > 0]
+            ranked.append(sorted(hits, key=lambda hit: (-hit[1], hit[0])))  # ties as the evaluator breaks them
+        return ranked
 
 
 def retrieval_evaluator(
@@ -210,24 +227,16 @@ def retrieval_evaluator(
     )
 
 
-def _read_rows(directory: Path, name: str, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Rows of a .jsonl or .tsv file of the BEIR layout, with the columns that are needed checked."""
+def read_beir_rows(directory: Path, name: str, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Rows of a file of the BEIR layout, which may be gzipped whether its name says so or not.
+
+    Raises:
+        FileNotFoundError: The file is missing.
+        ValueError: A line cannot be read or lacks a column; names the file and the line.
+    """
+    name = name.removesuffix(".gz")
     path = next((path for path in (directory / name, directory / f"{name}.gz") if path.is_file()), None)
     if path is None:
         raise FileNotFoundError(f"{directory}: neither {name} nor {name}.gz is there; see BEIR for the layout.")
-    header: list[str] | None = None
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if name.endswith(".tsv") and header is None:
-                header = line.rstrip("\n").split("\t")
-                continue
-            if not line.strip():
-                continue
-            try:
-                row = dict(zip(header, line.rstrip("\n").split("\t"), strict=True)) if header else json.loads(line)
-                missing = [column for column in columns if column not in row]
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"{path}, line {number}: cannot be read ({error}); correct the line.") from error
-            if missing:
-                raise ValueError(f"{path}, line {number}: {missing[0]!r} is missing; the line has {', '.join(row)}.")
-            yield row
+    for _, row in read_rows(path, columns):
+        yield row

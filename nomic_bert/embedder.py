@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_model
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Normalize, Pooling, Transformer
@@ -22,6 +24,8 @@ def load_embedder(
     max_seq_length: int | None = None,
     device: str | None = None,
     layer_norm: bool | None = None,
+    rotary_scaling_factor: float | None = None,
+    dtype: torch.dtype | None = None,
 ) -> SentenceTransformer:
     """Wrap any checkpoint of ours, of the authors', or of native transformers as an embedder.
 
@@ -36,21 +40,26 @@ def load_embedder(
         layer_norm: whether the mean is normalized without parameters before it is brought to unit length, as a model
             with `matryoshka_dims` is trained; `truncate_dim` then cuts what was trained to be cut. None: as the
             directory's modules say, else not.
+        rotary_scaling_factor: alpha of Eq. 5, for texts beyond the trained length; None: as the configuration says,
+            which in the released checkpoints is no scaling.
+        dtype: of the weights; None: as they are stored.
 
     Raises:
         FileNotFoundError: the directory holds no checkpoint.
         ValueError: the checkpoint is another architecture, or its encoder is incomplete.
     """
     checkpoint = str(checkpoint)
-    if (Path(checkpoint).exists() or checkpoint.count("/") != 1) and not Path(checkpoint, "config.json").is_file():
-        raise FileNotFoundError(
-            f"{checkpoint} is not a checkpoint: it has no config.json. Give a directory that has one."
-        )
+    require_checkpoint(checkpoint)
     config = AutoConfig.from_pretrained(checkpoint)
     if config.model_type != NomicBertConfig.model_type:
         raise ValueError(f"{checkpoint} is a {config.model_type!r} checkpoint; this embedder wraps 'nomic_bert' ones.")
     max_seq_length = max_seq_length or config.n_positions
-    transformer = Transformer(checkpoint, processor_kwargs={"model_max_length": max_seq_length})
+    transformer = Transformer(
+        checkpoint,
+        model_kwargs={} if dtype is None else {"dtype": dtype},
+        processor_kwargs={"model_max_length": max_seq_length},
+        config_kwargs={} if rotary_scaling_factor is None else {"rotary_scaling_factor": rotary_scaling_factor},
+    )
     transformer.max_seq_length = max_seq_length
     modules = [transformer, Pooling(config.hidden_size, pooling_mode="mean")]
     if layer_norm or (layer_norm is None and _has_layer_norm(Path(checkpoint))):
@@ -90,6 +99,11 @@ def embedder_around(
     return embedder
 
 
+def is_hub_name(name: str) -> bool:
+    """Whether a text has the shape `owner/name`; whether the hub has such a repository is another question."""
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
+
+
 def require_checkpoint(checkpoint: str) -> None:
     """Refuse what is neither a directory with a model nor shaped like a hub name (`owner/name`).
 
@@ -97,7 +111,7 @@ def require_checkpoint(checkpoint: str) -> None:
         FileNotFoundError: names the path; transformers would only say that it is no repository.
     """
     local = Path(checkpoint)
-    if (local.exists() or checkpoint.count("/") != 1) and not (local / "config.json").is_file():
+    if (local.exists() or not is_hub_name(checkpoint)) and not (local / "config.json").is_file():
         raise FileNotFoundError(
             f"{checkpoint} is not a checkpoint: it has no config.json. Give a directory that has one."
         )

@@ -14,10 +14,10 @@ def prefix_text(name: str) -> str:
     return f"{name}: " if name else ""
 
 
-# Prompt name -> text. sentence-transformers' encode_query and encode_document look up `query` and `document`; mteb
-# looks up its task types (paper §5.2.1; Reranking as in the authors' release) and QuoraRetrieval, whose documents
-# are queries (contrastors@613ddfd); the paper's own four names serve `encode(prompt_name=...)`.
-PROMPTS: dict[str, str] = {
+# Prompt name -> text, by the names that mteb looks up: its task types (paper §5.2.1; Reranking as in the authors'
+# release), and QuoraRetrieval, whose documents are queries (contrastors@613ddfd). sentence-transformers' encode_query
+# and encode_document look up `query` and `document`.
+MTEB_PROMPTS: dict[str, str] = {
     "query": prefix_text("search_query"),
     "document": prefix_text("search_document"),
     "Classification": prefix_text("classification"),
@@ -28,5 +28,6 @@ PROMPTS: dict[str, str] = {
     "Reranking": prefix_text("classification"),
     "Clustering": prefix_text("clustering"),
     "QuoraRetrieval-document": prefix_text("search_query"),
-    **{name: prefix_text(name) for name in PREFIXES},
 }
+# What a saved model carries: the paper's own four names serve `encode(prompt_name=...)`.
+PROMPTS: dict[str, str] = {**MTEB_PROMPTS, **{name: prefix_text(name) for name in PREFIXES}}

@@ -24,7 +24,7 @@ ALLOWED = {
     "benchmarks": ROOMS | {"recipes"},
 }
 PARTS = ALLOWED.keys() | {"tests"}
-EXTRAS = {"curation": {"train"}, "trainers": {"train"}, "evaluation": {"train", "mteb"}}
+EXTRAS = {"curation": {"train"}, "trainers": {"train"}, "evaluation": {"train", "evaluation"}}
 REMOTE_CODE = ("configuration", "modeling", "rotary", "unpadding")
 REMOTE_CODE_MAY_IMPORT = sys.stdlib_module_names | {"torch", "transformers"}
 

@@ -1,0 +1,270 @@
+"""A model as mteb calls it, by the paper's rules (§5.2.1): a prefix by task type, a length, unit length or not."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from mteb.models import ModelMeta
+from mteb.models.abs_encoder import AbsEncoder, get_prompt
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize
+from torch.utils.data import DataLoader
+from transformers import PretrainedConfig
+
+from evaluation.identity import weights_hash
+from nomic_bert import NomicBertConfig
+from nomic_bert.embedder import is_hub_name, load_embedder
+from nomic_bert.encoding import encode_by_tokens
+from nomic_bert.prompts import MTEB_PROMPTS
+
+PAPER_LENGTH = 512  # paper §5.2.1: "We truncate all texts to 512 tokens"
+PAPER_SCALING = 2.0  # paper §5.2.2: alpha of Eq. 5
+UNNORMALIZED = "Classification"  # paper §5.2.1: the one task type without L2 normalization
+TOKENS_PER_BATCH = {"cpu": 8_192, "cuda": 65_536}  # ours: eight documents of 8,192 tokens at once on a GPU
+Rules = Literal["paper", "model"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a model was asked, which decides its scores: what `protocol.json` says beside them.
+
+    Attributes:
+        name: as mteb has it, "organization/model".
+        checkpoint: last parts of the directory, or the hub name.
+        weights: hash of the weights as they were used.
+        max_seq_length: tokens after which texts were cut, prefix and special tokens included.
+        requested_length: what was asked for; the model may read less.
+        rules: "paper": embeddings at unit length but for Classification; "model": as the model gives them.
+        prompts: what stands before texts, by mteb's names.
+        rotary_scaling_factor: alpha of Eq. 5, of our models.
+        dtype: of the weights as they were used.
+        versions: of what computed.
+    """
+
+    name: str
+    checkpoint: str
+    weights: str
+    max_seq_length: int
+    requested_length: int
+    rules: Rules
+    prompts: dict[str, str]
+    rotary_scaling_factor: float | None = None
+    dtype: str = "float32"
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def revision(self, settings: Mapping[str, Any]) -> str:
+        """Name of the folder of results: weights, everything else that decides a score, and the length.
+
+        Args:
+            settings: what else decides, as JSON values: tokenizer, modules and configuration.
+        """
+        decisive = [self.rules, self.prompts, self.rotary_scaling_factor, self.dtype, settings]
+        digest = hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()
+        return f"{self.weights}-{digest[:8]}-seq{self.max_seq_length}"
+
+
+class ProtocolEncoder(AbsEncoder):
+    """An embedder with its protocol; `mteb.evaluate` takes it as it is.
+
+    Args:
+        embedder: The model. Under the rules of the paper its `Normalize` module is left out, and embeddings are brought
+            to unit length by task type.
+        protocol: How it is asked.
+        tokens_per_batch: See `nomic_bert.encoding.encode_by_tokens`.
+    """
+
+    mteb_model_meta: ModelMeta
+
+    def __init__(self, embedder: SentenceTransformer, protocol: Protocol, *, tokens_per_batch: int) -> None:
+        self.protocol = protocol
+        self.tokens_per_batch = tokens_per_batch
+        if protocol.rules == "paper":
+            kept = [module for module in embedder if not isinstance(module, Normalize)]
+            device = embedder.device
+            embedder = SentenceTransformer(modules=kept, similarity_fn_name=embedder.similarity_fn_name)
+            embedder.to(device)
+        embedder.max_seq_length = protocol.max_seq_length
+        self.model = embedder
+        self.model_prompts = protocol.prompts
+        self.mteb_model_meta = ModelMeta.create_empty(
+            overwrites={
+                "name": protocol.name,
+                "revision": protocol.revision(_settings(embedder)),
+                "n_parameters": sum(parameter.numel() for parameter in embedder.parameters()),
+                "max_tokens": protocol.max_seq_length,
+                "embed_dim": embedder.get_embedding_dimension(),
+                "framework": ["Sentence Transformers", "PyTorch"],
+                "use_instructions": any(protocol.prompts.values()),
+            }
+        )
+
+    def encode(  # type: ignore[override]
+        self,
+        inputs: DataLoader,
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: Any = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """Embed the texts of a task, as mteb asks: (texts, dim) in float32."""
+        texts = [text for batch in inputs for text in batch["text"]]
+        side = f" {prompt_type.value}" if prompt_type else ""
+        return encode_by_tokens(
+            self.model,
+            texts,
+            prompt=get_prompt(self.model_prompts, task_metadata, prompt_type) or "",
+            tokens_per_batch=self.tokens_per_batch,
+            normalize=self.protocol.rules == "paper" and task_metadata.type != UNNORMALIZED,
+            description=f"{task_metadata.name}{side}" if kwargs.get("show_progress_bar", True) else None,
+        )
+
+
+def load_encoder(
+    checkpoint: str,
+    *,
+    max_seq_length: int = PAPER_LENGTH,
+    name: str | None = None,
+    rules: Rules | None = None,
+    prompts: Mapping[str, str] | None = None,
+    rotary_scaling_factor: float | None = None,
+    tokens_per_batch: int | None = None,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    trust_remote_code: bool = False,
+) -> ProtocolEncoder:
+    """Load a model for evaluation.
+
+    Nomic embedders (encoders of ours or the authors') are asked by the paper's rules, with their prefixes, and read
+    beyond their trained length with alpha 2 if their configuration has no scaling. Others are asked with their own
+    prompts, at their own length if that is shorter, and give their embeddings as they are.
+
+    Args:
+        checkpoint: Directory or hub name of any model of sentence-transformers.
+        max_seq_length: Tokens after which texts are cut; a model that reads less reads what it can.
+        name: "organization/model" for the results; None: the hub name, or "local/" and the end of the directory.
+        rules: See `Protocol`; None: "paper" for ours, "model" for others.
+        prompts: Prompts by mteb's names (task, task type, "query" and "document"); {} for none; None: the model's own.
+        rotary_scaling_factor: alpha of Eq. 5, for our models; None: as said above.
+        tokens_per_batch: None: 8,192 on a CPU, 65,536 on a GPU.
+        device: None: sentence-transformers' choice.
+        dtype: of the weights; None: bfloat16 on a GPU that has it, as the authors did, else float32.
+        trust_remote_code: Run the code of a model's repository.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: The model has no prompts, or none by a name that mteb knows; the message says what to give.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if dtype is None:
+        dtype = torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
+    ours = _is_nomic_bert(checkpoint)
+    if ours:
+        embedder = _load_nomic(checkpoint, max_seq_length, rotary_scaling_factor, device, dtype)
+    else:
+        if rotary_scaling_factor is not None:
+            raise ValueError(f"{checkpoint}: rotary_scaling_factor is for Nomic models, and this is another.")
+        embedder = SentenceTransformer(
+            checkpoint, device=device, trust_remote_code=trust_remote_code, model_kwargs={"dtype": dtype}
+        )
+    protocol = Protocol(
+        name=name or _name(checkpoint),
+        checkpoint=_ending(checkpoint),
+        weights=weights_hash(embedder),
+        max_seq_length=min(max_seq_length, embedder.max_seq_length or max_seq_length),
+        requested_length=max_seq_length,
+        rules=rules or ("paper" if ours else "model"),
+        prompts=dict(prompts if prompts is not None else MTEB_PROMPTS if ours else _own_prompts(checkpoint, embedder)),
+        rotary_scaling_factor=_config(embedder).rotary_scaling_factor if ours else None,
+        dtype=str(dtype).removeprefix("torch."),
+        versions={package: version(package) for package in ("mteb", "torch", "transformers", "sentence-transformers")},
+    )
+    if unknown := [key for key in protocol.prompts if not _known_to_mteb(key)]:
+        raise ValueError(f"mteb looks up no prompt by the name {unknown[0]!r}: a task, a task type, query or document.")
+    return ProtocolEncoder(
+        embedder, protocol, tokens_per_batch=tokens_per_batch or TOKENS_PER_BATCH[device.split(":")[0]]
+    )
+
+
+def _is_nomic_bert(checkpoint: str) -> bool:
+    path = Path(checkpoint)
+    if path.exists():
+        file = path / "config.json"
+        return file.is_file() and json.loads(file.read_text()).get("model_type") == NomicBertConfig.model_type
+    if not is_hub_name(checkpoint):
+        raise FileNotFoundError(f"{checkpoint} is no directory and no hub name (owner/name); correct the path.")
+    try:
+        config, _ = PretrainedConfig.get_config_dict(checkpoint)
+    except OSError as error:
+        raise FileNotFoundError(f"{checkpoint} is no directory here, and the hub did not give it: {error}") from error
+    return config.get("model_type") == NomicBertConfig.model_type
+
+
+def _load_nomic(
+    checkpoint: str, length: int, scaling: float | None, device: str, dtype: torch.dtype
+) -> SentenceTransformer:
+    embedder = load_embedder(checkpoint, device=device, dtype=dtype, rotary_scaling_factor=scaling)
+    config = _config(embedder)
+    if scaling is None and config.rotary_scaling_factor is None and length > config.max_trained_positions:
+        return load_embedder(checkpoint, device=device, dtype=dtype, rotary_scaling_factor=PAPER_SCALING)
+    return embedder
+
+
+def _own_prompts(checkpoint: str, embedder: SentenceTransformer) -> dict[str, str]:
+    """The prompts of a model that mteb can look up; mteb itself drops the others and goes on without a prefix."""
+    give = """give them as --prompts '{"query": "query: ", "document": "passage: "}', or --prompts none to go without"""
+    own = {name: text for name, text in embedder.prompts.items() if text}
+    if not own:
+        raise ValueError(f"{checkpoint} brings no prompts, and a model that needs some scores badly without: {give}.")
+    known = {name: text for name, text in own.items() if _known_to_mteb(name)}
+    unknown = ", ".join(sorted(own.keys() - known.keys()))
+    if not known:
+        raise ValueError(f"{checkpoint}: mteb knows none of the prompts {unknown}; {give}.")
+    if unknown:
+        print(f"{checkpoint}: mteb does not know the prompts {unknown}; they are not used.")
+    return known
+
+
+def _known_to_mteb(name: str) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            AbsEncoder.validate_task_to_prompt_name({name: ""})
+        except KeyError:
+            return False
+    return True
+
+
+def _name(checkpoint: str) -> str:
+    return f"local/{_ending(checkpoint).replace('/', '-')}" if Path(checkpoint).exists() else checkpoint
+
+
+def _ending(checkpoint: str) -> str:
+    """Two parts of a directory's path say which it is where one is `final`; no more, for results are shared."""
+    return "/".join(Path(checkpoint).resolve().parts[-2:]) if Path(checkpoint).exists() else checkpoint
+
+
+def _config(embedder: SentenceTransformer) -> Any:
+    return cast(Any, embedder[0]).model.config
+
+
+def _settings(embedder: SentenceTransformer) -> dict[str, Any]:
+    """What decides an embedding besides weights: modules, configuration, tokenizer."""
+    config = getattr(getattr(embedder[0], "model", None), "config", None)  # models of word vectors have none
+    configuration = config.to_diff_dict() if config is not None else {}
+    for key in ("transformers_version", "auto_map", "architectures", "dtype", "_name_or_path"):
+        configuration.pop(key, None)
+    tokenizer = getattr(embedder.tokenizer, "backend_tokenizer", None)
+    return {
+        "modules": [[type(module).__name__, cast(Any, module).get_config_dict()] for module in list(embedder)[1:]],
+        "configuration": configuration,
+        "tokenizer": hashlib.sha256(tokenizer.to_str().encode()).hexdigest() if tokenizer is not None else None,
+    }

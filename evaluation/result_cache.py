@@ -1,0 +1,76 @@
+"""mteb's tree of results, with files that are there whole or not at all, and with the protocol beside them."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mteb.cache import ResultCache
+from mteb.models import ModelMeta
+from mteb.results import TaskResult
+
+from evaluation.encoder import Protocol
+from evaluation.files import write_json
+
+PROTOCOL_FILE = "protocol.json"
+
+
+class AtomicResultCache(ResultCache):
+    """mteb's `ResultCache`: DIRECTORY/results/<organization__model>/<revision>/<Task>.json, as its leaderboard has it.
+
+    mteb writes its files in place, so that an interrupted run leaves one that is cut off. Here they take their
+    names when they are complete.
+    """
+
+    def save_to_cache(
+        self,
+        task_result: TaskResult,
+        model_name: str | ModelMeta,
+        model_revision: str | None = None,
+        *,
+        encode_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the result of a task, with the metadata of the model and the settings of the run."""
+        place = self.get_task_result_path(task_result.task_name, model_name, model_revision).parent
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=place) as directory:
+            scratch = ResultCache(directory)
+            written = scratch.get_task_result_path(task_result.task_name, model_name, model_revision).parent
+            written.mkdir(parents=True)
+            if (place / "run_settings.jsonl").is_file():  # mteb adds its lines to those that are there
+                shutil.copy(place / "run_settings.jsonl", written)
+            scratch.save_to_cache(task_result, model_name, model_revision, encode_kwargs=encode_kwargs)
+            for file in written.iterdir():
+                file.replace(place / file.name)
+
+    def load_task_result(self, task_name: str, *arguments: Any, **options: Any) -> TaskResult | None:
+        """Read the result of a task; None if there is none.
+
+        Raises:
+            ValueError: the file cannot be read; the message names it.
+        """
+        try:
+            return super().load_task_result(task_name, *arguments, **options)
+        except ValueError as error:  # of JSON, and of pydantic
+            file = self.get_task_result_path(task_name, *arguments)
+            raise ValueError(
+                f"{file} cannot be read ({_first_line(error)}). Remove it, and the task is run again."
+            ) from error
+
+    def has_result(self, task_name: str, meta: ModelMeta) -> bool:
+        """Whether a file of results is there, of whatever splits."""
+        return self.get_task_result_path(task_name, meta).is_file()
+
+    def write_protocol(self, meta: ModelMeta, protocol: Protocol) -> None:
+        """Say beside the results how the model was asked."""
+        write_json(self.protocol_path(meta), asdict(protocol))
+
+    def protocol_path(self, meta: ModelMeta) -> Path:
+        """Where the protocol of a model's results stands."""
+        return self.get_task_result_path("any", meta).with_name(PROTOCOL_FILE)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
