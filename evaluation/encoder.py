@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch.utils.data import DataLoader
 from transformers import PretrainedConfig
 
+from evaluation.files import atomic_file
 from evaluation.identity import weights_hash
 from nomic_bert import NomicBertConfig
 from nomic_bert.embedder import is_hub_name, load_embedder
@@ -78,8 +79,13 @@ class ProtocolEncoder(AbsEncoder):
             to unit length by task type.
         protocol: How it is asked.
         tokens_per_batch: See `nomic_bert.encoding.encode_by_tokens`.
+
+    Attributes:
+        kept_embeddings: Where the embeddings of a task are kept while it runs, so that one that is interrupted goes on:
+            mteb asks for a corpus in pieces of 50,000 documents. None: nowhere.
     """
 
+    kept_embeddings: Path | None = None
     mteb_model_meta: ModelMeta
 
     def __init__(self, embedder: SentenceTransformer, protocol: Protocol, *, tokens_per_batch: int) -> None:
@@ -117,15 +123,24 @@ class ProtocolEncoder(AbsEncoder):
     ) -> np.ndarray:
         """Embed the texts of a task, as mteb asks: (texts, dim) in float32."""
         texts = [text for batch in inputs for text in batch["text"]]
+        prompt = get_prompt(self.model_prompts, task_metadata, prompt_type) or ""
+        normalize = self.protocol.rules == "paper" and task_metadata.type != UNNORMALIZED
+        kept = self.kept_embeddings and self.kept_embeddings / f"{_texts_hash(texts, prompt, normalize)}.npy"
+        if kept and kept.is_file():
+            return np.load(kept)
         side = f" {prompt_type.value}" if prompt_type else ""
-        return encode_by_tokens(
+        embeddings = encode_by_tokens(
             self.model,
             texts,
-            prompt=get_prompt(self.model_prompts, task_metadata, prompt_type) or "",
+            prompt=prompt,
             tokens_per_batch=self.tokens_per_batch,
-            normalize=self.protocol.rules == "paper" and task_metadata.type != UNNORMALIZED,
+            normalize=normalize,
             description=f"{task_metadata.name}{side}" if kwargs.get("show_progress_bar", True) else None,
         )
+        if kept:
+            with atomic_file(kept) as partial, open(partial, "wb") as file:
+                np.save(file, embeddings)
+        return embeddings
 
 
 def load_encoder(
@@ -250,6 +265,14 @@ def _name(checkpoint: str) -> str:
 def _ending(checkpoint: str) -> str:
     """Two parts of a directory's path say which it is where one is `final`; no more, for results are shared."""
     return "/".join(Path(checkpoint).resolve().parts[-2:]) if Path(checkpoint).exists() else checkpoint
+
+
+def _texts_hash(texts: Sequence[str], prompt: str, normalize: bool) -> str:
+    digest = hashlib.sha256(json.dumps([prompt, normalize]).encode())
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.hexdigest()
 
 
 def _config(embedder: SentenceTransformer) -> Any:

@@ -53,7 +53,7 @@ class AtomicResultCache(ResultCache):
         """
         try:
             return super().load_task_result(task_name, *arguments, **options)
-        except ValueError as error:  # of JSON, and of pydantic
+        except (ValueError, KeyError, TypeError) as error:  # no JSON, or another; pydantic raises ValueErrors
             file = self.get_task_result_path(task_name, *arguments)
             raise ValueError(
                 f"{file} cannot be read ({_first_line(error)}). Remove it, and the task is run again."

@@ -90,9 +90,9 @@ class RetrievalSet:
             ValueError: A line cannot be read, or the judgements name an unknown query or document.
         """
         directory = Path(directory)
-        corpus = list(read_beir_rows(directory, "corpus.jsonl", ("_id", "text")))
-        queries = list(read_beir_rows(directory, "queries.jsonl", ("_id", "text")))
-        judged = list(read_beir_rows(directory, "qrels.tsv", ("query-id", "corpus-id", "score")))
+        corpus = list(_read_rows(directory, "corpus.jsonl", ("_id", "text")))
+        queries = list(_read_rows(directory, "queries.jsonl", ("_id", "text")))
+        judged = list(_read_rows(directory, "qrels.tsv", ("query-id", "corpus-id", "score")))
         try:
             return cls.from_rows(corpus, queries, judged)
         except ValueError as error:
@@ -227,14 +227,8 @@ def retrieval_evaluator(
     )
 
 
-def read_beir_rows(directory: Path, name: str, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Rows of a file of the BEIR layout, which may be gzipped whether its name says so or not.
-
-    Raises:
-        FileNotFoundError: The file is missing.
-        ValueError: A line cannot be read or lacks a column; names the file and the line.
-    """
-    name = name.removesuffix(".gz")
+def _read_rows(directory: Path, name: str, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Rows of a file of the BEIR layout, with the columns that are needed checked."""
     path = next((path for path in (directory / name, directory / f"{name}.gz") if path.is_file()), None)
     if path is None:
         raise FileNotFoundError(f"{directory}: neither {name} nor {name}.gz is there; see BEIR for the layout.")

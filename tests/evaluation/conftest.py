@@ -1,6 +1,13 @@
-import pytest
+import json
 
+import numpy as np
+import pytest
+import yaml
+
+from evaluation import encoder as encoder_module
 from tests.checkpoints import save_nomic, save_other
+
+WORDS = ["matrix", "vector", "solve", "banded", "linear", "system", "tensor", "graph", "shortest", "path", "column"]
 
 
 @pytest.fixture
@@ -12,3 +19,45 @@ def nomic(tmp_path):
 @pytest.fixture
 def other(tmp_path):
     return save_other(tmp_path / "other")
+
+
+def write_rows(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def task_file(tmp_path):
+    """Two tasks on random words: 30 documents with 12 queries, and 20 pairs with scores."""
+    draw = np.random.default_rng(0)
+
+    def text(words):
+        return " ".join(draw.choice(WORDS, words))
+
+    beir = tmp_path / "data" / "beir"
+    write_rows(beir / "corpus.jsonl", [{"_id": f"d{n}", "title": text(1), "text": text(5 + n)} for n in range(30)])
+    write_rows(beir / "queries.jsonl", [{"_id": f"q{n}", "text": text(3)} for n in range(12)])
+    judged = [f"q{n}\td{draw.integers(30)}\t1" for n in range(12)]
+    (beir / "qrels.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]) + "\n")
+    pairs = [{"sentence1": text(4), "sentence2": text(4), "score": float(draw.uniform(0, 5))} for _ in range(20)]
+    write_rows(tmp_path / "data" / "sts.jsonl", pairs)
+    entries = [
+        {"name": "toy_search", "type": "Retrieval", "path": "beir"},
+        {"name": "toy_sts", "type": "STS", "path": "sts.jsonl"},
+    ]
+    file = tmp_path / "data" / "tasks.yaml"
+    file.write_text(yaml.safe_dump(entries))
+    return file
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """The texts of every call that really computes embeddings."""
+    calls, original = [], encoder_module.encode_by_tokens
+
+    def watched(embedder, texts, **options):
+        calls.append([options["prompt"] + text for text in texts])
+        return original(embedder, texts, **options)
+
+    monkeypatch.setattr(encoder_module, "encode_by_tokens", watched)
+    return calls

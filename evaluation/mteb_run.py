@@ -1,0 +1,55 @@
+"""MTEB by the paper's protocol (§5.2.1).
+
+    python -m evaluation.mteb_run MODEL                                       # the 56 tasks of the paper's Table 4
+    python -m evaluation.mteb_run MODEL --benchmark "MTEB(eng, v2)"
+    python -m evaluation.mteb_run MODEL --tasks SciFact STSBenchmark
+    python -m evaluation.mteb_run MODEL --local_tasks mine.yaml
+
+Texts are cut at 512 tokens. Nomic models get the prefix of the task's type, and unit length but for Classification;
+other models are asked with their own prompts and give their embeddings as they are. Finished tasks are kept under
+OUTPUT_DIR/results in mteb's own layout, by model, weights and length; run the command again to go on. On several GPUs
+start it once for each, with CUDA_VISIBLE_DEVICES: the processes share the tasks.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from evaluation.arguments import (
+    add_shared_arguments,
+    chosen_tasks,
+    finish,
+    model_at_length,
+    quiet_libraries,
+    show_outcome,
+)
+from evaluation.encoder import PAPER_LENGTH
+from evaluation.runner import run_tasks
+from evaluation.tasks.lists import benchmark_tasks
+
+PAPER_BENCHMARK = "MTEB(eng, v1)"  # paper Table 4
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_shared_arguments(parser)
+    parser.add_argument(
+        "--benchmark", help=f'a benchmark of mteb, "JinaLongContext" or "LoCo"; default {PAPER_BENCHMARK}'
+    )
+    parser.add_argument("--max_seq_length", type=int, default=PAPER_LENGTH, help="tokens; default 512 (paper §5.2.1)")
+    arguments = parser.parse_args(argv)
+    quiet_libraries()
+    try:
+        tasks = chosen_tasks(arguments)
+        if arguments.benchmark or not tasks:
+            tasks = benchmark_tasks(arguments.benchmark or PAPER_BENCHMARK, data_dir=arguments.data_dir) + tasks
+        model = model_at_length(arguments, arguments.max_seq_length)
+        outcome = run_tasks(model, tasks, arguments.output_dir, data_dir=arguments.data_dir)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+    show_outcome(model, outcome)
+    finish(outcome.failures, arguments.output_dir)
+
+
+if __name__ == "__main__":
+    main()

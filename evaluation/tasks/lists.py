@@ -1,0 +1,96 @@
+"""Tasks and benchmarks by name: mteb's, with the paper's splits and subsets, and ours."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import mteb
+from mteb.abstasks import AbsTask
+from mteb.get_tasks import TASK_LIST
+
+from evaluation.tasks.data import with_data_dir
+from evaluation.tasks.loco import LOCO_TASKS
+
+PAPER_BENCHMARK = "MTEB(eng, v1)"  # paper §5.2.1, Table 4: its 56 tasks
+# paper §5.2.3, Table 5. BigPatentClustering as it was then: its successor .v2 has other data and other scores
+JINA_LONG_CONTEXT = ("NarrativeQARetrieval", "WikiCitiesClustering", "SciFact", "BigPatentClustering")
+LOCO = tuple(LOCO_TASKS)  # paper §5.2.4, Table 6
+# Benchmarks that mteb does not have, and the lengths in tokens that the paper has them at
+BENCHMARKS = {"JinaLongContext": JINA_LONG_CONTEXT, "LoCo": LOCO}
+LENGTHS = {
+    "JinaLongContext": (128, 512, 8191),  # paper §5.2.3
+    "LoCo": (2048, 4096, 8192),  # paper §5.2.4
+}
+
+
+def resolve_tasks(names: Sequence[str], *, data_dir: Path | None = None) -> list[AbsTask]:
+    """Tasks by their names, each once, in the order given.
+
+    A task that is in MTEB(eng, v1) has its split and subset: test, but dev of MSMARCO, and English. Others are
+    evaluated on test if they have it, and on their English subsets if they have some.
+
+    Args:
+        names: Of tasks in mteb, or of LoCo's.
+        data_dir: Where data sets are looked for before the hub is asked; see `with_data_dir`.
+
+    Raises:
+        ValueError: A name is unknown; the message has similar ones.
+        FileNotFoundError: `data_dir` is no directory.
+    """
+    of_paper = {task.metadata.name: task for task in mteb.get_benchmark(PAPER_BENCHMARK).tasks}
+    tasks = []
+    for name in dict.fromkeys(names):
+        if name in LOCO_TASKS:
+            task: AbsTask = LOCO_TASKS[name]()
+        elif name in of_paper:
+            task = of_paper[name]
+        elif name in mteb_task_names():
+            task = _english_test(mteb.get_task(name))
+        else:
+            raise _unknown("task", name, [*LOCO_TASKS, *mteb_task_names()])
+        tasks.append(with_data_dir(task, data_dir))
+    return tasks
+
+
+def benchmark_tasks(name: str, *, data_dir: Path | None = None) -> list[AbsTask]:
+    """The tasks of a benchmark.
+
+    Args:
+        name: "JinaLongContext", "LoCo", or the name that mteb has for one, such as "MTEB(eng, v1)" or "NanoBEIR".
+        data_dir: As in `resolve_tasks`.
+
+    Raises:
+        ValueError: The name is unknown; the message has similar ones.
+        FileNotFoundError: `data_dir` is no directory.
+    """
+    if name in BENCHMARKS:
+        return resolve_tasks(BENCHMARKS[name], data_dir=data_dir)
+    known = mteb.get_benchmarks()
+    names = [*BENCHMARKS, *(alias for benchmark in known for alias in (benchmark.name, *(benchmark.aliases or ())))]
+    if name not in names:
+        raise _unknown("benchmark", name, names)
+    return [with_data_dir(task, data_dir) for task in mteb.get_benchmark(name).tasks]
+
+
+def mteb_task_names() -> frozenset[str]:
+    """Names of all tasks that mteb has."""
+    return frozenset(kind.metadata.name for kind in TASK_LIST)
+
+
+def _english_test(task: AbsTask) -> AbsTask:
+    languages = task.metadata.hf_subsets_to_langscripts
+    english = [subset for subset in task.hf_subsets if all(code.startswith("eng-") for code in languages[subset])]
+    task.hf_subsets = english or task.hf_subsets
+    if "test" in task.metadata.eval_splits:
+        task.filter_eval_splits(["test"])
+    return task
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
+    by_lower = {other.lower(): other for other in known}
+    near = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=3)]
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return ValueError(
+        f"unknown {what} {name!r}; {hint}Ours are {', '.join(BENCHMARKS if what == 'benchmark' else LOCO_TASKS)}; "
+        f"mteb's are listed by: mteb available-{what}s"
+    )

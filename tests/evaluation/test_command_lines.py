@@ -1,0 +1,96 @@
+import json
+
+import pytest
+
+from evaluation import long_context, mteb_run
+from evaluation.mteb_run import main
+from evaluation.runner import Outcome
+from tests.checkpoints import save_other
+
+
+def revisions(out, model):
+    return sorted(path.name for path in (out / "results" / model).iterdir())
+
+
+def test_mteb_run_evaluates_and_says_what_next(nomic, task_file, tmp_path, capsys):
+    main([str(nomic), "--local_tasks", str(task_file), "--output_dir", str(tmp_path / "out"), "--device", "cpu"])
+    printed = capsys.readouterr().out
+    assert "local/run-final, 256 tokens" in printed and "toy_sts" in printed and "cosine_spearman" in printed
+    assert f"python -m evaluation.report {tmp_path / 'out'}" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tasks", "SciFacts"], r"unknown task 'SciFacts'; did you mean SciFact"),
+        (["--benchmark", "MTEB(eng, v9)"], r"unknown benchmark 'MTEB\(eng, v9\)'; did you mean MTEB\(eng, v[12]\)"),
+        (["--prompts", "[1]"], r"--prompts '\[1\]': it is no mapping"),
+        (["--prompts", '{"query": '], "--prompts .*write"),
+        (["--local_tasks", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_what_cannot_be_meant_ends_with_one_line(nomic, task_file, tmp_path, arguments, message):
+    if "--prompts" in arguments:
+        arguments = [*arguments, "--local_tasks", str(task_file)]
+    with pytest.raises(SystemExit, match=message):
+        main([str(nomic), "--output_dir", str(tmp_path / "out"), *arguments])
+    assert not (tmp_path / "out" / "results").exists()
+
+
+def test_a_model_without_prompts_must_be_told_to_go_without(task_file, tmp_path):
+    model = str(save_other(tmp_path / "models" / "plain"))
+    arguments = ["--local_tasks", str(task_file), "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match="brings no prompts.*--prompts none"):
+        main([model, *arguments])
+    main([model, *arguments, "--prompts", "none"])
+    main([model, *arguments, "--prompts", "nomic"])
+    protocols = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("protocol.json")]
+    assert sorted(protocol["prompts"].get("STS", "") for protocol in protocols) == ["", "classification: "]
+
+
+def test_missing_data_are_told_after_the_other_tasks(nomic, task_file, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="1 tasks failed; the others are kept:\n  SciFact: .*--data_dir"):
+        main([str(nomic), "--tasks", "SciFact", "--local_tasks", str(task_file), "--output_dir", str(tmp_path / "out")])
+    assert "toy_search" in capsys.readouterr().out
+
+
+def test_long_context_reads_each_benchmark_to_its_lengths(monkeypatch):
+    def plan(*argv):
+        found = {}
+
+        def run(length, tasks, *_, **__):
+            found[length] = sorted(task.metadata.name for task in tasks)
+            return Outcome()
+
+        monkeypatch.setattr(long_context, "model_at_length", lambda _, length: length)
+        monkeypatch.setattr(long_context, "run_tasks", run)
+        monkeypatch.setattr(long_context, "show_outcome", lambda *_: None)
+        long_context.main(["model", *argv])
+        return found
+
+    jina = ["BigPatentClustering", "NarrativeQARetrieval", "SciFact", "WikiCitiesClustering"]
+    loco = ["LoCoGovReport", "LoCoQASPERAbstract", "LoCoQASPERTitle", "LoCoQMSum", "LoCoSummScreenFD"]
+    assert plan() == {128: jina, 512: jina, 2048: loco, 4096: loco, 8191: jina, 8192: loco}
+    assert plan("--benchmark", "LoCo", "--lengths", "2048") == {2048: loco}
+    assert plan("--tasks", "SciFact", "LoCoQMSum") == {
+        **dict.fromkeys((128, 512, 8191), ["SciFact"]),
+        **dict.fromkeys((2048, 4096, 8192), ["LoCoQMSum"]),
+    }
+
+
+def test_long_context_runs_a_short_model_once_and_tells(task_file, tmp_path, capsys, encoded):
+    model, out = str(save_other(tmp_path / "models" / "short")), tmp_path / "out"
+    arguments = [model, "--local_tasks", str(task_file), "--output_dir", str(out), "--prompts", "none", "--lengths"]
+    long_context.main([*arguments, "64", "128"])
+    once = len(encoded)
+    long_context.main([*arguments, "64", "128", "512", "8191"])
+    assert len(encoded) == once
+    assert [name.rsplit("-", 1)[1] for name in revisions(out, "local__models-short")] == ["seq128", "seq64"]
+    assert f"{model} reads 128 tokens, not 8191." in capsys.readouterr().out
+
+
+def test_the_module_and_its_help_agree(capsys):
+    for module in (mteb_run, long_context):
+        with pytest.raises(SystemExit):
+            module.main(["--help"])
+        assert "--data_dir" in capsys.readouterr().out
