@@ -1,9 +1,9 @@
 """sentence-transformers' evaluators from a few settings, on local files or hub data sets: for use while training."""
 
-import csv
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import datasets
 from sentence_transformers.sentence_transformer.evaluation import (
@@ -12,17 +12,12 @@ from sentence_transformers.sentence_transformer.evaluation import (
 )
 
 from evaluation.retrieval import RetrievalSet, retrieval_evaluator
+from evaluation.rows import read_rows
 from nomic_bert.prompts import prefix_text
 
 Kind = Literal["retrieval", "pairs", "similarity"]
 _COLUMNS = {"pairs": ("query", "document"), "similarity": ("sentence1", "sentence2", "score")}
 _PREFIXES = {"similarity": ("classification", "classification")}
-_READERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".jsonl": ("json", {}),
-    ".tsv": ("csv", {"sep": "\t", "quoting": csv.QUOTE_NONE}),
-    ".csv": ("csv", {}),
-    ".parquet": ("parquet", {}),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +87,7 @@ def build_evaluator(settings: EvaluatorSettings) -> InformationRetrievalEvaluato
             show_progress_bar=False,
         )
     except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        cause = error.__cause__ or error
+        cause = error if isinstance(error, ValueError) else error.__cause__ or error
         raise ValueError(f"evaluator {settings.name!r}, {settings.path}: {cause}") from error
 
 
@@ -123,15 +118,11 @@ def _retrieval_set(settings: EvaluatorSettings) -> RetrievalSet:
 
 def _columns(settings: EvaluatorSettings) -> list[list]:
     path = Path(settings.path).expanduser()
-    if path.is_file():
-        suffix = path.name.removesuffix(".gz")
-        reader = next((reader for ending, reader in _READERS.items() if suffix.endswith(ending)), None)
-        if reader is None:
-            raise ValueError(f"cannot read this kind of file; use one of {', '.join(_READERS)}.")
-        rows = datasets.load_dataset(reader[0], data_files=str(path), split="train", **reader[1])
-    else:
-        rows = _hub_split(settings.path, settings.subset, settings.split)
     columns = settings.columns or _COLUMNS[settings.kind]
+    if path.is_file():
+        found = [row for _, row in islice(read_rows(path, columns), settings.limit)]
+        return [[row[column] for row in found] for column in columns]
+    rows = _hub_split(settings.path, settings.subset, settings.split)
     for column in columns:
         if column not in rows.column_names:
             raise ValueError(f"no column {column!r}; there are {', '.join(rows.column_names)}.")
