@@ -79,7 +79,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
         with pytest.raises(ValueError, match=f"evaluator 'x', .*{name}: .*{message}"):
             build_evaluator(EvaluatorSettings(name="x", kind="pairs", path=str(tmp_path / name)))
     (tmp_path / "a.txt").touch()
-    with pytest.raises(ValueError, match=r"use one of \.jsonl"):
+    with pytest.raises(ValueError, match=r"cannot read this kind of file; use \.jsonl"):
         build_evaluator(EvaluatorSettings(name="x", kind="pairs", path=str(tmp_path / "a.txt")))
     for settings, message in (
         ({"kind": "sts"}, "kind must be one of"),
