@@ -1,0 +1,132 @@
+"""Where the runs of a model leave their files, and what rte, stsb and mrpc begin with (paper §5.1: MNLI)."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModel
+
+import nomic_bert  # noqa: F401  so that Auto classes load our checkpoints by our code
+from evaluation.glue.protocol import STAND_IN, RunSettings
+from evaluation.glue.results import ENCODER, RUNS, best_configuration, read_run
+from evaluation.identity import weights_hash
+
+_STARTS, _WORK = "starts", "work"
+_ARCHITECTURE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers")
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of the runs in OUTPUT/<label>.
+
+    Attributes:
+        directory: that.
+    """
+
+    directory: Path
+
+    def result(self, run: RunSettings) -> Path:
+        """What a finished run leaves."""
+        return self.directory / (_STARTS if run.task == STAND_IN else RUNS) / f"{run.name}.json"
+
+    def weights(self, run: RunSettings) -> Path:
+        """Checkpoint of a finished run that others may start from."""
+        return self.directory / _STARTS / run.name
+
+    def work(self, run: RunSettings) -> Path:
+        """Checkpoints to resume from."""
+        return self.directory / _WORK / run.name
+
+    def lock(self, run: RunSettings) -> Path:
+        """Held by the process that trains the run."""
+        return self.directory / _WORK / f"{run.name}.lock"
+
+    def error(self, run: RunSettings) -> Path:
+        """Traceback of a failed run."""
+        return self.directory / _WORK / f"{run.name}.error"
+
+    def forget_errors(self) -> None:
+        """Let failed runs be tried again."""
+        for error in (self.directory / _WORK).glob("*.error"):
+            error.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run begins with.
+
+    Attributes:
+        text: as results say it.
+        checkpoint: directory or hub name.
+    """
+
+    text: str
+    checkpoint: str
+
+
+def given_start(model: str, checkpoint: str) -> Start:
+    """A checkpoint that was fine-tuned elsewhere.
+
+    Raises:
+        ValueError: it is not of the architecture of `model`.
+    """
+    tested, given = (AutoConfig.from_pretrained(source) for source in (model, checkpoint))
+    for name in _ARCHITECTURE:
+        expected, found = getattr(tested, name, None), getattr(given, name, None)
+        if expected != found:
+            raise ValueError(f"--mnli_start {checkpoint} was not made from {model}: {name} is {found}, not {expected}.")
+    weights = weights_hash(AutoModel.from_pretrained(checkpoint))
+    return Start(f"mnli checkpoint: {Path(checkpoint).name} ({weights})", checkpoint)
+
+
+def encoder_start(model: str) -> Start:
+    """The model under test."""
+    return Start(ENCODER, model)
+
+
+def stand_in_start(files: RunFiles, run: RunSettings, data: Path) -> Start | None:
+    """The model trained on a stand-in for MNLI; None while it is not finished."""
+    return Start(f"mnli stand-in: {data.name}", str(files.weights(run))) if files.result(run).is_file() else None
+
+
+def best_mnli_start(files: RunFiles, runs: Sequence[RunSettings], needed: bool) -> Start | None:
+    """Of MNLI's runs the one with the median score of the best configuration; None while a run is not finished.
+
+    Of an even number of seeds it is the lower of the middle two. The weights of the other runs are removed.
+
+    Args:
+        files: of the model.
+        runs: all of MNLI.
+        needed: whether a run is going to begin with it.
+
+    Raises:
+        ValueError: its weights are needed and gone.
+    """
+    if not all(files.result(run).is_file() for run in runs):
+        return None
+    best, _ = best_configuration(read_run(files.result(run)) for run in runs)
+    median = best[(len(best) - 1) // 2]
+    chosen = RunSettings("mnli", median.batch_size, median.learning_rate, median.seed)
+    kept = files.weights(chosen)
+    if needed and not kept.is_dir():
+        raise ValueError(
+            f"{kept} is missing: the weights that rte, stsb and mrpc start from (the MNLI run with the median seed of "
+            f"the best configuration). Remove {files.result(chosen)} to train that run again."
+        )
+    for run in runs:
+        if run != chosen:
+            shutil.rmtree(files.weights(run), ignore_errors=True)
+    return Start(f"mnli: {chosen.name}", str(kept))
+
+
+def check_starts(files: RunFiles, runs: Sequence[RunSettings], start: Start) -> None:
+    """Raise a ValueError if a finished run that starts from MNLI began with something else."""
+    for run in runs:
+        if run.from_mnli and files.result(run).is_file():
+            before = read_run(files.result(run)).start
+            if before != start.text:
+                raise ValueError(
+                    f"{files.result(run)} began with {before}, but {run.task} would now begin with {start.text}. "
+                    "Remove such results to train them again, or choose another --output_dir."
+                )

@@ -1,0 +1,252 @@
+"""One GLUE run: a classifier on a checkpoint's encoder, trained by `Trainer` as in the paper's §5.1."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+import nomic_bert  # noqa: F401  so that Auto classes load our checkpoints by our code
+from evaluation.glue.data import Split
+from evaluation.glue.metrics import score_logits
+from evaluation.glue.protocol import Protocol, RunSettings
+from evaluation.glue.tasks import GLUE, GlueTask
+
+_EVAL_BATCH_SIZE = 64  # ours: no score depends on it
+
+
+def encode_split(split: Split, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> Dataset:
+    """Token ids and `labels` of a split, unpadded; of two texts the longer is cut until both fit."""
+    encoded = tokenizer(*split.texts, truncation=True, max_length=max_seq_length)
+    return Dataset.from_dict({**encoded, "labels": split.targets})
+
+
+def load_classifier(checkpoint: str, task: GlueTask) -> PreTrainedModel:
+    """The checkpoint's encoder in float32 under a head for the task; a head of another size starts anew.
+
+    Raises:
+        ValueError: weights of the encoder are missing; lists them.
+    """
+    labels = dict(enumerate(task.labels)) or {0: "score"}
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        checkpoint,
+        num_labels=len(labels),
+        id2label=labels,
+        label2id={label: number for number, label in labels.items()},
+        problem_type="single_label_classification" if task.labels else "regression",
+        ignore_mismatched_sizes=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
+    # ours checks itself; of other models, what lies below the prefix is the encoder, but for a pooler
+    encoder = f"{model.base_model_prefix}."
+    missing = sorted(key for key in info["missing_keys"] if key.startswith(encoder) and "pooler" not in key)
+    if missing:
+        raise ValueError(f"{checkpoint} lacks weights of its encoder, which would be random: {', '.join(missing)}.")
+    return model
+
+
+def training_arguments(run: RunSettings, protocol: Protocol, directory: Path, has_dev: bool) -> TrainingArguments:
+    """The paper's settings for one run; what is saved and logged when is said by `EpochCallback`."""
+    return TrainingArguments(
+        output_dir=str(directory),
+        per_device_train_batch_size=run.batch_size,
+        per_device_eval_batch_size=_EVAL_BATCH_SIZE,
+        learning_rate=run.learning_rate,
+        num_train_epochs=protocol.epochs,
+        warmup_steps=protocol.warmup_share,  # below 1: a share of the steps
+        lr_scheduler_type="linear",
+        weight_decay=protocol.weight_decay,
+        adam_beta2=protocol.adam_beta2,
+        adam_epsilon=protocol.adam_epsilon,
+        max_grad_norm=protocol.max_grad_norm,
+        seed=run.seed,
+        bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        eval_strategy="epoch" if has_dev else "no",
+        save_strategy="no",
+        save_total_limit=1,
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+class EpochCallback(TrainerCallback):
+    """Logs the loss at each epoch's end, saves every `save_steps` steps, counts time over interruptions.
+
+    A save that falls on an epoch's last step waits for the next step: Trainer would save before the epoch's evaluation,
+    and not make up for it when it goes on from there. Each save comes with a log, so that the losses too are those of
+    an uninterrupted run.
+
+    Args:
+        save_steps: steps between checkpoints.
+        bar: counts epochs; None: no bar.
+    """
+
+    def __init__(self, save_steps: int, bar: tqdm | None = None) -> None:
+        self._save_steps, self._bar = save_steps, bar
+        self._saved_step, self._began = 0, 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Go on counting where the checkpoint stopped."""
+        self._saved_step = state.global_step
+        self._began = time.monotonic() - _seconds(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Save if it is time to."""
+        if self._bar is not None and state.epoch is not None:
+            self._bar.update(round(state.epoch, 2) - self._bar.n)
+        is_due = state.global_step - self._saved_step >= self._save_steps
+        if is_due and state.global_step % _steps_per_epoch(state):
+            control.should_log = control.should_save = True
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Log."""
+        control.should_log = True
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Keep the time so far with each log, where a checkpoint keeps it too."""
+        state.log_history[-1]["seconds"] = time.monotonic() - self._began
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Count steps from here."""
+        self._saved_step = state.global_step
+
+
+def fine_tune(
+    run: RunSettings,
+    checkpoint: str,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset,
+    dev: Mapping[str, Dataset],
+    protocol: Protocol,
+    directory: Path,
+    *,
+    save_steps: int,
+    bar: tqdm | None = None,
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Train one run, or go on with it from its last checkpoint.
+
+    Args:
+        run: which.
+        checkpoint: that training begins with.
+        tokenizer: of the model.
+        train: from `encode_split`.
+        dev: likewise; the set under "dev" is scored, "dev_mismatched" is scored too; none: nothing is.
+        protocol: common settings.
+        directory: for checkpoints.
+        save_steps: steps between checkpoints.
+        bar: counts epochs.
+
+    Returns:
+        The trained model, and the part of the run's JSON that comes from training.
+
+    Raises:
+        ValueError: encoder weights are missing, or the model's outputs are not finite.
+    """
+    task = "mnli" if run.task not in GLUE else run.task
+    set_seed(run.seed)  # the new head depends on it
+    trainer = Trainer(
+        model=load_classifier(checkpoint, GLUE[task]),
+        args=training_arguments(run, protocol, directory, bool(dev)),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        train_dataset=train,
+        eval_dataset=dict(dev) or None,
+        compute_metrics=lambda output: _scores(task, output),
+        callbacks=[EpochCallback(save_steps, bar)],
+    )
+    trainer.remove_callback(PrinterCallback)  # the bar says enough
+    trainer.train(resume_from_checkpoint=last_checkpoint(directory))
+    history = [_epoch(epoch, trainer.state) for epoch in range(1, protocol.epochs + 1)]
+    outcome = {
+        # the last epoch's, not the best one's (paper §5.1)
+        "scores": {key: value for key, value in history[-1].items() if key != "epoch" and not key.endswith("loss")},
+        "train_rows": len(train),
+        "dev_rows": len(dev["dev"]) if dev else 0,
+        "train_loss": history[-1]["train_loss"],
+        "steps": trainer.state.global_step,
+        "history": history,
+        "seconds": round(_seconds(trainer.state), 1),
+        "device": device_name(),
+    }
+    return cast(PreTrainedModel, trainer.model), outcome
+
+
+def _scores(task: str, output: EvalPrediction) -> dict[str, float]:
+    # some models return more than logits
+    logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+    return score_logits(task, logits, cast(np.ndarray, output.label_ids))
+
+
+def _seconds(state: TrainerState) -> float:
+    """Time of training until the last log."""
+    return max((entry["seconds"] for entry in state.log_history if "seconds" in entry), default=0.0)
+
+
+def _steps_per_epoch(state: TrainerState) -> int:
+    return state.max_steps // int(state.num_train_epochs)
+
+
+def _epoch(epoch: int, state: TrainerState) -> dict[str, float]:
+    """Losses and scores of one epoch, counted from 1, from Trainer's logs."""
+    result: dict[str, float] = {"epoch": epoch, "train_loss": _train_loss(epoch, state)}
+    for entry in state.log_history:
+        if entry["step"] == epoch * _steps_per_epoch(state):
+            for key, value in entry.items():
+                # "eval_dev_accuracy" and, of MNLI's second dev set, "eval_dev_mismatched_accuracy"
+                name = key.removeprefix("eval_").removeprefix("dev_")
+                if key.startswith("eval_") and not name.endswith(("time", "per_second")):
+                    result["dev_loss" if name == "loss" else name] = value
+    return result
+
+
+def _train_loss(epoch: int, state: TrainerState) -> float:
+    """Mean loss over the steps of an epoch; each log holds the mean over the steps since the last one."""
+    last = epoch * _steps_per_epoch(state)
+    first = last - _steps_per_epoch(state)
+    total = previous = 0.0
+    for entry in state.log_history:
+        if "loss" in entry:
+            if first < entry["step"] <= last:
+                total += entry["loss"] * (entry["step"] - previous)
+            previous = entry["step"]
+    return total / (last - first)
+
+
+def last_checkpoint(directory: Path) -> str | None:
+    """The newest checkpoint that was written to its end; Trainer writes its state last."""
+    found = {}
+    for path in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        try:
+            found[json.loads((path / TRAINER_STATE_NAME).read_text())["global_step"]] = str(path)
+        except (OSError, ValueError, KeyError):
+            continue
+    return found[max(found)] if found else None
+
+
+def device_name() -> str:
+    """The GPU's name, or "cpu"."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,56 @@
+"""Results beside the paper's tables: report.md, report.json and plots.
+
+    python -m evaluation.report outputs/evaluation outputs/glue --output_dir outputs/report
+    python -m evaluation.report outputs/evaluation --output_dir outputs/report --compare nomic-embed-text-v1 bge-base
+
+RESULTS are output directories of evaluation.mteb_run, evaluation.long_context and evaluation.glue, or trees that mteb
+wrote itself, such as its public repository of results. They are only read.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from evaluation.files import atomic_file, write_json
+from evaluation.report.content import as_json, build_report
+from evaluation.report.page import render_page
+from evaluation.report.pictures import draw_plots
+from evaluation.report.tables import PAPER_ENCODERS, PAPER_MODELS
+from evaluation.results import read_results
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="directories of results")
+    parser.add_argument("--output_dir", type=Path, required=True, help="where report.md, report.json and plots go")
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        default=[],
+        metavar="MODEL",
+        help="rows of the paper to show, the one that differences are to first; by default "
+        f"{', '.join(PAPER_MODELS)}, and {', '.join(PAPER_ENCODERS)} for GLUE",
+    )
+    parser.add_argument("--note", default="", help="a line under the title, such as the date and the hardware")
+    arguments = parser.parse_args(argv)
+    try:
+        report = build_report(read_results(arguments.results), arguments.compare)
+        arguments.output_dir.mkdir(parents=True, exist_ok=True)
+        plots = draw_plots(report, arguments.output_dir)
+        write_json(arguments.output_dir / "report.json", {**as_json(report), "plots": plots, "note": arguments.note})
+        with atomic_file(arguments.output_dir / "report.md") as partial:
+            partial.write_text(render_page(report, plots, arguments.note), encoding="utf-8")
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+    for model in report.models:
+        print(f"{model.label}: {len({task for run in model.runs.values() for task in run.scores})} tasks")
+    for encoder in report.encoders:
+        print(f"{encoder.label}: {len(encoder.tasks)} GLUE tasks")
+    print(f"report: {arguments.output_dir / 'report.md'}")
+
+
+if __name__ == "__main__":
+    main()
