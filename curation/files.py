@@ -9,17 +9,16 @@ import gzip
 import io
 import itertools
 import json
-import os
-import secrets
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
+
+from nomic_bert.files import atomic_file
 
 JSONL_SUFFIXES = (".jsonl", ".jsonl.gz")
 ROW_SUFFIXES = (*JSONL_SUFFIXES, ".parquet")
@@ -198,22 +197,6 @@ def write_jsonl(rows: Iterable[Mapping[str, Any]], path: str | Path) -> int:
         if stream is not file:
             stream.close()
     return count
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Give the name of a file to write, which takes the name `path` once it is complete.
-
-    If writing fails, what is at `path` stays as it was and the incomplete file is removed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Keeps two writers apart, of two machines too; readers of a directory pass over names with a leading dot.
-    partial = path.with_name(f".partial-{secrets.token_hex(8)}-{path.name}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def reading_progress(files: Sequence[Path]) -> tqdm:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from curation.files import atomic_file
+from nomic_bert.files import write_json
 
 SETTINGS = "settings.json"
 
@@ -71,9 +71,3 @@ def claim(directory: Path, settings: Mapping[str, Any], settings_file: Path | No
         raise ValueError(f"{directory} exists and does not say what it was made from. Choose another output_dir.")
     else:
         write_json(path, settings)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON for people to read; the file appears under its name only once it is complete."""
-    with atomic_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

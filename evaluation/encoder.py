@@ -18,11 +18,11 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch.utils.data import DataLoader
 from transformers import PretrainedConfig
 
-from evaluation.files import atomic_file
 from evaluation.identity import weights_hash
 from nomic_bert import NomicBertConfig
 from nomic_bert.embedder import is_hub_name, load_embedder
 from nomic_bert.encoding import encode_by_tokens
+from nomic_bert.files import atomic_file
 from nomic_bert.prompts import MTEB_PROMPTS
 
 PAPER_LENGTH = 512  # paper §5.2.1: "We truncate all texts to 512 tokens"

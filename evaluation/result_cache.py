@@ -12,7 +12,7 @@ from mteb.models import ModelMeta
 from mteb.results import TaskResult
 
 from evaluation.encoder import Protocol
-from evaluation.files import write_json
+from nomic_bert.files import write_json
 
 PROTOCOL_FILE = "protocol.json"
 

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,6 +13,7 @@ from sentence_transformers.sentence_transformer.modules import LayerNorm, Normal
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from . import NomicBertConfig, NomicBertModel
+from .files import atomic_directory, write_json
 from .prompts import PROMPTS
 
 
@@ -133,23 +132,6 @@ def save_embedder(embedder: SentenceTransformer, directory: str | os.PathLike) -
         _write_portable_module_files(embedder, written)
 
 
-@contextmanager
-def atomic_directory(directory: str | os.PathLike) -> Iterator[Path]:
-    """Give a new directory to fill, which takes the name `directory`, and the place of what is there, when filled.
-
-    If filling fails or is interrupted, `directory` stays as it was.
-    """
-    directory = Path(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
-        written = Path(scratch, "new")
-        written.mkdir()
-        yield written
-        if directory.exists():
-            os.replace(directory, Path(scratch, "old"))
-        os.replace(written, directory)
-
-
 def _write_portable_module_files(embedder: SentenceTransformer, directory: Path) -> None:
     """Restate the module files in the form that sentence-transformers before 6 and llama.cpp's converter read too."""
     modules = json.loads((directory / "modules.json").read_text())
@@ -161,15 +143,11 @@ def _write_portable_module_files(embedder: SentenceTransformer, directory: Path)
                 "pooling_mode_mean_tokens": True,
                 "include_prompt": True,
             }
-            _write_json(directory / module["path"] / "config.json", pooling)
-    _write_json(directory / "modules.json", modules)
+            write_json(directory / module["path"] / "config.json", pooling)
+    write_json(directory / "modules.json", modules)
     # sentence-transformers caps the length at max_position_embeddings, the trained length, unless it is said here
     settings = json.loads((directory / "sentence_bert_config.json").read_text())
-    _write_json(
+    write_json(
         directory / "sentence_bert_config.json",
         {**settings, "max_seq_length": embedder.max_seq_length, "do_lower_case": False},
     )
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")

@@ -28,10 +28,10 @@ from curation.audit.held_out import EvaluationSet, HeldOutTexts, plain_name
 from curation.audit.page import LENGTHS_PLOT, SHARED_PLOTS, audit_page
 from curation.audit.plots import plot_lengths, plot_shared
 from curation.audit.report import OpenedSource, make_report
-from curation.files import atomic_file
 from curation.sections import read_section
-from curation.shards import SETTINGS, ShardFiles, claim, deal, write_json
+from curation.shards import SETTINGS, ShardFiles, claim, deal
 from curation.sources import Source, open_pairs
+from nomic_bert.files import atomic_file, write_json
 from nomic_bert.prompts import prefix_text
 from recipes.arguments import parse_arguments
 from recipes.ranks import join_ranks

@@ -25,7 +25,8 @@ from curation.packing import MANIFEST
 from curation.tokenizer import train_tokenizer
 from evaluation.plots import plot_embedding_map, plot_loss_curves, plot_scores
 from evaluation.retrieval import RetrievalSet, evaluate_bm25, evaluate_embedder
-from nomic_bert.embedder import atomic_directory, load_embedder, save_embedder
+from nomic_bert.embedder import load_embedder, save_embedder
+from nomic_bert.files import atomic_directory
 from recipes.arguments import parse_arguments
 from recipes.quickstart_corpus import CorpusSettings, build_corpus
 from recipes.search import build_index, search

@@ -36,7 +36,8 @@ def build_index(model_dir: str | Path, packages: Sequence[str], max_seq_length: 
     """
     # here, because these imports take longer than a whole search in a finished index
     from curation.docstrings import docstring_pairs, read_docstrings
-    from nomic_bert.embedder import atomic_directory, load_embedder
+    from nomic_bert.embedder import load_embedder
+    from nomic_bert.files import atomic_directory
 
     pairs = docstring_pairs(read_docstrings(packages))
     embedder = load_embedder(model_dir, max_seq_length=max_seq_length)

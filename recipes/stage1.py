@@ -14,7 +14,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from curation.packing import load_blocks
 from curation.sources import is_hub_id, load_hub_split
 from nomic_bert import NomicBertConfig, NomicBertForMaskedLM
-from nomic_bert.embedder import atomic_directory, require_checkpoint
+from nomic_bert.embedder import require_checkpoint
+from nomic_bert.files import atomic_directory
 from recipes.arguments import parse_arguments
 from recipes.training import train_and_save
 from trainers import MLMConfig, MLMTrainer

@@ -15,7 +15,7 @@ import yaml
 from curation.duplicates import normalize_text, overlapping_rows
 from curation.files import read_jsonl, write_jsonl
 from evaluation.retrieval import RetrievalSet
-from nomic_bert.embedder import atomic_directory
+from nomic_bert.files import atomic_directory
 from nomic_bert.prompts import prefix_text
 
 STS_SETS = ("stsb_dev", "sts13_minus_stsb_test", "sick_trial")

@@ -14,8 +14,9 @@ from sentence_transformers import SentenceTransformer
 
 from benchmarks.quality.contrastive_data import KEPT_ASIDE, RETRIEVAL_SETS, STS_SETS, read_tsv
 from benchmarks.quality.retrieval_scores import bm25_query_scores, query_scores
-from curation.files import atomic_file, read_jsonl
+from curation.files import read_jsonl
 from evaluation.retrieval import RetrievalSet
+from nomic_bert.files import atomic_file
 
 RESAMPLES = 2_000
 

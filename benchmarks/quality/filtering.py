@@ -25,8 +25,8 @@ from matplotlib.figure import Figure
 from benchmarks.measure import markdown_table, write_results
 from benchmarks.quality.contrastive_scores import EvaluationSets, KeptScores, embedder_scores, interval, resampled
 from benchmarks.quality.filtering_noise import ARMS, TOP_K, figures, read_noisy, write_arms
-from curation.shards import write_json
 from nomic_bert.embedder import load_embedder
+from nomic_bert.files import write_json
 
 _ROOT = Path(__file__).resolve().parents[2]
 _FIGURES = "noise.json"

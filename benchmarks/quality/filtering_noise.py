@@ -13,7 +13,7 @@ from curation.files import write_jsonl
 from curation.filtering.consistency import EmbeddedPairs, Samples
 from curation.shards import SETTINGS
 from curation.sources import Source, open_pairs
-from nomic_bert.embedder import atomic_directory
+from nomic_bert.files import atomic_directory
 
 TOP_KS = (1, 2, 3, 5, 10, 20, 50, 200, 1_000)
 THRESHOLDS = tuple(round(0.02 * step, 2) for step in range(51))

@@ -30,7 +30,8 @@ from curation.duplicates import overlapping_rows
 from curation.files import JSONL_SUFFIXES, find_files, numbered_jsonl, read_jsonl, write_jsonl
 from curation.tokenizer import train_tokenizer
 from nomic_bert import NomicBertForMaskedLM
-from nomic_bert.embedder import atomic_directory, require_checkpoint
+from nomic_bert.embedder import require_checkpoint
+from nomic_bert.files import atomic_directory
 
 _TEXTS_AT_ONCE = 256
 _LONG = 2048  # what counts as a long block: the paper's trained length

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from curation.files import atomic_file
 from curation.filtering.consistency import RANK_BINS, SIMILARITY_STEP, SourceFilter, merge_counts
-from curation.shards import write_json
+from nomic_bert.files import atomic_file, write_json
 
 _TEXT_SHOWN = 300  # characters
 

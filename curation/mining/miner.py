@@ -13,10 +13,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from curation.embedding import PairEmbedder, embed_distinct
-from curation.files import atomic_file, write_jsonl
+from curation.files import write_jsonl
 from curation.mining.negatives import NegativeLimits, draw_random, nearest_documents
 from curation.mining.tasks import MiningTask
 from curation.shards import ShardFiles
+from nomic_bert.files import atomic_file
 
 _ROWS_AT_ONCE = 500  # of which the negatives' texts are in memory
 

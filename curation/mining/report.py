@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from curation.files import atomic_file, read_jsonl
+from curation.files import read_jsonl
 from curation.mining.miner import SourceMiner
-from curation.shards import write_json
+from nomic_bert.files import atomic_file, write_json
 
 _PERCENTILES = (5, 25, 50, 75, 95)
 _EXAMPLES, _NEGATIVES_SHOWN, _CHARACTERS_SHOWN = 5, 3, 300

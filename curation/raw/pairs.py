@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from curation.files import atomic_file, write_jsonl
+from curation.files import write_jsonl
 from curation.raw.rows import RawRows
 from curation.raw.rules import PairRule, RawSource
-from curation.shards import ShardFiles, write_json
+from curation.shards import ShardFiles
+from nomic_bert.files import atomic_file, write_json
 
 REPORT = "report.json"
 _SAMPLES = 10

@@ -21,7 +21,6 @@ from pathlib import Path
 import torch
 import transformers
 
-from evaluation.files import write_json
 from evaluation.glue.data import GlueData
 from evaluation.glue.protocol import TIERS, Grid, Protocol, choose_grid, costs
 from evaluation.glue.results import ENCODER, SUMMARY, read_runs, summarise, summary_content, summary_table
@@ -29,6 +28,7 @@ from evaluation.glue.sweep import Sweep
 from evaluation.glue.tasks import GLUE
 from evaluation.glue.workers import Job, jobs_of, progress_bar, work, work_in_processes
 from nomic_bert.embedder import require_checkpoint
+from nomic_bert.files import write_json
 
 
 def main(argv: Sequence[str] | None = None) -> None:

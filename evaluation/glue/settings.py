@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evaluation.files import read_json, write_json
+from evaluation.files import read_json
 from evaluation.glue.results import SETTINGS
+from nomic_bert.files import write_json
 
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "scikit-learn", "scipy")
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 import nomic_bert  # noqa: F401  so that Auto classes load our checkpoints by our code
-from evaluation.files import claim, read_json, write_json
+from evaluation.files import claim, read_json
 from evaluation.glue import starts
 from evaluation.glue.data import GlueData, read_file
 from evaluation.glue.protocol import STAND_IN, Grid, Protocol, RunSettings
@@ -25,7 +25,7 @@ from evaluation.glue.starts import RunFiles, Start
 from evaluation.glue.tasks import GLUE
 from evaluation.glue.training import encode_split, fine_tune
 from evaluation.identity import weights_hash
-from nomic_bert.embedder import atomic_directory
+from nomic_bert.files import atomic_directory, write_json
 
 
 @dataclass(kw_only=True)

@@ -11,12 +11,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.files import atomic_file, write_json
 from evaluation.report.content import as_json, build_report
 from evaluation.report.page import render_page
 from evaluation.report.pictures import draw_plots
 from evaluation.report.tables import PAPER_ENCODERS, PAPER_MODELS
 from evaluation.results import read_results
+from nomic_bert.files import atomic_file, write_json
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -75,7 +75,10 @@ def test_retrieval_on_the_hub_is_read_like_a_beir_directory(embedder, tmp_path, 
 def test_what_cannot_be_read_is_named(tmp_path):
     (tmp_path / "pairs.jsonl").write_text('{"query": "a"}\n')
     (tmp_path / "bad.jsonl").write_text('{"query": \n')
-    for name, message in (("pairs.jsonl", "no column 'document'; there are query"), ("bad.jsonl", "line 1: cannot be read")):
+    for name, message in (
+        ("pairs.jsonl", "no column 'document'; there are query"),
+        ("bad.jsonl", "line 1: cannot be read"),
+    ):
         with pytest.raises(ValueError, match=f"evaluator 'x', .*{name}: .*{message}"):
             build_evaluator(EvaluatorSettings(name="x", kind="pairs", path=str(tmp_path / name)))
     (tmp_path / "a.txt").touch()

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from evaluation.files import atomic_file, claim, read_json, write_json
+from evaluation.files import claim, read_json
+from nomic_bert.files import atomic_file, write_json
 
 HOLDER = """
 import sys, time

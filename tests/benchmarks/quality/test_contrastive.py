@@ -19,9 +19,9 @@ from curation.duplicates import normalize_text
 from curation.embedding import EmbedderSettings
 from curation.files import read_jsonl, write_jsonl
 from curation.sections import read_section
-from curation.shards import write_json
 from curation.sources import Source
 from evaluation.retrieval import evaluate_bm25
+from nomic_bert.files import write_json
 from recipes.arguments import parse_arguments
 from recipes.contrastive import ContrastiveArguments
 from recipes.mine_negatives import MineArguments
