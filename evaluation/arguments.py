@@ -105,7 +105,8 @@ def finish(failures: dict[str, str], output_dir: Path) -> None:
     print(f"\nresults: {output_dir}; set them beside the paper's with\n  python -m evaluation.report {output_dir}")
     if failures:
         lines = [f"  {name}: {message}" for name, message in failures.items()]
-        raise SystemExit("\n".join([f"error: {len(failures)} tasks failed; the others are kept:", *lines]))
+        what = "1 task" if len(lines) == 1 else f"{len(lines)} tasks"
+        raise SystemExit("\n".join([f"error: {what} failed; the others are kept:", *lines]))
 
 
 def _prompts(given: str | None) -> dict[str, str] | None:

@@ -96,7 +96,7 @@ def _run_task(model: Any, task: AbsTask, cache: AtomicResultCache, outcome: Outc
     except torch.OutOfMemoryError as error:
         outcome.failures[name] = f"out of memory; give a smaller --tokens_per_batch ({error})."
     except Exception as error:  # data sets fail in many ways, and hours of other tasks are waiting
-        outcome.failures[name] = loading_error(task, error, data_dir)
+        outcome.failures[name] = loading_error(task, error, data_dir).removeprefix(f"{name}: ")
 
 
 def _refuse_unfit(model: ProtocolEncoder | Bm25Search, tasks: Sequence[AbsTask]) -> None:
