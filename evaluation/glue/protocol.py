@@ -104,8 +104,8 @@ class Grid:
         return [RunSettings(task, *values) for values in grid]
 
     def all_runs(self) -> list[RunSettings]:
-        """MNLI first, as others start from it; then tasks with the most rows, so that no worker is left alone."""
-        ordered = sorted(self.tasks, key=lambda task: (task != "mnli", GLUE[task].from_mnli, -GLUE[task].train_rows))
+        """Tasks with the most rows first, so that no worker is left alone: MNLI; what starts from it comes last."""
+        ordered = sorted(self.tasks, key=lambda task: (GLUE[task].from_mnli, -GLUE[task].train_rows))
         return [run for task in ordered for run in self.runs(task)]
 
     def steps(self, epochs: int) -> int:

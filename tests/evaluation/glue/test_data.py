@@ -66,6 +66,19 @@ def test_a_bad_value_is_named_by_file_line_and_column(tmp_path, column, value, s
         read_file(tmp_path / "rows.tsv", RTE)
 
 
+def test_names_of_labels_have_the_hubs_numbers():
+    assert {name: " ".join(task.labels) for name, task in GLUE.items()} == {
+        "cola": "unacceptable acceptable",
+        "sst2": "negative positive",
+        "mrpc": "not_equivalent equivalent",
+        "stsb": "",
+        "qqp": "not_duplicate duplicate",
+        "mnli": "entailment neutral contradiction",
+        "qnli": "entailment not_entailment",
+        "rte": "entailment not_entailment",
+    }
+
+
 @pytest.mark.parametrize("value", ["5.1", "-0.1", "nan", "high"])
 def test_scores_are_numbers_from_0_to_5(tmp_path, value):
     made = rows(GLUE["stsb"], 3, 0)
