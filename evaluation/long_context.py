@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from mteb.abstasks import AbsTask
 
-from evaluation.arguments import (
+from evaluation.harness.arguments import (
     add_shared_arguments,
     chosen_tasks,
     finish,
@@ -22,8 +22,8 @@ from evaluation.arguments import (
     quiet_libraries,
     show_outcome,
 )
-from evaluation.encoder import ProtocolEncoder
-from evaluation.runner import run_tasks
+from evaluation.harness.encoder import ProtocolEncoder
+from evaluation.harness.runner import run_tasks
 from evaluation.tasks.lists import BENCHMARKS, LENGTHS, benchmark_tasks
 
 

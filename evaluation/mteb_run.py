@@ -14,7 +14,7 @@ start it once for each, with CUDA_VISIBLE_DEVICES: the processes share the tasks
 import argparse
 from collections.abc import Sequence
 
-from evaluation.arguments import (
+from evaluation.harness.arguments import (
     add_shared_arguments,
     chosen_tasks,
     finish,
@@ -22,8 +22,8 @@ from evaluation.arguments import (
     quiet_libraries,
     show_outcome,
 )
-from evaluation.encoder import PAPER_LENGTH
-from evaluation.runner import run_tasks
+from evaluation.harness.encoder import PAPER_LENGTH
+from evaluation.harness.runner import run_tasks
 from evaluation.tasks.lists import benchmark_tasks
 
 PAPER_BENCHMARK = "MTEB(eng, v1)"  # paper Table 4

@@ -14,8 +14,8 @@ from pathlib import Path
 from evaluation.report.content import as_json, build_report
 from evaluation.report.page import render_page
 from evaluation.report.pictures import draw_plots
+from evaluation.report.results import read_results
 from evaluation.report.tables import PAPER_ENCODERS, PAPER_MODELS
-from evaluation.results import read_results
 from nomic_bert.files import atomic_file, write_json
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from evaluation.glue.results import summary_content
+from evaluation.report.results import EvaluatedEncoder, EvaluatedModel, Results, Run, short_revision
 from evaluation.report.tables import (
     JINA_BENCHMARK,
     LOCO_BENCHMARK,
@@ -17,9 +18,8 @@ from evaluation.report.tables import (
     overview_table,
     takes_part,
 )
+from evaluation.report.task_scores import AGGREGATE, aggregate_parts, known_task
 from evaluation.reported import MISPRINTS, TABLES, Misprint
-from evaluation.results import EvaluatedEncoder, EvaluatedModel, Results, Run, short_revision
-from evaluation.task_scores import AGGREGATE, aggregate_parts, known_task
 
 PAPER_SCALING = 2.0  # paper §5.2.2: alpha of Eq. 5
 _TRAINED_LENGTH = 2048  # paper §4.1.2: longer texts are scaled

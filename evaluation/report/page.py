@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from evaluation.glue.results import TASKS as GLUE_TITLES
 from evaluation.report.content import Grid, Report, described
+from evaluation.report.results import EvaluatedModel, Run, short_revision
 from evaluation.report.tables import Cell, Row, Table
 from evaluation.reported import Misprint
-from evaluation.results import EvaluatedModel, Run, short_revision
 
 _INTRODUCTION = """\
 Models under test are in bold. The other rows are the paper's numbers as printed (arXiv 2402.01613). Scores are main

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from evaluation.glue.results import TASKS as GLUE_TITLES
+from evaluation.report.results import EvaluatedEncoder, EvaluatedModel
+from evaluation.report.task_scores import aggregate_parts, benchmark_tasks
 from evaluation.reported import GLUE, JINA, LOCO, MTEB, OVERVIEW, ReportedRow, ReportedTable
-from evaluation.results import EvaluatedEncoder, EvaluatedModel
-from evaluation.task_scores import aggregate_parts, benchmark_tasks
 from evaluation.tasks.lists import LENGTHS
 
 PAPER_LENGTH = 512  # paper §5.2.1: of MTEB

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import yaml
 
-from evaluation import encoder as encoder_module
+from evaluation.harness import encoder as encoder_module
 from tests.checkpoints import save_nomic, save_other
 
 WORDS = ["matrix", "vector", "solve", "banded", "linear", "system", "tensor", "graph", "shortest", "path", "column"]

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from evaluation import long_context, mteb_run
+from evaluation.harness.runner import Outcome
 from evaluation.mteb_run import main
-from evaluation.runner import Outcome
 from tests.checkpoints import save_other
 
 

@@ -3,8 +3,8 @@ from decimal import Decimal
 import pytest
 
 from evaluation import reported
+from evaluation.report.task_scores import benchmark_tasks
 from evaluation.reported import JINA, LOCO, MISPRINTS, MTEB, OVERVIEW, TABLES
-from evaluation.task_scores import benchmark_tasks
 from evaluation.tasks import lists
 
 

@@ -7,7 +7,7 @@ from mteb.abstasks.aggregated_task import AbsTaskAggregate
 from mteb.models.abs_encoder import AbsEncoder, get_prompt
 from mteb.types import PromptType
 
-from evaluation.encoder import PAPER_LENGTH
+from evaluation.harness.encoder import PAPER_LENGTH
 from evaluation.tasks.lists import LENGTHS, benchmark_tasks, resolve_tasks
 from nomic_bert.prompts import PREFIXES, PROMPTS
 

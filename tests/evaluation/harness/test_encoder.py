@@ -8,7 +8,7 @@ from mteb.types import PromptType
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
-from evaluation.encoder import load_encoder
+from evaluation.harness.encoder import load_encoder
 from nomic_bert.embedder import load_embedder
 from tests.checkpoints import save_nomic, save_other
 

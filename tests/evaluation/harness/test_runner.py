@@ -2,12 +2,12 @@ import json
 
 import pytest
 
-from evaluation import encoder as encoder_module
-from evaluation.bm25 import Bm25Search
-from evaluation.encoder import load_encoder
 from evaluation.files import claim
+from evaluation.harness import encoder as encoder_module
+from evaluation.harness.bm25 import Bm25Search
+from evaluation.harness.encoder import load_encoder
+from evaluation.harness.runner import run_tasks
 from evaluation.retrieval import RetrievalSet, evaluate_bm25
-from evaluation.runner import run_tasks
 from evaluation.tasks.local import read_local_tasks
 from tests.checkpoints import save_nomic
 from tests.evaluation.conftest import write_rows

@@ -5,8 +5,8 @@ import pytest
 from mteb.models import ModelMeta
 from mteb.results import TaskResult
 
-from evaluation.encoder import Protocol
-from evaluation.result_cache import AtomicResultCache
+from evaluation.harness.encoder import Protocol
+from evaluation.harness.result_cache import AtomicResultCache
 
 META = ModelMeta.create_empty(overwrites={"name": "local/model", "revision": "0123-seq512"})
 PLACE = "results/local__model/0123-seq512"

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from evaluation.files import read_json
 from evaluation.glue.results import GlueTaskSummary, is_glue_directory, read_runs, summarise
-from evaluation.task_scores import AGGREGATE, TaskScore, aggregate_parts, benchmark_tasks, task_score
+from evaluation.report.task_scores import AGGREGATE, TaskScore, aggregate_parts, benchmark_tasks, task_score
 
 _NO_TASKS = ("model_meta.json", "protocol.json")
 _REMEDY = "Remove it and run the task again."

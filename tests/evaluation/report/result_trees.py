@@ -6,7 +6,7 @@ from mteb.cache import ResultCache
 from mteb.models import ModelMeta
 from mteb.results import TaskResult
 
-from evaluation.task_scores import known_task
+from evaluation.report.task_scores import known_task
 
 WEIGHTS = "0a1b2c3d4e5f6071"
 

@@ -11,9 +11,9 @@ import datasets
 import torch
 from mteb.abstasks import AbsTask
 
-from evaluation.bm25 import Bm25Search
-from evaluation.encoder import ProtocolEncoder, Rules, load_encoder
-from evaluation.runner import Outcome
+from evaluation.harness.bm25 import Bm25Search
+from evaluation.harness.encoder import ProtocolEncoder, Rules, load_encoder
+from evaluation.harness.runner import Outcome
 from evaluation.tasks.lists import resolve_tasks
 from evaluation.tasks.local import read_local_tasks
 from nomic_bert.prompts import MTEB_PROMPTS

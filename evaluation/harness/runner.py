@@ -11,10 +11,10 @@ import torch
 from mteb.abstasks import AbsTask
 from tqdm.auto import tqdm
 
-from evaluation.bm25 import Bm25Search
-from evaluation.encoder import ProtocolEncoder
 from evaluation.files import claim
-from evaluation.result_cache import AtomicResultCache
+from evaluation.harness.bm25 import Bm25Search
+from evaluation.harness.encoder import ProtocolEncoder
+from evaluation.harness.result_cache import AtomicResultCache
 from evaluation.tasks.data import loading_error
 
 
@@ -44,7 +44,7 @@ def run_tasks(
     keep the others from being run.
 
     Args:
-        model: See `evaluation.encoder.load_encoder`.
+        model: See `evaluation.harness.encoder.load_encoder`.
         tasks: Of mteb, or made by `evaluation.tasks`.
         output_dir: Root of the results.
         data_dir: Where data was looked for, for the message if there are none.

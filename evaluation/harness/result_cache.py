@@ -11,7 +11,7 @@ from mteb.cache import ResultCache
 from mteb.models import ModelMeta
 from mteb.results import TaskResult
 
-from evaluation.encoder import Protocol
+from evaluation.harness.encoder import Protocol
 from nomic_bert.files import write_json
 
 PROTOCOL_FILE = "protocol.json"

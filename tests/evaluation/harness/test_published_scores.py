@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from evaluation.bm25 import Bm25Search
-from evaluation.encoder import load_encoder
-from evaluation.runner import run_tasks
+from evaluation.harness.bm25 import Bm25Search
+from evaluation.harness.encoder import load_encoder
+from evaluation.harness.runner import run_tasks
 from evaluation.tasks.local import read_local_tasks
 
 QMSUM = {"path": "longdoc/qmsum_train_val", "queries": "queries_summary_as_query.jsonl.gz"}

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from evaluation.results import read_results
-from evaluation.task_scores import aggregate_parts, benchmark_tasks
-from tests.evaluation.result_trees import WEIGHTS, save, save_bm25, save_glue, save_splits
+from evaluation.report.results import read_results
+from evaluation.report.task_scores import aggregate_parts, benchmark_tasks
+from tests.evaluation.report.result_trees import WEIGHTS, save, save_bm25, save_glue, save_splits
 
 
 def only_model(path):

@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 
 from evaluation.report.__main__ import main
 from evaluation.report.page import circle
+from evaluation.report.task_scores import aggregate_parts, benchmark_tasks
 from evaluation.reported import GLUE, JINA, LOCO
-from evaluation.task_scores import aggregate_parts, benchmark_tasks
-from tests.evaluation.result_trees import save, save_bm25, save_glue, save_splits
+from tests.evaluation.report.result_trees import save, save_bm25, save_glue, save_splits
 
 MTEB_SCORES = {task: 20 + 1.1 * place for place, task in enumerate(sorted(benchmark_tasks()))}
 GLUE_SCORES = dict(zip(GLUE.columns, (0.51, 0.92, 0.886, 0.9, 0.92, 0.86, 0.92, 0.8), strict=True))
