@@ -176,8 +176,13 @@ def load_encoder(
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: The model has no prompts, or none by a name that mteb knows; the message says what to give.
+        ValueError: The model has no prompts, or none by a name that mteb knows; the message says what to give. Or a
+            name or a number cannot be meant.
     """
+    if name is not None and not is_hub_name(name):
+        raise ValueError(f"--name {name!r}: mteb's results need a name of the form organization/model.")
+    if max_seq_length < 4 or (tokens_per_batch is not None and tokens_per_batch < 1):
+        raise ValueError("a text needs 4 tokens at least ([CLS], [SEP] and some of its own), and a batch 1.")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if dtype is None:
         dtype = torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32

@@ -25,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m evaluation.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="directories of results")
-    parser.add_argument("--output_dir", type=Path, required=True, help="where report.md, report.json and plots go")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("outputs/report"), help="where report.md, report.json and plots go"
+    )
     parser.add_argument(
         "--compare",
         nargs="+",

@@ -142,6 +142,11 @@ def test_wrong_checkpoints_and_prompts_are_named(nomic, other, tmp_path):
         load_encoder("nobody/nothing", device="cpu")
     with pytest.raises(ValueError, match="no prompt by the name 'Cluster'"):
         load_encoder(str(nomic), device="cpu", prompts={"Cluster": "x"})
+    with pytest.raises(ValueError, match="--name 'mine': .* organization/model"):
+        load_encoder(str(nomic), device="cpu", name="mine")
+    for settings in ({"max_seq_length": 0}, {"tokens_per_batch": 0}):
+        with pytest.raises(ValueError, match="needs 4 tokens at least"):
+            load_encoder(str(nomic), device="cpu", **settings)
     with pytest.raises(ValueError, match="rotary_scaling_factor is for Nomic models"):
         load_encoder(str(other), device="cpu", rotary_scaling_factor=2.0, prompts={})
 
