@@ -41,6 +41,10 @@ def test_similarity_of_minilm_on_sts_b(score, minilm):
         ("STS", {"path": "sts/sts13_minus_stsb_test.tsv.gz"}, 80.56),
         ("Retrieval", {"path": "retrieval/scifact_train_queries"}, 66.02),  # published, embeddings-benchmark/results
         ("Retrieval", QMSUM, 17.97),
+        ("Retrieval", {"path": "retrieval/xquad_en"}, 94.35),
+        ("Retrieval", {"path": "retrieval/cisi"}, 42.07),
+        ("Retrieval", {"path": "retrieval/cranfield"}, 37.36),
+        ("Retrieval", {"path": "retrieval/time"}, 58.32),
     ],
 )
 def test_other_scores_of_minilm(score, minilm, task_type, settings, expected):
