@@ -1,4 +1,4 @@
-"""Files that several processes write: whole or not at all, and each piece of work by one process."""
+"""What several processes share: files of results, and each piece of work done by one process."""
 
 import fcntl
 import json
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+PROTOCOL_FILE = "protocol.json"  # beside results of mteb: how the model was asked
 
 
 def read_json(path: str | os.PathLike, remedy: str) -> Any:
@@ -19,6 +21,16 @@ def read_json(path: str | os.PathLike, remedy: str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} cannot be read ({error}). {remedy}") from error
+
+
+@contextmanager
+def locked(path: str | os.PathLike) -> Iterator[None]:
+    """Wait until no other process holds the lock on the file at `path`, and hold it; see `claim`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -22,11 +22,8 @@ from evaluation.harness.arguments import (
     quiet_libraries,
     show_outcome,
 )
-from evaluation.harness.encoder import PAPER_LENGTH
 from evaluation.harness.runner import run_tasks
-from evaluation.tasks.lists import benchmark_tasks
-
-PAPER_BENCHMARK = "MTEB(eng, v1)"  # paper Table 4
+from evaluation.tasks.lists import PAPER_BENCHMARK, PAPER_LENGTH, benchmark_tasks
 
 
 def main(argv: Sequence[str] | None = None) -> None:

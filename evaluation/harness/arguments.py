@@ -44,7 +44,9 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
         help='JSON of mteb\'s names and texts, "none", or "nomic" for the four prefixes; default: the model\'s',
     )
     parser.add_argument(
-        "--rotary_scaling_factor", type=float, help="alpha of Eq. 5 (Nomic models; default 2, paper §5.2.2)"
+        "--rotary_scaling_factor",
+        type=float,
+        help="alpha of Eq. 5 (Nomic models); default: the model's, or 2 where it has none and needs it",
     )
     parser.add_argument("--tokens_per_batch", type=int, help="default 8192 on a CPU, 65536 on a GPU")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")

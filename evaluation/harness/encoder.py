@@ -16,17 +16,16 @@ from mteb.models.abs_encoder import AbsEncoder, get_prompt
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from torch.utils.data import DataLoader
-from transformers import PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from evaluation.identity import weights_hash
+from evaluation.tasks.lists import PAPER_LENGTH, PAPER_SCALING
 from nomic_bert import NomicBertConfig
 from nomic_bert.embedder import is_hub_name, load_embedder
 from nomic_bert.encoding import encode_by_tokens
 from nomic_bert.files import atomic_file
 from nomic_bert.prompts import MTEB_PROMPTS
 
-PAPER_LENGTH = 512  # paper §5.2.1: "We truncate all texts to 512 tokens"
-PAPER_SCALING = 2.0  # paper §5.2.2: alpha of Eq. 5
 UNNORMALIZED = "Classification"  # paper §5.2.1: the one task type without L2 normalization
 TOKENS_PER_BATCH = {"cpu": 8_192, "cuda": 65_536}  # ours: eight documents of 8,192 tokens at once on a GPU
 Rules = Literal["paper", "model"]
@@ -203,7 +202,7 @@ def load_encoder(
         requested_length=max_seq_length,
         rules=rules or ("paper" if ours else "model"),
         prompts=dict(prompts if prompts is not None else MTEB_PROMPTS if ours else _own_prompts(checkpoint, embedder)),
-        rotary_scaling_factor=_config(embedder).rotary_scaling_factor if ours else None,
+        rotary_scaling_factor=cast(Any, embedder[0]).model.config.rotary_scaling_factor if ours else None,
         dtype=str(dtype).removeprefix("torch."),
         versions={package: version(package) for package in ("mteb", "torch", "transformers", "sentence-transformers")},
     )
@@ -231,11 +230,10 @@ def _is_nomic_bert(checkpoint: str) -> bool:
 def _load_nomic(
     checkpoint: str, length: int, scaling: float | None, device: str, dtype: torch.dtype
 ) -> SentenceTransformer:
-    embedder = load_embedder(checkpoint, device=device, dtype=dtype, rotary_scaling_factor=scaling)
-    config = _config(embedder)
+    config = AutoConfig.from_pretrained(checkpoint)
     if scaling is None and config.rotary_scaling_factor is None and length > config.max_trained_positions:
-        return load_embedder(checkpoint, device=device, dtype=dtype, rotary_scaling_factor=PAPER_SCALING)
-    return embedder
+        scaling = PAPER_SCALING
+    return load_embedder(checkpoint, device=device, dtype=dtype, rotary_scaling_factor=scaling)
 
 
 def _own_prompts(checkpoint: str, embedder: SentenceTransformer) -> dict[str, str]:
@@ -278,10 +276,6 @@ def _texts_hash(texts: Sequence[str], prompt: str, normalize: bool) -> str:
         encoded = text.encode("utf-8", "surrogatepass")
         digest.update(len(encoded).to_bytes(8, "little") + encoded)
     return digest.hexdigest()
-
-
-def _config(embedder: SentenceTransformer) -> Any:
-    return cast(Any, embedder[0]).model.config
 
 
 def _settings(embedder: SentenceTransformer) -> dict[str, Any]:

@@ -1,20 +1,18 @@
 """mteb's tree of results, with files that are there whole or not at all, and with the protocol beside them."""
 
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mteb.cache import ResultCache
 from mteb.models import ModelMeta
 from mteb.results import TaskResult
 
+from evaluation.files import PROTOCOL_FILE, locked
 from evaluation.harness.encoder import Protocol
 from nomic_bert.files import write_json
-
-PROTOCOL_FILE = "protocol.json"
 
 
 class AtomicResultCache(ResultCache):
@@ -35,7 +33,11 @@ class AtomicResultCache(ResultCache):
         """Write the result of a task, with the metadata of the model and the settings of the run."""
         place = self.get_task_result_path(task_result.task_name, model_name, model_revision).parent
         place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".writing-", dir=place) as directory:
+        # processes that share the tasks of a model add to the same files
+        with (
+            locked(self.cache_path / ".work" / "results.lock"),
+            TemporaryDirectory(prefix=".writing-", dir=place) as directory,
+        ):
             scratch = ResultCache(directory)
             written = scratch.get_task_result_path(task_result.task_name, model_name, model_revision).parent
             written.mkdir(parents=True)
@@ -59,17 +61,9 @@ class AtomicResultCache(ResultCache):
                 f"{file} cannot be read ({_first_line(error)}). Remove it, and the task is run again."
             ) from error
 
-    def has_result(self, task_name: str, meta: ModelMeta) -> bool:
-        """Whether a file of results is there, of whatever splits."""
-        return self.get_task_result_path(task_name, meta).is_file()
-
     def write_protocol(self, meta: ModelMeta, protocol: Protocol) -> None:
         """Say beside the results how the model was asked."""
-        write_json(self.protocol_path(meta), asdict(protocol))
-
-    def protocol_path(self, meta: ModelMeta) -> Path:
-        """Where the protocol of a model's results stands."""
-        return self.get_task_result_path("any", meta).with_name(PROTOCOL_FILE)
+        write_json(self.get_task_result_path("any", meta).with_name(PROTOCOL_FILE), asdict(protocol))
 
 
 def _first_line(error: Exception) -> str:

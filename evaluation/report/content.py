@@ -9,7 +9,6 @@ from evaluation.report.results import EvaluatedEncoder, EvaluatedModel, Results,
 from evaluation.report.tables import (
     JINA_BENCHMARK,
     LOCO_BENCHMARK,
-    PAPER_LENGTH,
     Benchmark,
     Table,
     embedding_table,
@@ -20,8 +19,8 @@ from evaluation.report.tables import (
 )
 from evaluation.report.task_scores import AGGREGATE, aggregate_parts, known_task
 from evaluation.reported import MISPRINTS, TABLES, Misprint
+from evaluation.tasks.lists import PAPER_LENGTH, PAPER_SCALING
 
-PAPER_SCALING = 2.0  # paper §5.2.2: alpha of Eq. 5
 _TRAINED_LENGTH = 2048  # paper §4.1.2: longer texts are scaled
 _CHANGED_DATA = (
     "mteb has other revisions of some data than in 2024, when the paper was written (of the four reranking tasks, "

@@ -15,11 +15,11 @@ from typing import Any
 from mteb.results import TaskResult
 from tqdm.auto import tqdm
 
-from evaluation.files import read_json
+from evaluation.files import PROTOCOL_FILE, read_json
 from evaluation.glue.results import GlueTaskSummary, is_glue_directory, read_runs, summarise
-from evaluation.report.task_scores import AGGREGATE, TaskScore, aggregate_parts, benchmark_tasks, task_score
+from evaluation.report.task_scores import AGGREGATE, TaskScore, aggregate_parts, paper_tasks, task_score
 
-_NO_TASKS = ("model_meta.json", "protocol.json")
+_NO_TASKS = ("model_meta.json", PROTOCOL_FILE)
 _REMEDY = "Remove it and run the task again."
 
 
@@ -174,7 +174,7 @@ def _read_task(file: Path) -> TaskResult:
 
 
 def _read_run(folder: Path, results: Sequence[TaskResult]) -> Run:
-    protocol = _read_facts(folder / "protocol.json")
+    protocol = _read_facts(folder / PROTOCOL_FILE)
     meta = _read_facts(folder / "model_meta.json")
     name = (protocol or meta or {}).get("name") or folder.parent.name.replace("__", "/")
     scores, incomplete = {}, {}
@@ -187,9 +187,7 @@ def _read_run(folder: Path, results: Sequence[TaskResult]) -> Run:
     if AGGREGATE not in scores and len(parts) == len(aggregate_parts()):
         incomplete.pop(AGGREGATE, None)
         mean = sum(part.score for part in parts) / len(parts)
-        scores[AGGREGATE] = replace(
-            parts[0], score=mean, dataset_revision=benchmark_tasks()[AGGREGATE].metadata.revision
-        )
+        scores[AGGREGATE] = replace(parts[0], score=mean, dataset_revision=paper_tasks()[AGGREGATE].metadata.revision)
     elif AGGREGATE not in scores and parts:
         incomplete[AGGREGATE] = f"{len(parts)} of its {len(aggregate_parts())} parts are there"
     return Run(name, folder.name, protocol, scores, incomplete)

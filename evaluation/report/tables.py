@@ -6,11 +6,10 @@ from decimal import Decimal
 
 from evaluation.glue.results import TASKS as GLUE_TITLES
 from evaluation.report.results import EvaluatedEncoder, EvaluatedModel
-from evaluation.report.task_scores import aggregate_parts, benchmark_tasks
+from evaluation.report.task_scores import aggregate_parts, paper_tasks
 from evaluation.reported import GLUE, JINA, LOCO, MTEB, OVERVIEW, ReportedRow, ReportedTable
-from evaluation.tasks.lists import LENGTHS
+from evaluation.tasks.lists import LENGTHS, PAPER_LENGTH
 
-PAPER_LENGTH = 512  # paper §5.2.1: of MTEB
 PAPER_MODELS = (
     "nomic-embed-text-v1",
     "nomic-embed-text-v1-ablated",
@@ -112,7 +111,7 @@ def _single(reported: ReportedTable) -> dict[str, tuple[str, ...]]:
 def mteb_benchmark() -> Benchmark:
     """Table 4."""
     columns = {
-        category: tuple(name for name, task in benchmark_tasks().items() if task.metadata.type == category)
+        category: tuple(name for name, task in paper_tasks().items() if task.metadata.type == category)
         for category in MTEB.columns
     }
     titles = {"PairClassification": "Pair class.", "Summarization": "Summ."}
@@ -162,11 +161,11 @@ def takes_part(benchmark: Benchmark, tasks: Collection[str]) -> bool:
 
     SciFact is a task of MTEB and of Jina's: with tasks of only one of them beside it, it belongs to that one.
     """
-    shared = set(JINA_BENCHMARK.tasks) & set(benchmark_tasks())
+    shared = set(JINA_BENCHMARK.tasks) & set(paper_tasks())
     own = set(tasks) & set(benchmark.tasks)
     if benchmark.key == "mteb":
         own |= set(tasks) & set(aggregate_parts())
-    others = set(tasks) & (set(JINA_BENCHMARK.tasks) | set(benchmark_tasks())) - shared
+    others = set(tasks) & (set(JINA_BENCHMARK.tasks) | set(paper_tasks())) - shared
     return bool(own - shared) or bool(own) and not others
 
 

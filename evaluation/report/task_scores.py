@@ -66,7 +66,7 @@ def task_score(result: TaskResult) -> TaskScore:
 
 
 @functools.cache
-def benchmark_tasks() -> dict[str, AbsTask]:
+def paper_tasks() -> dict[str, AbsTask]:
     """The 56 tasks of `MTEB(eng, v1)`."""
     return {task.metadata.name: task for task in mteb.get_benchmark(PAPER_BENCHMARK).tasks}
 
@@ -74,7 +74,7 @@ def benchmark_tasks() -> dict[str, AbsTask]:
 @functools.cache
 def aggregate_parts() -> tuple[str, ...]:
     """The twelve parts of CQADupstackRetrieval."""
-    aggregate = benchmark_tasks()[AGGREGATE]
+    aggregate = paper_tasks()[AGGREGATE]
     assert isinstance(aggregate, AbsTaskAggregate)
     return tuple(task.metadata.name for task in aggregate.metadata.tasks)
 
@@ -82,8 +82,8 @@ def aggregate_parts() -> tuple[str, ...]:
 @functools.cache
 def known_task(name: str) -> AbsTask | None:
     """A task with the split and the subsets that count; None if neither mteb nor this package has it."""
-    if name in benchmark_tasks():
-        return benchmark_tasks()[name]
+    if name in paper_tasks():
+        return paper_tasks()[name]
     if name in LOCO or name in mteb_task_names():
         return resolve_tasks([name])[0]
     return None

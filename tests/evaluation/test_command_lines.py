@@ -89,7 +89,7 @@ def test_long_context_runs_a_short_model_once_and_tells(task_file, tmp_path, cap
     assert f"{model} reads 128 tokens, not 8191." in capsys.readouterr().out
 
 
-def test_the_module_and_its_help_agree(capsys):
+def test_help_can_be_shown(capsys):
     for module in (mteb_run, long_context):
         with pytest.raises(SystemExit):
             module.main(["--help"])

@@ -5,7 +5,6 @@ import time
 import pytest
 
 from evaluation.files import claim, read_json
-from nomic_bert.files import atomic_file, write_json
 
 HOLDER = """
 import sys, time
@@ -14,18 +13,6 @@ with claim(sys.argv[1]) as mine:
     print(mine, flush=True)
     time.sleep(60)
 """
-
-
-def test_a_file_is_there_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "folder" / "result.json"
-    write_json(path, {"score": 0.5, "name": "é"})
-    assert read_json(path, "") == {"score": 0.5, "name": "é"}
-    with pytest.raises(RuntimeError), atomic_file(path) as partial:
-        partial.write_text("half")
-        assert read_json(path, "") == {"score": 0.5, "name": "é"}
-        raise RuntimeError
-    assert [file.name for file in path.parent.iterdir()] == ["result.json"]
-    assert read_json(path, "")["score"] == 0.5
 
 
 def test_what_is_no_json_is_named_with_the_remedy(tmp_path):

@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import mteb
 import pytest
@@ -26,12 +27,23 @@ def test_the_tree_is_the_one_that_mteb_writes_and_reads(tmp_path):
     def tree(root):
         return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
-    assert tree(tmp_path / "ours") == tree(tmp_path / "theirs") >= {f"{PLACE}/SciFact.json", f"{PLACE}/model_meta.json"}
+    ours, theirs = tree(tmp_path / "ours"), tree(tmp_path / "theirs")
+    assert ours - {".work/results.lock"} == theirs >= {f"{PLACE}/SciFact.json", f"{PLACE}/model_meta.json"}
     for name in ("SciFact.json", "model_meta.json", "run_settings.jsonl"):
         assert (tmp_path / "ours" / PLACE / name).read_text() == (tmp_path / "theirs" / PLACE / name).read_text()
     settings = json.loads((tmp_path / "ours" / PLACE / "run_settings.jsonl").read_text())
     assert settings["splits"] == ["test", "train"], "what the first run wrote is kept"
     assert mteb.ResultCache(tmp_path / "ours").load_task_result("SciFact", META).get_score() == 0.5
+
+
+def test_processes_that_write_at_once_lose_nothing_of_each_other(tmp_path):
+    names = ["SciFact", "NFCorpus", "ArguAna", "SCIDOCS", "FiQA2018", "TRECCOVID", "NQ", "FEVER"]
+    scores = {"test": {"default": {"main_score": 0.5, "ndcg_at_10": 0.5}}}
+    results = [TaskResult.from_task_results(mteb.get_task(name), scores, evaluation_time=1.0) for name in names]
+    with ThreadPoolExecutor(len(names)) as pool:  # a lock of the system keeps threads apart as it does processes
+        list(pool.map(lambda one: AtomicResultCache(tmp_path).save_to_cache(one, META), results))
+    settings = [json.loads(line) for line in (tmp_path / PLACE / "run_settings.jsonl").read_text().splitlines()]
+    assert sorted(line["task"] for line in settings) == sorted(names)
 
 
 def test_an_interrupted_write_leaves_the_earlier_result(tmp_path, monkeypatch):

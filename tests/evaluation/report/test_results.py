@@ -5,7 +5,7 @@ import json
 import pytest
 
 from evaluation.report.results import read_results
-from evaluation.report.task_scores import aggregate_parts, benchmark_tasks
+from evaluation.report.task_scores import aggregate_parts, paper_tasks
 from tests.evaluation.report.result_trees import WEIGHTS, save, save_bm25, save_glue, save_splits
 
 
@@ -184,9 +184,9 @@ def test_a_tree_of_the_public_repository(tmp_path, shared_data):
 
 
 def test_revisions_of_others_are_not_mixed(tmp_path):
-    half = list(benchmark_tasks())[:28]
-    for task in benchmark_tasks():
-        known = benchmark_tasks()[task]
+    half = list(paper_tasks())[:28]
+    for task in paper_tasks():
+        known = paper_tasks()[task]
         splits = {known.eval_splits[0]: {known.hf_subsets[0]: 0.5}}
         save_splits(tmp_path, task, splits, revision="external" if task in half else "f" * 40)
     labels = {model.label: len(model.runs[None].scores) for model in read_results([tmp_path]).models}
