@@ -4,7 +4,9 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_model
@@ -15,6 +17,8 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from . import NomicBertConfig, NomicBertModel
 from .files import atomic_directory, write_json
 from .prompts import PROMPTS
+from .tokenizer_files import make_tokenizer_portable
+from .training_record import write_training
 
 
 def load_embedder(
@@ -116,10 +120,17 @@ def require_checkpoint(checkpoint: str) -> None:
         )
 
 
-def save_embedder(embedder: SentenceTransformer, directory: str | os.PathLike) -> None:
+def save_embedder(
+    embedder: SentenceTransformer, directory: str | os.PathLike, *, training: Sequence[Mapping[str, Any]] = ()
+) -> None:
     """Write an embedder that every reader opens: weights, code, tokenizer, and sentence-transformers' files.
 
     The directory appears whole or not at all; an earlier embedder there is replaced.
+
+    Args:
+        embedder: of a NomicBertModel.
+        directory: where to write.
+        training: the stages that the weights have been through, as `nomic_bert.training_record` has them.
 
     Raises:
         FileExistsError: the directory exists and is not an embedder.
@@ -130,6 +141,9 @@ def save_embedder(embedder: SentenceTransformer, directory: str | os.PathLike) -
     with atomic_directory(directory) as written:
         embedder.save_pretrained(str(written), create_model_card=False)
         _write_portable_module_files(embedder, written)
+        make_tokenizer_portable(written, embedder.max_seq_length)
+        if training:
+            write_training(written, training)
 
 
 def _write_portable_module_files(embedder: SentenceTransformer, directory: Path) -> None:

@@ -137,8 +137,9 @@ class NomicBertPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load as `PreTrainedModel.from_pretrained` does, but refuse a partly random encoder.
+        """Load as `PreTrainedModel.from_pretrained` does, but refuse a partly random encoder, and pickled weights.
 
+        Weights are read from safetensors alone, unless `use_safetensors=False` asks for a pickle, which can run code.
         A fresh head on a pretrained encoder, and another head's leftover weights, load with the usual notice.
 
         Raises:
@@ -147,6 +148,7 @@ class NomicBertPreTrainedModel(PreTrainedModel):
         """
         wants_info = kwargs.pop("output_loading_info", False)
         resize_head = kwargs.pop("ignore_mismatched_sizes", False)
+        kwargs.setdefault("use_safetensors", True)
         # transformers' own refusal of misshapen weights does not name them, so ours below stands in for it
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)

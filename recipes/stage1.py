@@ -3,6 +3,7 @@
 accelerate launch recipes/stage1.py --config recipes/configs/stage1.yaml
 """
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,17 @@ from typing import Any
 from datasets import Dataset, load_from_disk
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from curation.packing import load_blocks
+from curation.packing import MANIFEST, load_blocks
 from curation.sources import is_hub_id, load_hub_split
 from nomic_bert import NomicBertConfig, NomicBertForMaskedLM
 from nomic_bert.embedder import require_checkpoint
 from nomic_bert.files import atomic_directory
+from nomic_bert.tokenizer_files import save_tokenizer
+from nomic_bert.training_record import write_training
 from recipes.arguments import parse_arguments
 from recipes.training import train_and_save
 from trainers import MLMConfig, MLMTrainer
+from trainers.record import hub_details
 
 
 @dataclass(kw_only=True)
@@ -57,13 +61,15 @@ def main(argv: list[str]) -> Path:
             eval_dataset=blocks.select(range(split, len(blocks))) if recipe.eval_blocks else None,
             processing_class=tokenizer,
         )
+        trainer.source_details = {"blocks": _origin(recipe.train_data)}
     except (ValueError, OSError) as error:  # OSError: no such file, or no such model
         raise SystemExit(f"error: {error}") from error
 
     def save(final: Path) -> None:
         with atomic_directory(final) as directory:
             trainer.accelerator.unwrap_model(trainer.model).save_pretrained(directory)
-            tokenizer.save_pretrained(directory)
+            save_tokenizer(tokenizer, directory)
+            write_training(directory, trainer.training_record())
 
     return train_and_save(trainer, save)
 
@@ -76,6 +82,20 @@ def _load_blocks(path: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     if not Path(path).is_dir():
         raise ValueError(f"train_data: no directory {path}; write it with recipes/pack_corpus.py.")
     return load_blocks(Path(path), tokenizer)
+
+
+def _origin(path: str) -> dict[str, Any]:
+    """What the training record says of the blocks: their data set, or what they were packed from, without paths."""
+    manifest = Path(path, MANIFEST)
+    if not manifest.is_file():
+        return hub_details(path, split="train") if is_hub_id(path) else {}
+    packed = json.loads(manifest.read_text(encoding="utf-8"))
+    parts = []
+    for part in packed.get("sources", []):
+        where = hub_details(part["path"], part.get("name"), part.get("split"), part.get("revision"))
+        local = part.get("is_local", True)  # by now a relative path may look like a hub name
+        parts.append({**({} if local else where), "documents": part["documents"]})
+    return {"parts": parts} if parts else {}
 
 
 def _starting_model(recipe: Stage1Arguments, num_tokens: int) -> NomicBertForMaskedLM:

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel
 import nomic_bert  # noqa: F401  so that Auto classes load our checkpoints by our code
 from evaluation.glue.protocol import STAND_IN, RunSettings
 from evaluation.glue.results import ENCODER, RUNS, best_configuration, read_run
-from evaluation.identity import weights_hash
+from nomic_bert.identity import weights_hash
 
 _STARTS, _WORK = "starts", "work"
 _ARCHITECTURE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers")

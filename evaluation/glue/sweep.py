@@ -24,7 +24,7 @@ from evaluation.glue.settings import begin_directory, versions
 from evaluation.glue.starts import RunFiles, Start
 from evaluation.glue.tasks import GLUE
 from evaluation.glue.training import encode_split, fine_tune
-from evaluation.identity import weights_hash
+from nomic_bert.identity import weights_hash
 from nomic_bert.files import atomic_directory, write_json
 
 

@@ -18,7 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, PretrainedConfig
 
-from evaluation.identity import weights_hash
+from nomic_bert.identity import weights_hash
 from evaluation.tasks.lists import PAPER_LENGTH, PAPER_SCALING
 from nomic_bert import NomicBertConfig
 from nomic_bert.embedder import is_hub_name, load_embedder
