@@ -84,5 +84,5 @@ $(VENV)/.installed-quickstart: pyproject.toml constraints.txt | $(BIN)/pip
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/pip
 	@rm -f $(VENV)/.installed-*
-	$(INSTALL) $(PIP_ARGS) --editable ".[train,evaluation,deepspeed,dev]"
+	$(INSTALL) $(PIP_ARGS) --editable ".[train,evaluation,deepspeed,onnx,dev]"
 	@touch $@ $(VENV)/.installed-quickstart

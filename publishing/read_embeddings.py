@@ -1,0 +1,147 @@
+"""What the readers of a directory make of some texts: run in a process of its own by `publishing.readers`.
+
+python -I publishing/read_embeddings.py JOB_FILE
+
+This file imports nothing of the project, so that a reader without the package is one. The job is JSON with
+`directory`, `readers` (names that `open_reader` knows, all with the package or all without it), `probes` (a list of
+{"text", "prefix", "prompt_name"}), `together` (numbers of the probes that are embedded once more, as one batch) and
+`output`, a directory that gets a file NUMBER.npy for each reader, float32 (probes + together, dim), and versions.json.
+"""
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+Probe = dict[str, str]
+Embed = Callable[[list[Probe]], np.ndarray]
+
+
+def full_texts(probes: list[Probe]) -> list[str]:
+    """The texts with their prefixes, for readers that know no prompts."""
+    return [probe["prefix"] + probe["text"] for probe in probes]
+
+
+def mean_at_unit_length(tokens: Any, mask: Any, layer_norm: bool) -> np.ndarray:
+    """Mean of real token vectors, (batch, tokens, dim) and (batch, tokens), then the directory's further modules."""
+    weights = mask[..., None].astype(np.float64)
+    mean = (tokens * weights).sum(1) / weights.sum(1)
+    if layer_norm:
+        mean = (mean - mean.mean(1, keepdims=True)) / np.sqrt(mean.var(1, keepdims=True) + 1e-5)
+    return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+
+
+def has_layer_norm(directory: str) -> bool:
+    """Whether the embedding is normalized before it is brought to unit length, as the module files say."""
+    with open(f"{directory}/modules.json", encoding="utf-8") as file:
+        return any(module["type"].endswith(".LayerNorm") for module in json.load(file))
+
+
+def open_transformers(directory: str, from_module: str, remote_code: bool | None) -> Embed:
+    """AutoModel and AutoTokenizer; the class must come from the module that this reader is about."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=bool(remote_code))
+    model = AutoModel.from_pretrained(directory, trust_remote_code=remote_code, dtype=torch.float32).eval()
+    require_module(model, from_module)
+    layer_norm = has_layer_norm(directory)
+
+    @torch.no_grad()
+    def embed(probes: list[Probe]) -> np.ndarray:
+        batch = tokenizer(full_texts(probes), padding=True, return_tensors="pt")
+        states = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+        return mean_at_unit_length(states.numpy(), batch["attention_mask"].numpy(), layer_norm)
+
+    return embed
+
+
+def open_sentence_transformers(directory: str, from_module: str, remote_code: bool) -> Embed:
+    """SentenceTransformer, with its own tokenizing, pooling, prompts and lengths."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    embedder = SentenceTransformer(
+        directory, device="cpu", trust_remote_code=remote_code, model_kwargs={"dtype": torch.float32}
+    )
+    require_module(embedder[0].auto_model, from_module)
+
+    def embed(probes: list[Probe]) -> np.ndarray:
+        names = {probe["prompt_name"] for probe in probes}
+        if len(names) > 1:
+            return embedder.encode(full_texts(probes), batch_size=len(probes))
+        return embedder.encode([probe["text"] for probe in probes], prompt_name=names.pop() or None)
+
+    return embed
+
+
+def open_onnx(directory: str) -> Embed:
+    """onnx/model.onnx in ONNX Runtime on the CPU, with the tokenizers library alone."""
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(f"{directory}/tokenizer.json")
+    session = onnxruntime.InferenceSession(f"{directory}/onnx/model.onnx", providers=["CPUExecutionProvider"])
+    layer_norm = has_layer_norm(directory)
+
+    def embed(probes: list[Probe]) -> np.ndarray:
+        encoded = [encoding.ids for encoding in tokenizer.encode_batch(full_texts(probes))]
+        shape = len(encoded), max(map(len, encoded))
+        ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        for row, text in enumerate(encoded):
+            ids[row, : len(text)], mask[row, : len(text)] = text, 1
+        (states,) = session.run(["last_hidden_state"], {"input_ids": ids, "attention_mask": mask})
+        return mean_at_unit_length(states, mask, layer_norm)
+
+    return embed
+
+
+def require_module(model: Any, name: str) -> None:
+    """Stop where a reader is not the one that it is called."""
+    found = type(model).__module__
+    if found.split(".")[0] != name.split(".")[0]:
+        raise SystemExit(f"{type(model).__name__} comes from {found}, and {name} was to be tried")
+
+
+REMOTE, PACKAGE, NATIVE = "transformers_modules", "nomic_bert", "transformers.models"
+
+
+def open_reader(reader: str, directory: str) -> tuple[Embed, list[str]]:
+    """The reader's function from probes to embeddings, and the packages that it is made of."""
+    if reader == "onnxruntime":
+        return open_onnx(directory), ["onnxruntime", "tokenizers"]
+    library, _, source = reader.partition("/")
+    module = {"remote": REMOTE, "package": PACKAGE, "native": NATIVE}[source]
+    if source == "package":
+        importlib.import_module("nomic_bert")
+    if library == "transformers":
+        # unset, not False: what a user gets who has not heard of remote code
+        embed = open_transformers(directory, module, True if source == "remote" else None)
+        return embed, ["transformers"]
+    return open_sentence_transformers(directory, module, source == "remote"), ["sentence-transformers", "transformers"]
+
+
+def main(job_file: str) -> None:
+    """Read the job; with each reader embed its probes one by one and then together; write embeddings and versions."""
+    with open(job_file, encoding="utf-8") as file:
+        job = json.load(file)
+    probes, versions = job["probes"], []
+    for number, reader in enumerate(job["readers"]):
+        embed, packages = open_reader(reader, job["directory"])
+        rows = [embed([probe])[0] for probe in probes]
+        rows += list(embed([probes[place] for place in job["together"]])) if job["together"] else []
+        np.save(f"{job['output']}/{number}.npy", np.stack(rows).astype(np.float32))
+        versions.append({package: version(package) for package in packages})
+        with_package = reader.endswith("/package")
+        if ("nomic_bert" in sys.modules) != with_package:
+            raise SystemExit(f"{reader}: the package nomic_bert was {'not ' if with_package else ''}imported")
+    with open(f"{job['output']}/versions.json", "w", encoding="utf-8") as file:
+        json.dump(versions, file)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
