@@ -115,7 +115,8 @@ class NomicBertConfig(PretrainedConfig):
             raise ValueError("NomicBertConfig: num_experts: mixture-of-experts checkpoints are another architecture.")
         rope = kwargs.pop("rope_parameters", None) or kwargs.pop("rope_scaling", None)
         kwargs = {**_read_rope_parameters(rope, kwargs), **kwargs}
-        if "max_trained_positions" in kwargs:
+        # equal to n_positions it is the usable length, as in released v1, which does not name the trained one
+        if "max_trained_positions" in kwargs or kwargs.get("max_position_embeddings") == kwargs.get("n_positions"):
             kwargs.pop("max_position_embeddings", None)
         kwargs.pop("pad_vocab_size_multiple", None)
         for field, (default, names) in _FIELDS.items():
@@ -136,7 +137,8 @@ class NomicBertConfig(PretrainedConfig):
     def rope_parameters(self) -> dict[str, Any]:
         """The rotary fields in native transformers' form. Eq. 4 has no name there; its base is written out."""
         theta, factor = float(self.rotary_emb_base), self.rotary_scaling_factor
-        if not factor:
+        # Eq. 5 is not written: native transformers scales by its batch and history, vLLM scales short texts too
+        if not factor or self.rotary_scaling_type == "dynamic":
             return {"rope_type": "default", "rope_theta": theta}
         if self.rotary_scaling_type == "ntk":
             return {"rope_type": "default", "rope_theta": ntk_base(theta, float(factor), self.head_dim)}
@@ -213,7 +215,12 @@ class NomicBertConfig(PretrainedConfig):
             "pad_vocab_size_multiple",
             "auto_map",
         }
-        return {**super().to_diff_dict(), **{key: written[key] for key in written if key in ours}}
+        diff = {**super().to_diff_dict(), **{key: written[key] for key in written if key in ours}}
+        # Where it is native transformers' own default it says nothing, and text-embeddings-inference to 1.9.3, which
+        # reads n_positions as another name of it, refuses a file that has both.
+        if self.max_trained_positions == 2048:
+            del diff["max_position_embeddings"]
+        return diff
 
     def __eq__(self, other: object) -> bool:
         # by what is written, so that a reloaded configuration equals the saved one

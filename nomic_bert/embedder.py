@@ -18,7 +18,7 @@ from . import NomicBertConfig, NomicBertModel
 from .files import atomic_directory, write_json
 from .prompts import PROMPTS
 from .tokenizer_files import make_tokenizer_portable
-from .training_record import write_training
+from .training_record import read_training, write_training
 
 
 def load_embedder(
@@ -42,7 +42,7 @@ def load_embedder(
         device: where to put the model; None: sentence-transformers' choice.
         layer_norm: whether the mean is normalized without parameters before it is brought to unit length, as a model
             with `matryoshka_dims` is trained; `truncate_dim` then cuts what was trained to be cut. None: as the
-            directory's modules say, else not.
+            directory's modules say, or where it has none, its training record; else not.
         rotary_scaling_factor: alpha of Eq. 5, for texts beyond the trained length; None: as the configuration says,
             which in the released checkpoints is no scaling.
         dtype: of the weights; None: as they are stored.
@@ -73,8 +73,10 @@ def load_embedder(
 
 def _has_layer_norm(checkpoint: Path) -> bool:
     file = checkpoint / "modules.json"
-    modules = json.loads(file.read_text()) if file.is_file() else []
-    return any(module["type"].endswith(".LayerNorm") for module in modules)
+    if file.is_file():
+        return any(module["type"].endswith(".LayerNorm") for module in json.loads(file.read_text(encoding="utf-8")))
+    stages = read_training(checkpoint)
+    return bool(stages and (stages[-1].get("hyperparameters") or {}).get("matryoshka_dims"))
 
 
 def embedder_around(
@@ -154,7 +156,11 @@ def _write_portable_module_files(embedder: SentenceTransformer, directory: Path)
         if module["type"].endswith(".Pooling"):
             pooling = {
                 "word_embedding_dimension": embedder.get_embedding_dimension(),
+                # text-embeddings-inference requires these four; vLLM takes the first that is true
+                "pooling_mode_cls_token": False,
                 "pooling_mode_mean_tokens": True,
+                "pooling_mode_max_tokens": False,
+                "pooling_mode_mean_sqrt_len_tokens": False,
                 "include_prompt": True,
             }
             write_json(directory / module["path"] / "config.json", pooling)

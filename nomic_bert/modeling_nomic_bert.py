@@ -4,7 +4,9 @@ Weight names and shapes are those of the released checkpoints. The model unpads 
 never computed on, and scales RoPE by each text's own length, so that an embedding depends on its text alone.
 """
 
+import json
 import re
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -149,6 +151,7 @@ class NomicBertPreTrainedModel(PreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         resize_head = kwargs.pop("ignore_mismatched_sizes", False)
         kwargs.setdefault("use_safetensors", True)
+        _refuse_foreign_shards(Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or ""))
         # transformers' own refusal of misshapen weights does not name them, so ours below stands in for it
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -172,6 +175,18 @@ class NomicBertPreTrainedModel(PreTrainedModel):
             raise ValueError(
                 f"{source} does not hold the weights of this {type(self).__name__}: part of it would be random. "
                 f"Check its config.json against its weights. Weights " + "; ".join(found)
+            )
+
+
+def _refuse_foreign_shards(directory: Path) -> None:
+    """Refuse an index that leads out of its local directory or to a pickle; of the hub's, transformers does so."""
+    for index in directory.glob("model.safetensors.index*.json"):
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        wrong = sorted(name for name in shards if Path(name).name != name or not name.endswith(".safetensors"))
+        if wrong:
+            raise ValueError(
+                f"{index} names {', '.join(wrong)}: the shards must be .safetensors files beside it. Take the "
+                "checkpoint from a source that you trust."
             )
 
 

@@ -8,9 +8,10 @@ from it. The file travels with the weights, so it holds no path of the machine t
 - `start`: what it started from: null for new weights, a hub name, `STAGE_BEFORE` for the list's entry before it, or
   `UNRECORDED` for a local checkpoint without a record. `start_revision`: the commit, for a hub name.
 - `sources`: what it trained on, each with `name`, `rows`, `weight` (passes over the rows in an epoch) and
-  `batches_per_epoch`; on pairs also `query_prefix`, `document_prefix` and `hard_negatives` a row; on blocks also
-  `block_size` in tokens, and `parts`, what the blocks were packed from, with the number of `documents` of each. A source
-  or part that is on the hub has its `dataset`, and where they are set `subset`, `split` and `revision`.
+  `batches_per_epoch`; on pairs also `query_prefix`, `document_prefix`, `hard_negatives` a row and the
+  `rows_without_negatives` that were left out of the rows; on blocks also `block_size` in tokens, and `parts`, what the
+  blocks were packed from, with the number of `documents` of each. A source or part that is on the hub has its
+  `dataset`, and where they are set `subset`, `split` and `revision`.
 - `hyperparameters`: name -> value, those that decide the result, as they took effect.
 - `steps`, `epochs`, `tokens`: that these weights have seen, over all processes; tokens after cutting, without padding.
   `scheduled_steps`: that the learning rate was laid out for.

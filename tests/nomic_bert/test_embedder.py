@@ -5,7 +5,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -85,7 +84,6 @@ def test_unknown_prompt_names_the_known_ones(checkpoint):
 
 OTHER_PROCESS = """
 import sys, numpy
-from sentence_transformers import SentenceTransformer
 embedder = SentenceTransformer(sys.argv[1], trust_remote_code=True, device="cpu")
 assert type(embedder[0].auto_model).__module__.startswith("transformers_modules.")
 assert embedder.max_seq_length == 256, embedder.max_seq_length
@@ -162,19 +160,3 @@ def test_the_length_limit_is_the_usable_one(checkpoint):
     assert load_embedder(checkpoint).max_seq_length == 256
     assert load_embedder(checkpoint, max_seq_length=32).max_seq_length == 32
     assert NomicBertConfig().n_positions == 8192
-
-
-def test_a_layer_norm_is_kept_and_cut_embeddings_are_the_first_dimensions(checkpoint, tmp_path):
-    """Written, and read again by sentence-transformers alone, by this package, and by this package told otherwise."""
-    bare, normed = (load_embedder(checkpoint, layer_norm=flag) for flag in (False, True))
-    mean = bare.encode(TEXTS, output_value="sentence_embedding", normalize_embeddings=False)
-    centred = mean - mean.mean(axis=1, keepdims=True)
-    expected = centred / np.linalg.norm(centred, axis=1, keepdims=True)  # the scale of the norm goes at unit length
-    np.testing.assert_allclose(normed.encode(TEXTS), expected, atol=1e-4)
-    save_embedder(normed, tmp_path / "saved")
-    reader = SentenceTransformer(str(tmp_path / "saved"), trust_remote_code=True, truncate_dim=8)
-    cut = reader.encode(TEXTS, normalize_embeddings=True)
-    np.testing.assert_allclose(cut, expected[:, :8] / np.linalg.norm(expected[:, :8], axis=1, keepdims=True), atol=1e-3)
-    np.testing.assert_allclose(load_embedder(tmp_path / "saved").encode(TEXTS), normed.encode(TEXTS), atol=1e-6)
-    told = load_embedder(tmp_path / "saved", layer_norm=False)
-    np.testing.assert_allclose(told.encode(TEXTS), bare.encode(TEXTS), atol=1e-6)
