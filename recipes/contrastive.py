@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from curation.files import ROW_SUFFIXES, find_files, read_row_batches
 from curation.sections import read_sections
-from curation.sources import Source, open_pairs
+from curation.sources import Source, is_hub_id, open_pairs
 from evaluation.evaluators import EvaluatorSettings, build_evaluator
 from nomic_bert import NomicBertModel
 from nomic_bert.embedder import embedder_around, require_checkpoint, save_embedder
@@ -18,6 +18,7 @@ from recipes.mixture import describe_mixture
 from recipes.training import train_and_save
 from trainers import ContrastiveConfig, ContrastiveTrainer
 from trainers.contrastive import Evaluator
+from trainers.record import hub_details
 
 
 @dataclass(kw_only=True)
@@ -71,12 +72,18 @@ def train_contrastive(usage: str | None, argv: list[str], *, with_negatives: boo
             processing_class=tokenizer,
             evaluators=_evaluators(recipe.evaluators) if recipe.evaluators else [],
         )
+        trainer.source_details = {
+            source.name: hub_details(source.path, source.subset, source.split, source.revision)
+            for source in sources
+            if is_hub_id(source.path)
+        }
     except (ValueError, OSError) as error:  # OSError: no such file, or no such model
         raise SystemExit(f"error: {error}") from error
 
     def save(final: Path) -> None:
         encoder = trainer.accelerator.unwrap_model(trainer.model)
-        save_embedder(embedder_around(encoder, tokenizer, layer_norm=bool(args.matryoshka_dims)), final)
+        embedder = embedder_around(encoder, tokenizer, layer_norm=bool(args.matryoshka_dims))
+        save_embedder(embedder, final, training=trainer.training_record())
 
     return train_and_save(trainer, save)
 

@@ -74,7 +74,9 @@ def _pack(args: PackArguments) -> None:
     state.wait_for_everyone()
     if state.is_main_process:
         counts = zip(sources, documents.counts, strict=True)
-        about = {"sources": [{**asdict(source), "documents": count} for source, count in counts]}
+        about = {
+            "sources": [{**asdict(source), "is_local": source.is_local, "documents": count} for source, count in counts]
+        }
         manifest = finish(plan, output_dir, {**about, "tokenizer": args.tokenizer})
         shutil.rmtree(work)
         print(

@@ -27,6 +27,7 @@ from evaluation.plots import plot_embedding_map, plot_loss_curves, plot_scores
 from evaluation.retrieval import RetrievalSet, evaluate_bm25, evaluate_embedder
 from nomic_bert.embedder import load_embedder, save_embedder
 from nomic_bert.files import atomic_directory
+from nomic_bert.training_record import read_training, write_training
 from recipes.arguments import parse_arguments
 from recipes.quickstart_corpus import CorpusSettings, build_corpus
 from recipes.search import build_index, search
@@ -158,6 +159,7 @@ class Quickstart:
         with atomic_directory(self.models["untrained"]) as directory:
             build_model(self.settings.model, len(tokenizer)).save_pretrained(directory)
             tokenizer.save_pretrained(directory)
+            write_training(directory, [])  # new weights, which stage 1 is to know
 
     def _stage1(self) -> None:
         self._recipe(
@@ -181,7 +183,7 @@ class Quickstart:
     def _export(self) -> None:
         """Write the model and open it again in a fresh process that does not import this project."""
         embedder = load_embedder(self.models["stage 3"])
-        save_embedder(embedder, self.model)
+        save_embedder(embedder, self.model, training=read_training(self.models["stage 3"]))
         reader = (
             "import sys, numpy; from sentence_transformers import SentenceTransformer; "
             "model = SentenceTransformer(sys.argv[1], trust_remote_code=True); "

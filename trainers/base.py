@@ -18,6 +18,9 @@ from transformers import EvalPrediction, PreTrainedTokenizerBase, Trainer, Train
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SchedulerType, TrainOutput
 
+from nomic_bert.training_record import STAGE_BEFORE, TRAINING_FILE, write_training
+
+from . import record
 from .checkpoints import latest_checkpoint
 from .interruption import EXIT_CODE, StopAtSigterm, ignore_sigterm
 from .sampling import EvaluationBatches, StepSampler, TrainBatches
@@ -115,10 +118,17 @@ class StepTrainer(Trainer):
 
     A training log has `tokens_per_second`, of all ranks, since the last such log; evaluating and saving do not count.
     With `torch_compile` each layer is compiled, not the whole model, which would compile anew for every batch shape.
+
+    What is saved carries a record of its training (`nomic_bert.training_record`), that of the start among it.
+
+    Attributes:
+        source_details: source -> what the record shall say of it beside what the trainer knows, as JSON values, such as
+            `record.hub_details`. Paths of the machine do not belong there, for the record is published.
     """
 
     args: StepArguments
     train_dataset: TrainBatches | None
+    source_details: Mapping[str, Mapping[str, Any]]
 
     def __init__(
         self,
@@ -141,6 +151,11 @@ class StepTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        self.source_details = {}
+        self._earlier_stages, self._start = record.starting_point(model)
+        self._own_optimizers = optimizers
+        self._devices: dict[str, int] = {}  # none before training
+        self._best_loaded = False
         self._stopwatch, self._tokens_logged = Stopwatch(), 0
         self._sigterm = StopAtSigterm(self.accelerator)
         self.add_callback(self._sigterm)
@@ -167,6 +182,49 @@ class StepTrainer(Trainer):
             seconds: that these steps took.
         """
         raise NotImplementedError
+
+    def stage_facts(self) -> dict[str, Any]:
+        """What only the subclass knows of its stage: `stage`, `sources` and, of the loss, `hyperparameters`."""
+        raise NotImplementedError
+
+    def training_stage(self) -> dict[str, Any]:
+        """The stage that this trainer has trained, as `nomic_bert.training_record` has it; resumed as uninterrupted.
+
+        The weights are taken to be those of the last step, or of the best one where that was loaded at the end.
+        """
+        assert self.train_dataset is not None
+        args, state, plan, facts = self.args, self.state, self.train_dataset.plan, self.stage_facts()
+        step = state.best_global_step if self._best_loaded else state.global_step
+        model = self.model
+        assert step is not None and model is not None
+        optimizer, schedule = self._own_optimizers
+        hyperparameters = {
+            "global_batch_size": plan.batch_size,
+            **record.schedule_facts(args, state.max_steps, schedule),
+            **record.optimizer_facts(args, optimizer),
+            "precision": record.precision_name(self.accelerator.mixed_precision, model),
+            "seed": args.seed,
+            "data_seed": plan.seed,
+            **facts["hyperparameters"],
+        }
+        return {
+            "stage": facts["stage"],
+            **self._start,
+            "sources": facts["sources"],
+            "hyperparameters": hyperparameters,
+            "steps": step,
+            "scheduled_steps": state.max_steps,
+            "epochs": step / plan.steps_per_epoch,
+            **record.progress_facts(state, step),
+            "processes": args.world_size,
+            "devices": self._devices,
+            "versions": record.package_versions(),
+            "date": record.today(),
+        }
+
+    def training_record(self) -> list[dict[str, Any]]:
+        """All stages that the weights have been through, oldest first, this one included once it has begun."""
+        return [*self._earlier_stages, *([self.training_stage()] if self._devices and self.state.global_step else [])]
 
     def describe(self) -> list[str]:
         """The effective numbers of a run, one line each, printed before its first step."""
@@ -204,6 +262,10 @@ class StepTrainer(Trainer):
             if checkpoint is None:
                 raise ValueError(f"{self.args.output_dir} holds no complete checkpoint to resume from.")
             resume_from_checkpoint = str(checkpoint)
+        if not resume_from_checkpoint and (stages := self.training_record()):
+            self._earlier_stages, self._start = stages, {"start": STAGE_BEFORE}  # goes on from what it trained before
+        self.stage_facts()  # a mistake in source_details shows now, not when the weights are to be saved
+        self._best_loaded, self._devices = False, record.count_devices(self.args.device)
         self.before_training()
         if self.is_world_process_zero():
             print("\n".join(self.describe()), flush=True)
@@ -297,6 +359,20 @@ class StepTrainer(Trainer):
             f"{', '.join(map(str, rows[:8]))}, ... (all: train_dataset.plan.batch({epoch}, {step})). "
             f"Training stopped; the weights of the last checkpoint in {self.args.output_dir} are unharmed."
         )
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return
+        directory = Path(output_dir or str(self.args.output_dir))
+        if stages := self.training_record():
+            write_training(directory, stages)
+        else:
+            (directory / TRAINING_FILE).unlink(missing_ok=True)  # of other weights, which these have replaced
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._best_loaded = True
 
     def _checkpoint_directory(self) -> Path:
         return Path(str(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")

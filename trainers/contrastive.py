@@ -18,6 +18,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from transformers.trainer_utils import EvalLoopOutput
 
 from nomic_bert.embedder import embedder_around
+from nomic_bert.training_record import STAGES
 
 from .base import StepArguments, StepTrainer, as_sources, divide_batch, weighted_mean
 from .collators import PairCollator
@@ -25,6 +26,7 @@ from .distributed import gather_with_gradient, rank_and_ranks
 from .grad_cache import PackedTexts, backward_through_chunks, encode
 from .losses import HardNegativeScope, info_nce
 from .negatives import have_negatives
+from .record import sources_of_plan
 from .sampling import BatchPlan, EvaluationBatches, TrainBatches
 
 _SIDES = {"query", "document"}
@@ -266,6 +268,32 @@ class ContrastiveTrainer(StepTrainer):
                 + f"{prompts['query']!r} -> {prompts['document']!r}"
             )
         return lines
+
+    def stage_facts(self) -> dict[str, Any]:
+        """See StepTrainer."""
+        batches, args = self.train_dataset, self.args
+        assert batches is not None and isinstance(batches.collator, PairCollator)
+        of_source = {
+            source: {
+                "query_prefix": prompts["query"],
+                "document_prefix": prompts["document"],
+                "hard_negatives": args.num_hard_negatives,
+                "rows_without_negatives": self._skipped[source],
+            }
+            for source, prompts in batches.collator.prompts.items()
+        }
+        return {
+            "stage": STAGES[2 if args.num_hard_negatives else 1],
+            "sources": sources_of_plan(batches.plan, self.source_details, of_source),
+            "hyperparameters": {
+                "temperature": 1 / args.scale,
+                "query_max_length": args.query_max_length,
+                "document_max_length": args.document_max_length,
+                "hard_negative_scope": args.hard_negative_scope if args.num_hard_negatives else None,
+                "mask_duplicate_documents": args.mask_duplicate_documents,
+                "matryoshka_dims": args.matryoshka_dims,
+            },
+        }
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None

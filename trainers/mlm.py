@@ -11,10 +11,12 @@ from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from nomic_bert import NomicBertConfig
+from nomic_bert.training_record import STAGES
 
 from .base import StepArguments, StepTrainer, as_sources, divide_batch, weighted_mean
 from .collators import MaskedLMCollator
 from .distributed import rank_and_ranks
+from .record import sources_of_plan
 from .sampling import BatchPlan, EvaluationBatches, TrainBatches
 from .throughput import matmul_rate, training_flops
 
@@ -168,6 +170,21 @@ class MLMTrainer(StepTrainer):
             f"attention {where}",
             *([] if self._peak is None else [f"peak {self._peak / 1e12:,.3g} TFLOP/s of all ranks, {source}"]),
         ]
+
+    def stage_facts(self) -> dict[str, Any]:
+        """See StepTrainer."""
+        args, batches = self.args, self.train_dataset
+        assert batches is not None
+        block_size = len(batches.sources["blocks"][0]["input_ids"])
+        return {
+            "stage": STAGES[0],
+            "sources": sources_of_plan(batches.plan, self.source_details, {"blocks": {"block_size": block_size}}),
+            "hyperparameters": {
+                "mlm_probability": args.mlm_probability,
+                "eval_mlm_probability": args.eval_mlm_probability,
+                "attend_across_documents": args.attend_across_documents,
+            },
+        }
 
     def before_training(self) -> None:
         """Find the peak that `mfu` is a share of; see StepTrainer."""

@@ -13,6 +13,7 @@ import pytest
 
 from curation.files import read_jsonl
 from nomic_bert.embedder import load_embedder
+from nomic_bert.training_record import STAGE_BEFORE, read_training
 from recipes.quickstart import Quickstart
 from recipes.search import search
 
@@ -64,6 +65,10 @@ def test_it_leaves_a_model_plots_and_a_report(smoke):
     for name in ("loss.png", "map.png", "scores.png", "report.md", "model/model.safetensors", "model/modules.json"):
         assert (directory / name).stat().st_size > 100, name
     assert (directory / "report.md").read_text().splitlines()[0] in printed
+    stages = read_training(directory / "model")
+    assert [stage["start"] for stage in stages] == [None, STAGE_BEFORE, STAGE_BEFORE]
+    assert stages[1]["steps"] == 60  # all of them, though the run was killed
+    assert str(directory) not in (directory / "model" / "training.json").read_text()
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nomic_bert.training_record import read_training
 from tests.trainers.run_on_ranks import CONTRASTIVE, MLM, repeating, run
 from tests.trainers.toys import assert_same_gradient, contrastive_trainer, free_port, mlm_trainer
 from trainers.distributed import gather_with_gradient
@@ -86,6 +87,13 @@ def test_resumed_in_epoch_2_equals_uninterrupted(ranks, stage):
         assert len(resumed["logs"]["loss"]) == len(whole["logs"]["loss"]) == 8
         for name, value in whole["weights"].items():
             assert torch.equal(resumed["weights"][name], value), name
+
+
+@pytest.mark.parametrize("stage", ["contrastive", "mlm"])
+def test_the_record_is_of_all_ranks(ranks, stage):
+    (said,) = read_training(Path(ranks[0]["output"], stage, "checkpoint-5"))
+    assert said["processes"] == sum(said["devices"].values()) == 2
+    assert (said["steps"], said["tokens"]) == (5, ranks[0][stage]["logs"]["num_input_tokens_seen"][4])
 
 
 @pytest.mark.parametrize("stage", ["contrastive", "mlm"])
