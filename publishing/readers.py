@@ -40,7 +40,7 @@ class Reader:
 READERS = (
     Reader("transformers, trust_remote_code", "transformers/remote"),
     Reader("transformers, this package imported", "transformers/package"),
-    # native transformers scales a batch by its longest text and keeps the scale for later calls
+    # native transformers cannot scale by each text's own length, so config.json tells it of no scaling
     Reader("transformers alone", "transformers/native", trained_length_only=True),
     Reader("sentence-transformers, trust_remote_code", "sentence-transformers/remote"),
     Reader("sentence-transformers, this package imported", "sentence-transformers/package"),

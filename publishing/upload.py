@@ -119,7 +119,7 @@ def plan_upload(api: HfApi, directory: Path, repo_id: str, revision: str | None,
     same = [name for name, path in local.items() if name in there and _is_same(path, there[name])]
     others = sorted(set(there) - set(local) - {".gitattributes"})
     removed = [name for name in others if any(fnmatch.fnmatch(name, pattern) for pattern in _STALE)]
-    tags = (info.card_data or {}).get("tags") if info is not None else None
+    tags = info.card_data.tags if info is not None and info.card_data is not None else None
     return UploadPlan(
         repo_id=repo_id,
         revision=revision,

@@ -4,11 +4,12 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nomic_bert import NomicBertConfig
 from nomic_bert.prompts import PROMPTS
@@ -93,7 +94,7 @@ def verify_directory(directory: Path, embedder: SentenceTransformer) -> Iterator
     Raises:
         ValueError: a reader failed, or the tokenizer makes no texts of known lengths.
     """
-    config: NomicBertConfig = embedder[0].auto_model.config
+    config = cast(NomicBertConfig, cast(PreTrainedModel, embedder[0].auto_model).config)
     probes = make_probes(embedder.tokenizer, probe_lengths(config, int(embedder.max_seq_length or config.n_positions)))
     expected = np.stack([embedder.encode(probe.full_text, batch_size=1) for probe in probes])
     readers = [*READERS, *([ONNX_READER] if (directory / "onnx" / "model.onnx").is_file() else [])]

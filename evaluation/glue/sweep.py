@@ -24,8 +24,8 @@ from evaluation.glue.settings import begin_directory, versions
 from evaluation.glue.starts import RunFiles, Start
 from evaluation.glue.tasks import GLUE
 from evaluation.glue.training import encode_split, fine_tune
-from nomic_bert.identity import weights_hash
 from nomic_bert.files import atomic_directory, write_json
+from nomic_bert.identity import weights_hash
 
 
 @dataclass(kw_only=True)

@@ -18,12 +18,12 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, PretrainedConfig
 
-from nomic_bert.identity import weights_hash
 from evaluation.tasks.lists import PAPER_LENGTH, PAPER_SCALING
 from nomic_bert import NomicBertConfig
 from nomic_bert.embedder import is_hub_name, load_embedder
 from nomic_bert.encoding import encode_by_tokens
 from nomic_bert.files import atomic_file
+from nomic_bert.identity import weights_hash
 from nomic_bert.prompts import MTEB_PROMPTS
 
 UNNORMALIZED = "Classification"  # paper §5.2.1: the one task type without L2 normalization

@@ -34,12 +34,20 @@ class TaskScore:
         metric: which one that is, if known.
         dataset_revision: of the data.
         mteb_version: which evaluated.
+        dataset: hub name of the data that the task is about; None for a task of one's own.
+        task_type: as mteb has it; None likewise.
+        split: that counts, or the first of several.
+        subset: likewise.
     """
 
     score: float
     metric: str | None
     dataset_revision: str
     mteb_version: str | None
+    dataset: str | None
+    task_type: str | None
+    split: str
+    subset: str
 
 
 def task_score(result: TaskResult) -> TaskScore:
@@ -62,7 +70,18 @@ def task_score(result: TaskResult) -> TaskScore:
     first = found[wanted[0]]
     metric = next((name for name in _MAIN_METRICS if first.get(name) == first["main_score"]), None)
     score = 100 * sum(values) / len(values)
-    return TaskScore(score, metric, result.dataset_revision, result.mteb_version)
+    task = known_task(result.task_name)
+    split, subset = wanted[0]
+    return TaskScore(
+        score=score,
+        metric=metric,
+        dataset_revision=result.dataset_revision,
+        mteb_version=result.mteb_version,
+        dataset=None if task is None else str(task.metadata.dataset["path"]),
+        task_type=None if task is None else str(task.metadata.type),
+        split=split,
+        subset=subset,
+    )
 
 
 @functools.cache

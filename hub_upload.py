@@ -1,0 +1,93 @@
+"""Turn a checkpoint into a hub repository that every reader opens, prove it, and upload it when told.
+
+python hub_upload.py CHECKPOINT OWNER/NAME [--private] [--revision BRANCH] [--output_dir DIR] [--onnx] [--yes]
+
+The directory is written and verified first: transformers and sentence-transformers, with and without this package,
+and ONNX Runtime where exported, must give the checkpoint's own embeddings to the last length. Then it is shown what
+would be uploaded. Without a token (`hf auth login`, or HF_TOKEN) or a network the directory stays, ready.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import HfApi, get_token
+
+from publishing.directory import DirectorySettings, write_directory
+from publishing.upload import plan_upload, require_repo_id, upload
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Do as the command line says."""
+    args = _parser().parse_args(argv)
+    try:
+        require_repo_id(args.repo_id)
+        directory = Path(args.output_dir or Path("outputs", "hub", *args.repo_id.split("/")))
+        settings = DirectorySettings(
+            checkpoint=args.checkpoint,
+            repo_id=args.repo_id,
+            rotary_scaling_factor=args.rotary_scaling_factor,
+            onnx=args.onnx,
+            license=args.license,
+            languages=args.language,
+            evaluation=args.evaluation,
+        )
+        print(f"Writing and verifying {directory}", flush=True)
+        write_directory(settings, directory)
+        publish(directory, args)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def publish(directory: Path, args: argparse.Namespace) -> None:
+    """Show what an upload would do, and do it if told."""
+    token = get_token()
+    if token is None:
+        print(
+            f"No token, so nothing was uploaded: {directory} is ready. Log in (`hf auth login`) and "
+            f"run this again, or: hf upload {args.repo_id} {directory}"
+        )
+        return
+    api = HfApi(token=token)
+    try:
+        plan = plan_upload(api, directory, args.repo_id, args.revision, args.private)
+    except ConnectionError as error:
+        raise ConnectionError(f"{error}\nNothing was uploaded; {directory} is ready.") from None
+    print(plan.describe())
+    if plan.is_done:
+        print("Nothing to upload.")
+        return
+    if not (args.yes or _agreed()):
+        print(f"Nothing was uploaded; {directory} is ready.")
+        return
+    print(f"Uploaded: {upload(api, directory, plan, args.overwrite)}")
+
+
+def _agreed() -> bool:
+    return sys.stdin.isatty() and input("Upload? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help="directory or hub name of an encoder, or of a head, whose encoder is taken")
+    parser.add_argument("repo_id", metavar="OWNER/NAME", help="the repository; made if it is not there")
+    parser.add_argument("--output_dir", help="where the directory is written (outputs/hub/OWNER/NAME)")
+    parser.add_argument("--private", action="store_true", help="a new repository is private")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch to upload to; made if it is not there (main)")
+    parser.add_argument("--onnx", action="store_true", help="also write onnx/model.onnx")
+    parser.add_argument("--license", metavar="ID", help="as the hub names it, such as apache-2.0 (not stated)")
+    parser.add_argument("--language", nargs="+", default=[], metavar="CODE", help="such as en (not stated)")
+    parser.add_argument(
+        "--evaluation", type=Path, metavar="REPORT", help="report.json of `python -m evaluation.report`, for the card"
+    )
+    parser.add_argument("--rotary_scaling_factor", type=float, metavar="ALPHA", help="publish with this alpha of Eq. 5")
+    parser.add_argument("--yes", action="store_true", help="upload without asking")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="upload to a repository that is not a model of this project"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""The command as a user runs it: a directory that every reader opens alike, then the upload when told."""
+
+import json
+
+import pytest
+from huggingface_hub import constants
+
+import hub_upload
+from nomic_bert.training_record import read_training, write_training
+from publishing import directory as directory_module
+from publishing.readers import ONNX_READER, READERS
+from publishing.verification import Agreement
+from tests.checkpoints import save_nomic
+from tests.publishing.fake_hub import Repository, running
+
+FILES = {
+    "README.md", "config.json", "model.safetensors", "training.json",
+    "configuration_nomic_bert.py", "modeling_nomic_bert.py", "rotary_nomic_bert.py", "unpadding_nomic_bert.py",
+    "tokenizer.json", "tokenizer_config.json",
+    "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json",
+    "1_Pooling/config.json", "2_Normalize/config.json", "onnx/model.onnx",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    directory = save_nomic(tmp_path_factory.mktemp("checkpoint") / "final", seed=2)
+    write_training(directory, [{"stage": "masked language modelling", "steps": 3}])
+    return directory
+
+
+@pytest.fixture(scope="module")
+def written(checkpoint, tmp_path_factory):
+    """What the command wrote, and what it said, without a token."""
+    pytest.importorskip("onnxruntime")
+    directory = tmp_path_factory.mktemp("hub") / "model"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub_upload, "get_token", lambda: None)
+        said: list[str] = []
+        patch.setattr("builtins.print", lambda *words, **_: said.append(" ".join(map(str, words))))
+        hub_upload.main([str(checkpoint), "me/model", "--output_dir", str(directory), "--onnx"])
+    return directory, "\n".join(said)
+
+
+def test_every_reader_gives_the_checkpoints_embeddings(written):
+    _, said = written
+    for reader in (*READERS, ONNX_READER):
+        (line,) = [line for line in said.splitlines() if line.strip().startswith(f"{reader.name}:")]
+        lengths = "5, 64 tokens" if reader.trained_length_only else "5, 64, 65, 256 tokens"
+        assert lengths in line
+        assert float(line.rsplit(" ", 1)[1]) <= reader.tolerance
+
+
+def test_the_directory_is_complete_and_holds_nothing_else(written, checkpoint):
+    directory, said = written
+    assert {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()} == FILES
+    assert json.loads((directory / "tokenizer_config.json").read_text())["model_max_length"] == 256
+    assert read_training(directory) == read_training(checkpoint)
+    assert "No token" in said and f"hf upload me/model {directory}" in said
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(hub_upload, "get_token", lambda: "hf_secret")
+    with running() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        yield hub
+
+
+def publish(directory, *words):
+    hub_upload.publish(directory, hub_upload._parser().parse_args(["checkpoint", "me/model", *words]))
+
+
+def test_nothing_is_uploaded_without_being_told(hub, written, capsys):
+    directory, _ = written
+    publish(directory)  # a test has no terminal to ask
+    said = capsys.readouterr().out
+    assert "add     model.safetensors" in said and "Nothing was uploaded" in said
+    assert hub.repositories == {}
+    publish(directory, "--yes", "--private")
+    assert hub.repositories["me/model"].private
+    assert set(hub.repositories["me/model"].branches["main"][-1]) == FILES
+    publish(directory, "--yes")
+    assert "Nothing to upload" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("answer", "uploads"), [("y", True), ("", False), ("no", False)])
+def test_a_person_is_asked(hub, written, monkeypatch, answer, uploads):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda _: answer)
+    publish(written[0])
+    assert ("me/model" in hub.repositories) == uploads
+
+
+def test_a_foreign_repository_stops_the_command(hub, written):
+    hub.repositories["me/model"] = Repository(private=False, branches={"main": [{"config.json": b"{}"}]})
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        publish(written[0], "--yes")
+    publish(written[0], "--yes", "--overwrite")
+    assert set(hub.repositories["me/model"].branches["main"][-1]) == FILES
+
+
+def test_without_a_network_the_directory_stays(written, monkeypatch):
+    monkeypatch.setattr(hub_upload, "get_token", lambda: "hf_secret")
+    with pytest.raises(ConnectionError, match="(?s)offline.*is ready"):
+        publish(written[0], "--yes")
+
+
+def test_a_directory_that_a_reader_sees_otherwise_is_not_written(checkpoint, tmp_path, monkeypatch):
+    wrong = Agreement(READERS[0], {}, (5,), 0.5)
+    monkeypatch.setattr(directory_module, "verify_directory", lambda *_: [wrong, Agreement(READERS[1], {}, (5,), 0.0)])
+    with pytest.raises(SystemExit, match=r"other embeddings.*trust_remote_code \(5\.0e-01\); nothing was written"):
+        hub_upload.main([str(checkpoint), "me/model", "--output_dir", str(tmp_path / "model")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_meant_is_refused_in_one_line(checkpoint, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").touch()
+    for words, said in {
+        (str(checkpoint), "../model"): "owner/name",
+        (str(tmp_path / "nowhere"), "me/model"): "nowhere",
+        (str(checkpoint), "me/model", "--output_dir", str(tmp_path / "notes")): "not an embedder",
+    }.items():
+        with pytest.raises(SystemExit, match=f"error: .*{said}"):
+            hub_upload.main(list(words))
+    assert (tmp_path / "notes" / "mine.txt").exists()
