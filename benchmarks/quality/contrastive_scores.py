@@ -49,17 +49,20 @@ class EvaluationSets:
     retrieval: Mapping[str, RetrievalSet]
 
     @classmethod
-    def read(cls, data: Path, kept_aside: Path) -> "EvaluationSets":
-        """Read the sets under `data`, and the pairs that `prepare` kept aside in `kept_aside`."""
+    def read(
+        cls, data: Path, kept_aside: Path | None = None, retrieval_sets: Sequence[str] = RETRIEVAL_SETS
+    ) -> "EvaluationSets":
+        """Read the sets under `data`, and the pairs that `prepare` kept aside in `kept_aside`, where that is given."""
         similarity = {}
         for name in STS_SETS:
             rows = read_tsv(data / "sts" / f"{name}.tsv.gz", ("sentence1", "sentence2", "score"))
             first, second = ([row[column] for row in rows] for column in ("sentence1", "sentence2"))
             similarity[name] = SimilaritySet(first, second, [float(row["score"]) for row in rows])
-        retrieval = {name: RetrievalSet.from_beir(data / "retrieval" / name) for name in RETRIEVAL_SETS}
-        for name in KEPT_ASIDE:
-            pairs = read_jsonl(kept_aside / "kept_aside" / f"{name}.jsonl.gz")
-            retrieval[f"{name}, kept aside"] = RetrievalSet.from_pairs(pairs)
+        retrieval = {name: RetrievalSet.from_beir(data / "retrieval" / name) for name in retrieval_sets}
+        if kept_aside is not None:
+            for name in KEPT_ASIDE:
+                pairs = read_jsonl(kept_aside / "kept_aside" / f"{name}.jsonl.gz")
+                retrieval[f"{name}, kept aside"] = RetrievalSet.from_pairs(pairs)
         return cls(similarity, retrieval)
 
     def sizes(self) -> dict[str, int]:
