@@ -7,6 +7,7 @@
 #   PYTEST_ARGS="-k rotary"  passed to pytest
 #   BENCHMARKS="train_mlm"   which benchmarks `make gpu` runs after the tests; empty: none
 #   BENCHMARK_SECONDS=1200   time limit of each; what it has measured by then is kept
+#   MODEL=DIR                the published directory that `make older-readers` opens, in place of a small one
 #   RESULTS=DIR              where benchmarks write (outputs/benchmarks)
 
 PYTHON ?= python3
@@ -16,6 +17,7 @@ PYTEST_ARGS ?=
 BENCHMARKS ?= train_mlm train_contrastive search
 BENCHMARK_SECONDS ?= 1200
 RESULTS ?= outputs/benchmarks
+MODEL ?=
 
 # What each benchmark measures on a GPU.
 GPU_train_mlm := --size base --device cuda --precision bf16 --attend across inside --compile off on --profile
@@ -24,13 +26,14 @@ GPU_search := --device cuda --rows 100000 500000 --queries 100000 --dim 768 --re
 
 VENV := .venv
 BIN := $(VENV)/bin
+OLDER := .venv-older
 INSTALL := $(BIN)/python -m pip install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint gpu gpu-benchmarks clean
+.PHONY: help quickstart test lint gpu gpu-benchmarks older-readers clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 quickstart: $(VENV)/.installed-quickstart  ## train, evaluate and search with a small model (about 13 minutes on 2 cores)
 	$(BIN)/python recipes/quickstart.py $(ARGS)
@@ -65,8 +68,12 @@ gpu-benchmarks:
 	find $(RESULTS) -name '[!.]*.md' -newer $(RESULTS)/.started -exec cat {} +; rm $(RESULTS)/.started; \
 	if [ -n "$$failed" ]; then echo "make gpu: not finished:$$failed; 124 is the time limit"; exit 1; fi
 
+older-readers: $(OLDER)/.installed $(VENV)/.installed-test  ## open a published directory in transformers 4.57 and sentence-transformers 5
+	HF_HUB_OFFLINE=1 PYTHONPATH=. $(BIN)/python -m tests.older_readers.write_expected outputs/older-readers $(if $(MODEL),--model $(MODEL))
+	$(OLDER)/bin/python -I tests/older_readers/check.py outputs/older-readers
+
 clean:  ## remove .venv, builds and caches; outputs/ stays
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDER) build dist .pytest_cache .mypy_cache .ruff_cache
 	find . -path ./.git -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 # A pip that is there already is taken as it is, with what is installed beside it (torch's CPU build, say).
@@ -86,3 +93,9 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/pip
 	@rm -f $(VENV)/.installed-*
 	$(INSTALL) $(PIP_ARGS) --editable ".[train,evaluation,deepspeed,onnx,dev]"
 	@touch $@ $(VENV)/.installed-quickstart
+
+# What many users still run, in an environment of its own that does not have this package.
+$(OLDER)/.installed: tests/older_readers/requirements.txt
+	$(PYTHON) -m venv --clear $(OLDER)
+	$(OLDER)/bin/python -m pip install $(PIP_ARGS) --requirement $<
+	@touch $@

@@ -17,10 +17,8 @@ from nomic_bert.training_record import read_training
 from .card_facts import CardFacts, describe_model
 from .card_results import evaluated_models
 from .model_card import model_card
-from .onnx_export import export_onnx
+from .onnx_export import ONNX_FILE, QUANTIZED_FILE, export_onnx, quantize_onnx
 from .verification import Agreement, verify_directory
-
-ONNX_FILE = "onnx/model.onnx"  # where sentence-transformers' backend="onnx" looks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +30,7 @@ class DirectorySettings:
         repo_id: "owner/name", for the card's code.
         rotary_scaling_factor: alpha of Eq. 5 to publish with; None: as the checkpoint says.
         onnx: whether onnx/model.onnx is written too.
+        onnx_int8: whether onnx/model_qint8_avx2.onnx is written beside it.
         license: identifier of the hub, such as "apache-2.0"; None: none is stated.
         languages: ISO 639 codes; empty: not stated.
         evaluation: report.json of `python -m evaluation.report`; None: not evaluated.
@@ -41,6 +40,7 @@ class DirectorySettings:
     repo_id: str
     rotary_scaling_factor: float | None = None
     onnx: bool = False
+    onnx_int8: bool = False
     license: str | None = None
     languages: Sequence[str] = ()
     evaluation: Path | None = None
@@ -69,9 +69,7 @@ def write_directory(settings: DirectorySettings, directory: Path) -> None:
     with atomic_directory(directory) as written:
         save_embedder(embedder, written, training=training)
         embedder.to(dtype=torch.float32)  # the readers compute in it
-        if settings.onnx:
-            print("Exporting to ONNX", flush=True)
-            export_onnx(written, written / ONNX_FILE)
+        onnx_files = _export(settings, written)
         facts = CardFacts(
             repo_id=settings.repo_id,
             model=describe_model(embedder),
@@ -81,9 +79,21 @@ def write_directory(settings: DirectorySettings, directory: Path) -> None:
             report=report,
             license=settings.license,
             languages=settings.languages,
-            onnx_files=[ONNX_FILE] if settings.onnx else [],
+            onnx_files=onnx_files,
         )
         (written / "README.md").write_text(model_card(facts), encoding="utf-8")
+
+
+def _export(settings: DirectorySettings, written: Path) -> list[str]:
+    """Write the ONNX files that are asked for; their paths in the directory."""
+    if not (settings.onnx or settings.onnx_int8):
+        return []
+    print("Exporting to ONNX", flush=True)
+    export_onnx(written, written / ONNX_FILE)
+    if not settings.onnx_int8:
+        return [ONNX_FILE]
+    quantize_onnx(written / ONNX_FILE, written / QUANTIZED_FILE)
+    return [ONNX_FILE, QUANTIZED_FILE]
 
 
 def _read_report(file: Path | None) -> Mapping[str, Any] | None:

@@ -79,13 +79,13 @@ def open_sentence_transformers(directory: str, from_module: str, remote_code: bo
     return embed
 
 
-def open_onnx(directory: str) -> Embed:
-    """onnx/model.onnx in ONNX Runtime on the CPU, with the tokenizers library alone."""
+def open_onnx(directory: str, file: str) -> Embed:
+    """A file of the directory's `onnx` folder in ONNX Runtime on the CPU, with the tokenizers library alone."""
     import onnxruntime
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(f"{directory}/tokenizer.json")
-    session = onnxruntime.InferenceSession(f"{directory}/onnx/model.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(f"{directory}/onnx/{file}", providers=["CPUExecutionProvider"])
     layer_norm = has_layer_norm(directory)
 
     def embed(probes: list[Probe]) -> np.ndarray:
@@ -112,9 +112,9 @@ REMOTE, PACKAGE, NATIVE = "transformers_modules", "nomic_bert", "transformers.mo
 
 def open_reader(reader: str, directory: str) -> tuple[Embed, list[str]]:
     """The reader's function from probes to embeddings, and the packages that it is made of."""
-    if reader == "onnxruntime":
-        return open_onnx(directory), ["onnxruntime", "tokenizers"]
     library, _, source = reader.partition("/")
+    if library == "onnxruntime":
+        return open_onnx(directory, source), ["onnxruntime", "tokenizers"]
     module = {"remote": REMOTE, "package": PACKAGE, "native": NATIVE}[source]
     if source == "package":
         importlib.import_module("nomic_bert")

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from nomic_bert import NomicBertConfig
 from nomic_bert.prompts import PROMPTS
 
-from .readers import ONNX_READER, READERS, Probe, Reader, read_embeddings
+from .readers import ONNX_READERS, READERS, Probe, Reader, read_embeddings
 
 _SHORT, _MIDDLE = 5, 500  # tokens
 
@@ -97,7 +97,7 @@ def verify_directory(directory: Path, embedder: SentenceTransformer) -> Iterator
     config = cast(NomicBertConfig, cast(PreTrainedModel, embedder[0].auto_model).config)
     probes = make_probes(embedder.tokenizer, probe_lengths(config, int(embedder.max_seq_length or config.n_positions)))
     expected = np.stack([embedder.encode(probe.full_text, batch_size=1) for probe in probes])
-    readers = [*READERS, *([ONNX_READER] if (directory / "onnx" / "model.onnx").is_file() else [])]
+    readers = [*READERS, *(reader for file, reader in ONNX_READERS.items() if (directory / file).is_file())]
     within = [n for n, probe in enumerate(probes) if probe.tokens <= config.max_trained_positions]
     with tqdm(total=len(readers), unit="reader", desc="Verifying", leave=False) as progress:
         for code in dict.fromkeys(reader.code for reader in readers):

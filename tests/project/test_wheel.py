@@ -25,7 +25,7 @@ NOMIC_BERT_FILES = {
 def built(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one sdist, and the wheel that was built from it."""
     copy = tmp_path_factory.mktemp("checkout") / "repository"
-    unwanted = shutil.ignore_patterns(".git", ".venv", "outputs", "build", "dist", "__pycache__", ".*_cache")
+    unwanted = shutil.ignore_patterns(".git", ".venv*", "outputs", "build", "dist", "__pycache__", ".*_cache")
     shutil.copytree(repository, copy, ignore=unwanted)
     # What a working checkout also has: a run's outputs and compiled files.
     for stray in ("outputs/model.safetensors", "nomic_bert/__pycache__/prompts.cpython-311.pyc"):

@@ -8,7 +8,7 @@ from huggingface_hub import constants
 import hub_upload
 from nomic_bert.training_record import read_training, write_training
 from publishing import directory as directory_module
-from publishing.readers import ONNX_READER, READERS
+from publishing.readers import ONNX_READERS, READERS
 from publishing.verification import Agreement
 from tests.checkpoints import save_nomic
 from tests.publishing.fake_hub import Repository, running
@@ -18,7 +18,7 @@ FILES = {
     "configuration_nomic_bert.py", "modeling_nomic_bert.py", "rotary_nomic_bert.py", "unpadding_nomic_bert.py",
     "tokenizer.json", "tokenizer_config.json",
     "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json",
-    "1_Pooling/config.json", "2_Normalize/config.json", "onnx/model.onnx",
+    "1_Pooling/config.json", "2_Normalize/config.json", "onnx/model.onnx", "onnx/model_qint8_avx2.onnx",
 }  # fmt: skip
 
 
@@ -38,13 +38,13 @@ def written(checkpoint, tmp_path_factory):
         patch.setattr(hub_upload, "get_token", lambda: None)
         said: list[str] = []
         patch.setattr("builtins.print", lambda *words, **_: said.append(" ".join(map(str, words))))
-        hub_upload.main([str(checkpoint), "me/model", "--output_dir", str(directory), "--onnx"])
+        hub_upload.main([str(checkpoint), "me/model", "--output_dir", str(directory), "--onnx_int8"])
     return directory, "\n".join(said)
 
 
 def test_every_reader_gives_the_checkpoints_embeddings(written):
     _, said = written
-    for reader in (*READERS, ONNX_READER):
+    for reader in (*READERS, *ONNX_READERS.values()):
         (line,) = [line for line in said.splitlines() if line.strip().startswith(f"{reader.name}:")]
         lengths = "5, 64 tokens" if reader.trained_length_only else "5, 64, 65, 256 tokens"
         assert lengths in line
