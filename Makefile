@@ -5,6 +5,7 @@
 #   PIP_ARGS="..."           passed to pip, for example an index that has torch's CPU build
 #   ARGS="--smoke"           passed to the quickstart
 #   PYTEST_ARGS="-k rotary"  passed to pytest
+#   TEST_PROCESSES=2         that share the test files; each needs a core and about 3 GB
 #   BENCHMARKS="train_mlm"   which benchmarks `make gpu` runs after the tests; empty: none
 #   BENCHMARK_SECONDS=1200   time limit of each; what it has measured by then is kept
 #   MODEL=DIR                the published directory that `make older-readers` opens, in place of a small one
@@ -14,6 +15,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 ARGS ?=
 PYTEST_ARGS ?=
+TEST_PROCESSES ?= 2
 BENCHMARKS ?= train_mlm train_contrastive search
 BENCHMARK_SECONDS ?= 1200
 RESULTS ?= outputs/benchmarks
@@ -39,7 +41,7 @@ quickstart: $(VENV)/.installed-quickstart  ## train, evaluate and search with a 
 	$(BIN)/python recipes/quickstart.py $(ARGS)
 
 test: lint  ## lint, types and every test that needs no GPU
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test  ## ruff (rules and format) and mypy
 	$(BIN)/python -m ruff check .
