@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -80,32 +78,6 @@ def test_unknown_prompt_names_the_known_ones(checkpoint):
         load_embedder(checkpoint).encode("a", prompt_name="serach_query")
     with pytest.raises(ValueError, match="search_query.*clustering"):
         prefix_text("serach_query")
-
-
-OTHER_PROCESS = """
-import sys, numpy
-embedder = SentenceTransformer(sys.argv[1], trust_remote_code=True, device="cpu")
-assert type(embedder[0].auto_model).__module__.startswith("transformers_modules.")
-assert embedder.max_seq_length == 256, embedder.max_seq_length
-numpy.save(sys.argv[2], embedder.encode_query(sys.argv[3:]))
-"""
-
-
-def test_an_exported_directory_encodes_alike_without_this_package(checkpoint, tmp_path):
-    embedder = load_embedder(checkpoint, device="cpu")
-    save_embedder(embedder, tmp_path / "export")
-    command = [
-        sys.executable,
-        "-I",
-        "-c",
-        OTHER_PROCESS,
-        str(tmp_path / "export"),
-        str(tmp_path / "found.npy"),
-        *TEXTS,
-    ]
-    subprocess.run(command, check=True, cwd=tmp_path)
-    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), embedder.encode_query(TEXTS), atol=1e-6)
-    np.testing.assert_allclose(load_embedder(tmp_path / "export").encode(TEXTS), embedder.encode(TEXTS), atol=1e-6)
 
 
 def test_the_exported_files_are_those_that_readers_look_for(checkpoint, tmp_path):
