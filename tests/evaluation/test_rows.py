@@ -15,7 +15,7 @@ FILES = {
 
 
 def write(path, text):
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    path.write_bytes(gzip.compress(text.encode(, mtime=0)) if path.suffix == ".gz" else text.encode())
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
@@ -46,7 +46,7 @@ def test_a_cell_of_a_csv_file_may_be_a_long_document(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("cut.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 9)[:-9], "after line 9: damaged, cut short or not UTF-8"),
+        ("cut.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 9, mtime=0)[:-9], "after line 9: damaged, cut short or not UTF-8"),
         ("plain.tsv.gz", b"a\tb\n", "after line 0: damaged"),
         ("latin.tsv", "a\nfa\xe7ade\n".encode("latin-1"), "damaged, cut short or not UTF-8"),
         ("list.jsonl", b"[1]\n", "line 1: cannot be read .list instead of an object"),
