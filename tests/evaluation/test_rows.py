@@ -15,7 +15,7 @@ FILES = {
 
 
 def write(path, text):
-    path.write_bytes(gzip.compress(text.encode(, mtime=0)) if path.suffix == ".gz" else text.encode())
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
