@@ -43,10 +43,13 @@ def test_a_cell_of_a_csv_file_may_be_a_long_document(tmp_path):
     assert [row["a"] for _, row in read_rows(tmp_path / "rows.csv", ("a",))] == [document]
 
 
+CUT = gzip.compress(b'{"a": 1}\n' * 9, mtime=0)[:-9]  # always the same bytes: they name a test
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("cut.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 9, mtime=0)[:-9], "after line 9: damaged, cut short or not UTF-8"),
+        ("cut.jsonl.gz", CUT, "after line 9: damaged, cut short or not UTF-8"),
         ("plain.tsv.gz", b"a\tb\n", "after line 0: damaged"),
         ("latin.tsv", "a\nfa\xe7ade\n".encode("latin-1"), "damaged, cut short or not UTF-8"),
         ("list.jsonl", b"[1]\n", "line 1: cannot be read .list instead of an object"),
