@@ -137,10 +137,3 @@ def test_every_precision_finds_the_document_that_is_far_nearer_than_the_others(d
         distances = ((one[:, None].astype(float) - other[None].astype(float)) ** 2).sum(axis=2)
         nearest = distances.argmin(axis=1)
         np.testing.assert_array_equal(nearest[separated], cosines.argmax(axis=1)[separated], err_msg=precision)
-
-
-def test_one_text_has_no_ranges_of_its_own(directories):
-    embedder = SentenceTransformer(str(directories[False]), device="cpu")
-    with pytest.raises(ValueError, match="ranges"):
-        embedder.encode("a query", precision="int8")
-    assert embedder.encode("a query", precision="binary").shape == (4,)
