@@ -16,7 +16,7 @@ PIP_ARGS ?=
 ARGS ?=
 PYTEST_ARGS ?=
 TEST_PROCESSES ?= 2
-BENCHMARKS ?= train_mlm train_contrastive search
+BENCHMARKS ?= train_mlm train_contrastive search encode
 BENCHMARK_SECONDS ?= 1200
 RESULTS ?= outputs/benchmarks
 MODEL ?=
@@ -24,6 +24,7 @@ MODEL ?=
 # What each benchmark measures on a GPU.
 GPU_train_mlm := --size base --device cuda --precision bf16 --attend across inside --compile off on --profile
 GPU_train_contrastive := --size base --device cuda --precision bf16 --pairs 4096 --chunk_tokens 65536 --mini_batch_sizes 256 --mini_batch_tokens 32768 --repeats 2 --profile
+GPU_encode := --sizes base --device cuda --precision bf16 --together --repeats 1
 GPU_search := --device cuda --rows 100000 500000 --queries 100000 --dim 768 --repeats 2
 
 VENV := .venv

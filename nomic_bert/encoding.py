@@ -1,12 +1,32 @@
-"""Embeddings of many texts, in batches that hold so many tokens and not so many texts."""
+"""Embeddings of many texts: each tokenized once, in batches that hold so many tokens and not so many texts."""
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import Any, cast
 
 import numpy as np
+import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import LayerNorm, Normalize, Pooling, Transformer
+from sentence_transformers.util import batch_to_device
+from torch import Tensor, nn
 from tqdm.auto import tqdm
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-_TOKENIZED_AT_ONCE = 1_000  # texts
+from .configuration_nomic_bert import NomicBertConfig
+from .unpadding_nomic_bert import can_pack
+
+# Of 512 to 8,192 tokens, a 768 wide model on one core took 6 % less time with 1,024 than with 2,048 and 3 % more with
+# 4,096, whose tensors leave the caches; several cores need some tokens each.
+_CPU_TOKENS = 2_048
+_GPU_TOKENS = 1_024, 65_536  # least and most: 8 documents of 8,192 tokens are work enough for a GPU
+_CHARACTERS_AT_ONCE = 1_000_000  # tokenized together: several batches, and less than a second
+_CHARACTERS_OF_A_TEXT = 16  # counted for every text besides its own, so that a block of short ones is bounded too
+
+_Tokens = dict[str, list[int]]  # as the tokenizer names them: input_ids, ...
+_Batch = list[tuple[int, _Tokens]]  # with the number of each text
 
 
 def encode_by_tokens(
@@ -14,64 +34,267 @@ def encode_by_tokens(
     texts: Sequence[str],
     *,
     prompt: str = "",
-    tokens_per_batch: int,
+    tokens_per_batch: int | None = None,
     normalize: bool = False,
     description: str | None = None,
 ) -> np.ndarray:
-    """Embed texts of any lengths: those of like length together, as many as the batch may hold.
+    """Embed texts of any lengths as `embedder.encode` does, with little or no padding and no token read twice.
+
+    A NomicBertModel under mean pooling is given packed rows; other models are given padded batches of texts of like
+    length. What cannot be tokenized ahead (models without a tokenizer of transformers, prompts that pooling leaves
+    out) is left to `embedder.encode`. On a GPU the next texts are tokenized while it computes.
+
+    For several GPUs: `pool = embedder.start_multi_process_pool()`, `embedder.encode(texts, pool=pool)`,
+    `embedder.stop_multi_process_pool(pool)`, under `if __name__ == "__main__":`.
 
     Args:
         embedder: any model of sentence-transformers.
         texts: n texts.
         prompt: put before each.
-        tokens_per_batch: longest text times number of texts that a batch may reach, in tokens. A longer text is a
-            batch by itself.
+        tokens_per_batch: that a batch may reach, padding included; a longer text is a batch by itself. None: 2,048 on
+            a CPU; on a GPU what its free memory holds, 65,536 at most.
         normalize: whether embeddings are brought to unit length after the model's own modules.
-        description: of the progress bar, which counts texts; None: no bar.
+        description: of the progress bar, which counts texts and tells the time left by characters; None: no bar.
 
     Returns:
         (n, dim) in float32, in the order of the texts.
+
+    Raises:
+        ValueError: a batch of less than one token.
     """
-    lengths = _token_counts(embedder, texts, prompt)
-    embeddings: np.ndarray | None = None
-    with tqdm(total=len(texts), unit="text", desc=description, disable=description is None, leave=False) as progress:
-        for batch in _batches(lengths, tokens_per_batch):
-            tensor = embedder.encode(
-                [texts[index] for index in batch],
-                prompt=prompt,
-                batch_size=len(batch),
-                normalize_embeddings=normalize,
-                convert_to_tensor=True,
-                show_progress_bar=False,
-            )
-            part = tensor.float().cpu().numpy()
-            if embeddings is None:
-                embeddings = np.empty((len(texts), part.shape[1]), dtype=np.float32)
-            embeddings[batch] = part
-            progress.update(len(batch))
-    if embeddings is None:
+    if tokens_per_batch is None:
+        tokens_per_batch = _batch_for(embedder)
+    if tokens_per_batch < 1:
+        raise ValueError(f"tokens_per_batch must be at least 1, not {tokens_per_batch}.")
+    texts = list(texts)
+    if not texts:
         return np.empty((0, embedder.get_embedding_dimension() or 0), dtype=np.float32)
+    embedder.eval()
+    if _reads_packed_rows(embedder, prompt):
+        embed, packed = _embed_packed, True
+    elif _tokenizes_ahead(embedder, prompt):
+        embed, packed = _embed_padded, False
+    else:
+        return _encode(embedder, texts, prompt, tokens_per_batch, normalize, description)
+    batches = _batches(_tokenized(embedder, texts, prompt, packed), tokens_per_batch, packed)
+    results = _embedded(embedder, embed, batches, normalize)
+    return _collect(results, [len(text) for text in texts], description)
+
+
+@torch.inference_mode()
+def _embed_packed(embedder: SentenceTransformer, batch: _Batch) -> Tensor:
+    """Texts -> (texts, dim), as one row of tokens without padding; nothing here waits for a GPU.
+
+    The mean is taken here: `Pooling` reads packed rows too, but would wait for a GPU, and in sentence-transformers 6.0
+    it adds in half precision and loses texts without tokens.
+    """
+    device = embedder.device
+    ids = torch.tensor(list(chain.from_iterable(tokens["input_ids"] for _, tokens in batch)), dtype=torch.long)
+    lengths = torch.tensor([len(tokens["input_ids"]) for _, tokens in batch])
+    offsets = nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+    numbers = torch.arange(len(batch)).repeat_interleave(lengths)
+    row = {"input_ids": _to(device, ids[None]), "cu_seq_lens_q": offsets}  # the model reads offsets on the host
+    hidden = embedder[0](row)["token_embeddings"][0]
+    sums = torch.zeros(len(batch), hidden.shape[-1], device=device).index_add_(0, _to(device, numbers), hidden.float())
+    means = sums / _to(device, lengths.clamp(min=1))[:, None]
+    features = {"sentence_embedding": means.to(hidden.dtype)}
+    for module in list(embedder)[2:]:
+        features = module(features)
+    return features["sentence_embedding"]
+
+
+@torch.inference_mode()
+def _embed_padded(embedder: SentenceTransformer, batch: _Batch) -> Tensor:
+    """Texts -> (texts, dim), as `encode` embeds a batch."""
+    padded = DataCollatorWithPadding(embedder.tokenizer)([tokens for _, tokens in batch])
+    features = batch_to_device({**padded, "modality": "text"}, embedder.device)
+    return embedder(features)["sentence_embedding"]
+
+
+def _encode(
+    embedder: SentenceTransformer,
+    texts: list[str],
+    prompt: str,
+    tokens_per_batch: int,
+    normalize: bool,
+    description: str | None,
+) -> np.ndarray:
+    """By `encode` itself, whose batches hold so many texts: as many as fit if all are as long as can be, 32 at most."""
+    longest = min(embedder.max_seq_length or 512, 8_192)  # some models have no limit
+    embeddings = embedder.encode(
+        texts,
+        prompt=prompt,
+        batch_size=min(max(tokens_per_batch // longest, 1), 32),
+        normalize_embeddings=normalize,
+        convert_to_tensor=True,
+        show_progress_bar=description is not None,
+    )
+    return embeddings.float().cpu().numpy()
+
+
+def _reads_packed_rows(embedder: SentenceTransformer, prompt: str) -> bool:
+    """Whether this is a NomicBertModel, of this package or a hub's copy of it, with modules that suit packed rows."""
+    if not _tokenizes_ahead(embedder, prompt) or len(embedder) < 2:
+        return False
+    pooling, model = embedder[1], cast(Any, embedder[0]).model
+    return (
+        isinstance(pooling, Pooling)
+        and pooling.pooling_mode == "mean"
+        and all(isinstance(module, LayerNorm | Normalize) for module in list(embedder)[2:])
+        and model.config.model_type == NomicBertConfig.model_type
+        # other codes for these weights do not take offsets, or ignore them
+        and "cu_seq_lens_q" in inspect.signature(model.forward).parameters
+        and can_pack(model.config._attn_implementation, next(model.parameters()), dropout=0.0)
+    )
+
+
+def _tokenizes_ahead(embedder: SentenceTransformer, prompt: str) -> bool:
+    """Whether `encode` would call a tokenizer of transformers on the texts and do nothing else to them."""
+    transformer = embedder[0]
+    return (
+        isinstance(transformer, Transformer)
+        and isinstance(transformer.processor, PreTrainedTokenizerBase)
+        and "message" not in transformer.modality_config
+        and not transformer.processing_kwargs
+        and not (prompt and any(not getattr(module, "include_prompt", True) for module in embedder))
+    )
+
+
+def _batch_for(embedder: SentenceTransformer) -> int:
+    """Tokens of a batch that suit the device."""
+    config = getattr(getattr(embedder[0], "model", None), "config", None)
+    width = getattr(config, "hidden_size", None)
+    if embedder.device.type != "cuda" or width is None:
+        return _CPU_TOKENS
+    free, _ = torch.cuda.mem_get_info(embedder.device)
+    unused = torch.cuda.memory_reserved(embedder.device) - torch.cuda.memory_allocated(embedder.device)
+    return _tokens_that_fit(free + unused, width, next(embedder.parameters()).element_size())
+
+
+def _tokens_that_fit(free: int, width: int, value_bytes: int) -> int:
+    """Tokens of a batch on a GPU.
+
+    The largest tensors of a layer are, for each token, the two inputs and the two outputs of a gated MLP's product, 4
+    widths each, beside its input and the residual: about 20 widths, and as much where queries and keys are rotated in
+    float32 (on a CPU, 17 were measured). Counted are 32, and of the memory half.
+
+    Args:
+        free: bytes.
+        width: of the hidden states.
+        value_bytes: of one value of the weights.
+    """
+    least, most = _GPU_TOKENS
+    return min(max(free // 2 // (32 * width * value_bytes), least), most)
+
+
+def _tokenized(embedder: SentenceTransformer, texts: list[str], prompt: str, packed: bool) -> Iterator[_Batch]:
+    """Blocks of tokenized texts, the longest first: if a batch is too large for the memory, it is the first."""
+    tokenizer = cast(PreTrainedTokenizerBase, embedder.tokenizer)
+    extras = {"return_attention_mask": False, "return_token_type_ids": False} if packed else {}
+
+    def tokenize(numbers: list[int]) -> _Batch:
+        found = tokenizer([prompt + texts[number] for number in numbers], truncation="longest_first", **extras)
+        each = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+        return sorted(zip(numbers, each, strict=True), key=_length, reverse=True)
+
+    blocks = _blocks([len(prompt) + len(text) + _CHARACTERS_OF_A_TEXT for text in texts])
+    return map(tokenize, blocks) if embedder.device.type == "cpu" else _one_ahead(tokenize, blocks)
+
+
+def _length(text: tuple[int, _Tokens]) -> int:
+    return len(text[1]["input_ids"])
+
+
+def _blocks(characters: list[int]) -> Iterator[list[int]]:
+    """Numbers of texts, those with most characters first, as many as are tokenized together."""
+    block: list[int] = []
+    total = 0
+    for number in np.argsort(-np.array(characters), kind="stable").tolist():
+        block.append(number)
+        total += characters[number]
+        if total >= _CHARACTERS_AT_ONCE:
+            yield block
+            block, total = [], 0
+    if block:
+        yield block
+
+
+def _one_ahead(function: Callable[[list[int]], _Batch], items: Iterable[list[int]]) -> Iterator[_Batch]:
+    """`map`, with the next result computed in a thread while one is used; tokenizers let go of Python's lock."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        waiting = None
+        for item in items:
+            following = thread.submit(function, item)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
+
+
+def _batches(blocks: Iterable[_Batch], tokens_per_batch: int, packed: bool) -> Iterator[_Batch]:
+    """Cut the stream of texts where the tokens of a batch, or with padding its longest text times texts, are enough."""
+    batch: _Batch = []
+    total = longest = 0
+    for text in chain.from_iterable(blocks):
+        length = _length(text)
+        total, longest = total + length, max(longest, length)
+        if batch and (total if packed else longest * (len(batch) + 1)) > tokens_per_batch:
+            yield batch
+            batch, total, longest = [], length, length
+        batch.append(text)
+    if batch:
+        yield batch
+
+
+def _embedded(
+    embedder: SentenceTransformer,
+    embed: Callable[[SentenceTransformer, _Batch], Tensor],
+    batches: Iterable[_Batch],
+    normalize: bool,
+) -> Iterator[tuple[_Batch, np.ndarray]]:
+    """Batches with their embeddings, fetched from the device only when it has got its next batch."""
+    waiting: tuple[_Batch, Tensor] | None = None
+    for batch in batches:
+        embeddings = embed(embedder, batch)[:, : embedder.truncate_dim]
+        if normalize:
+            embeddings = nn.functional.normalize(embeddings, dim=1)
+        if waiting is not None:
+            yield waiting[0], waiting[1].float().cpu().numpy()
+        waiting = batch, embeddings
+    if waiting is not None:
+        yield waiting[0], waiting[1].float().cpu().numpy()
+
+
+def _collect(
+    results: Iterable[tuple[_Batch, np.ndarray]], characters: list[int], description: str | None
+) -> np.ndarray:
+    """Embeddings of batches -> (n, dim), in the order of the texts, under a progress bar."""
+    embeddings: np.ndarray | None = None
+    left, total = sum(characters), sum(characters)
+    with tqdm(
+        total=len(characters),
+        unit="text",
+        desc=description,
+        disable=description is None,
+        leave=False,
+        # the longest texts come first, so that the time left by texts would be far too long
+        bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}, {rate_fmt}]",
+    ) as progress:
+        for batch, part in results:
+            numbers = [number for number, _ in batch]
+            if embeddings is None:
+                embeddings = np.empty((len(characters), part.shape[1]), dtype=np.float32)
+            embeddings[numbers] = part
+            left -= sum(characters[number] for number in numbers)
+            if not progress.disable and left < total:
+                seconds = progress.format_dict["elapsed"] * left / (total - left)
+                progress.set_postfix_str(f"{progress.format_interval(seconds)} left", refresh=False)
+            progress.update(len(batch))
+    assert embeddings is not None
     return embeddings
 
 
-def _token_counts(embedder: SentenceTransformer, texts: Sequence[str], prompt: str) -> np.ndarray:
-    """Tokens of each text as the model reads it: with the prompt and special tokens, cut."""
-    counts: list[int] = []
-    for start in range(0, len(texts), _TOKENIZED_AT_ONCE):
-        block = [prompt + text for text in texts[start : start + _TOKENIZED_AT_ONCE]]
-        tokenized = embedder.tokenizer(block, truncation=True, max_length=embedder.max_seq_length)
-        counts.extend(len(ids) for ids in tokenized["input_ids"])
-    return np.array(counts, dtype=np.int64)
-
-
-def _batches(lengths: np.ndarray, tokens_per_batch: int) -> Iterator[list[int]]:
-    """Numbers of texts, the longest first: if a batch is too large for the memory, it is the first."""
-    batch: list[int] = []
-    for index in np.argsort(-lengths, kind="stable").tolist():
-        # the first text of a batch is its longest
-        if batch and lengths[batch[0]] * (len(batch) + 1) > tokens_per_batch:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+def _to(device: torch.device, tensor: Tensor) -> Tensor:
+    """Copy a host tensor to the device; to a GPU from pinned memory, because only that copy does not wait."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -270,11 +270,13 @@ class NomicBertModel(NomicBertPreTrainedModel):
             warn_if_too_long(self.config, layout.longest)
         hidden = self.emb_drop(self.emb_ln(layout.enter(embedded)))
         rotary = rotary_tables(layout.per_token(inverse_frequencies(self.config, layout.lengths)), layout.positions)
-        states, attentions = [hidden], []
+        states, attentions = [hidden] if output_hidden_states else [], []
         for layer in self.encoder.layers:
             hidden, probabilities = layer(hidden, rotary, layout.packed, layout.mask)
-            states.append(hidden)
-            attentions.append(probabilities)
+            if output_hidden_states:  # else a pass without gradients need not hold them all
+                states.append(hidden)
+            if output_attentions:
+                attentions.append(probabilities)
         hidden = layout.leave(hidden)
         output = BaseModelOutputWithPooling(
             last_hidden_state=hidden,

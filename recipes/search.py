@@ -37,12 +37,13 @@ def build_index(model_dir: str | Path, packages: Sequence[str], max_seq_length: 
     # here, because these imports take longer than a whole search in a finished index
     from curation.docstrings import docstring_pairs, read_docstrings
     from nomic_bert.embedder import load_embedder
+    from nomic_bert.encoding import encode_by_tokens
     from nomic_bert.files import atomic_directory
 
     pairs = docstring_pairs(read_docstrings(packages))
     embedder = load_embedder(model_dir, max_seq_length=max_seq_length)
     texts = [f"{pair['query']}\n\n{pair['document']}" for pair in pairs]
-    embeddings = embedder.encode_document(texts, show_progress_bar=True)
+    embeddings = encode_by_tokens(embedder, texts, prompt=prefix_text("search_document"), description="index")
     index = Path(model_dir, INDEX)
     with atomic_directory(index) as directory:
         np.save(directory / "embeddings.npy", embeddings)

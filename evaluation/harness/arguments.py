@@ -48,7 +48,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="alpha of Eq. 5 (Nomic models); default: the model's, or 2 where it has none and needs it",
     )
-    parser.add_argument("--tokens_per_batch", type=int, help="default 8192 on a CPU, 65536 on a GPU")
+    parser.add_argument("--tokens_per_batch", type=int, help="default 2048 on a CPU; by memory on a GPU, 65536 at most")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     parser.add_argument(
         "--dtype", choices=["float32", "float16", "bfloat16"], help="default bfloat16 on a GPU, else float32"

@@ -27,7 +27,6 @@ from nomic_bert.identity import weights_hash
 from nomic_bert.prompts import MTEB_PROMPTS
 
 UNNORMALIZED = "Classification"  # paper §5.2.1: the one task type without L2 normalization
-TOKENS_PER_BATCH = {"cpu": 8_192, "cuda": 65_536}  # ours: eight documents of 8,192 tokens at once on a GPU
 Rules = Literal["paper", "model"]
 
 
@@ -87,7 +86,9 @@ class ProtocolEncoder(AbsEncoder):
     kept_embeddings: Path | None = None
     mteb_model_meta: ModelMeta
 
-    def __init__(self, embedder: SentenceTransformer, protocol: Protocol, *, tokens_per_batch: int) -> None:
+    def __init__(
+        self, embedder: SentenceTransformer, protocol: Protocol, *, tokens_per_batch: int | None = None
+    ) -> None:
         self.protocol = protocol
         self.tokens_per_batch = tokens_per_batch
         if protocol.rules == "paper":
@@ -168,7 +169,7 @@ def load_encoder(
         rules: See `Protocol`; None: "paper" for ours, "model" for others.
         prompts: Prompts by mteb's names (task, task type, "query" and "document"); {} for none; None: the model's own.
         rotary_scaling_factor: alpha of Eq. 5, for our models; None: as said above.
-        tokens_per_batch: None: 8,192 on a CPU, 65,536 on a GPU.
+        tokens_per_batch: See `nomic_bert.encoding.encode_by_tokens`.
         device: None: sentence-transformers' choice.
         dtype: of the weights; None: bfloat16 on a GPU that has it, as the authors did, else float32.
         trust_remote_code: Run the code of a model's repository.
@@ -208,9 +209,7 @@ def load_encoder(
     )
     if unknown := [key for key in protocol.prompts if not _known_to_mteb(key)]:
         raise ValueError(f"mteb looks up no prompt by the name {unknown[0]!r}: a task, a task type, query or document.")
-    return ProtocolEncoder(
-        embedder, protocol, tokens_per_batch=tokens_per_batch or TOKENS_PER_BATCH[device.split(":")[0]]
-    )
+    return ProtocolEncoder(embedder, protocol, tokens_per_batch=tokens_per_batch)
 
 
 def _is_nomic_bert(checkpoint: str) -> bool:
