@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from tqdm.auto import tqdm
 
 from nomic_bert.embedder import load_embedder, save_embedder
 from nomic_bert.files import atomic_directory
@@ -111,10 +112,9 @@ def _read_report(file: Path | None) -> Mapping[str, Any] | None:
 def _prove(written: Path, embedder: SentenceTransformer) -> list[Agreement]:
     agreements = []
     for agreement in verify_directory(written, embedder):
-        print(
+        tqdm.write(  # above the progress bar
             f"  {agreement.reader.name}: {', '.join(f'{n:,}' for n in agreement.lengths)} tokens, "
-            f"largest difference {agreement.difference:.1e}",
-            flush=True,
+            f"largest difference {agreement.difference:.1e}"
         )
         agreements.append(agreement)
     if wrong := [f"{a.reader.name} ({a.difference:.1e})" for a in agreements if not a.agrees]:

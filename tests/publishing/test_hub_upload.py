@@ -1,5 +1,7 @@
 """The command as a user runs it: a directory that every reader opens alike, then the upload when told."""
 
+import contextlib
+import io
 import json
 
 import pytest
@@ -34,12 +36,11 @@ def written(checkpoint, tmp_path_factory):
     """What the command wrote, and what it said, without a token."""
     pytest.importorskip("onnxruntime")
     directory = tmp_path_factory.mktemp("hub") / "model"
-    with pytest.MonkeyPatch.context() as patch:
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.setattr(hub_upload, "get_token", lambda: None)
-        said: list[str] = []
-        patch.setattr("builtins.print", lambda *words, **_: said.append(" ".join(map(str, words))))
         hub_upload.main([str(checkpoint), "me/model", "--output_dir", str(directory), "--onnx_int8"])
-    return directory, "\n".join(said)
+    return directory, said.getvalue()
 
 
 def test_every_reader_gives_the_checkpoints_embeddings(written):
