@@ -30,7 +30,7 @@ SIDES = {
 ONNX_FILE = "model.onnx"  # beside the model's directory
 TUNED = ("native_sorted", "native_flash", "onnx")  # sides whose batch size is tried
 _BATCH_SIZES = {"cpu": (1, 2, 4, 8, 16, 32), "cuda": (32, 64, 128, 256, 512)}  # texts
-_TRIED_TOKENS = {"cpu": 2_048, "cuda": 65_536}  # of the texts that a batch size is tried on
+_TRIED_TOKENS = {"cpu": 4_096, "cuda": 131_072}  # of the texts that a batch size is tried on
 _WARMUP_WORDS = 64
 _TIMED_SECONDS, _MOST_CALLS = 1.0, 100  # a short call is repeated for so long, or so often
 
@@ -121,7 +121,7 @@ def measure(job: Job, side: str) -> dict[str, dict[str, Any]]:
         warm_up(encode, workload, job.device)
         batch_size = None
         if side in TUNED:
-            tried = middle_texts(workload, _TRIED_TOKENS[job.device])
+            tried = sample_of(workload, _TRIED_TOKENS[job.device])
             batch_size = fastest_batch_size(encode, tried, _BATCH_SIZES[job.device], job.device)
         _reset_peak_memory(job.device)
         seconds: list[float] = []
@@ -140,17 +140,14 @@ def warm_up(encode: Encode, workload: Workload, device: str) -> None:
     encode(few if device == "cpu" else workload.texts, None)
 
 
-def middle_texts(workload: Workload, tokens: int) -> list[str]:
-    """The texts around the middle in the order of length, at least one and no more than so many tokens."""
+def sample_of(workload: Workload, tokens: int) -> list[str]:
+    """Texts evenly over the order of length, in all about so many tokens: they mix lengths as the workload does.
+
+    A sample of like lengths would choose large batches, which padding makes slow where lengths differ.
+    """
     order = np.argsort(workload.lengths, kind="stable")
-    middle, held = len(order) // 2, 0
-    chosen: list[str] = []
-    for place in sorted(range(len(order)), key=lambda place: abs(place - middle)):
-        held += workload.lengths[order[place]]
-        if chosen and held > tokens:
-            break
-        chosen.append(workload.texts[order[place]])
-    return chosen
+    step = max(-(-workload.tokens // tokens), 1)
+    return [workload.texts[number] for number in order[step // 2 :: step]] or [workload.texts[order[-1]]]
 
 
 def fastest_batch_size(encode: Encode, texts: Sequence[str], sizes: Sequence[int], device: str) -> int:

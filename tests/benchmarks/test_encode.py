@@ -164,12 +164,12 @@ def test_native_is_native_and_other_embeddings_are_found(
     )
 
 
-def test_batch_sizes_are_tried_on_the_middle_and_the_fastest_is_taken() -> None:
+def test_batch_sizes_are_tried_on_mixed_lengths_and_the_fastest_is_taken() -> None:
     lengths = (9, 1, 5, 3, 7)
     workload = Workload("some", "", tuple(f"of {length}" for length in lengths), lengths)
-    assert encode_sides.middle_texts(workload, 15) == ["of 5", "of 3", "of 7"]
-    assert encode_sides.middle_texts(workload, 2) == ["of 5"]
-    assert len(encode_sides.middle_texts(workload, 99)) == 5
+    assert encode_sides.sample_of(workload, 15) == ["of 3", "of 7"]
+    assert encode_sides.sample_of(workload, 2) == ["of 9"]
+    assert encode_sides.sample_of(workload, 99) == ["of 1", "of 3", "of 5", "of 7", "of 9"]
     calls: list[int | None] = []
 
     def encode_slowly(texts: object, batch_size: int | None) -> np.ndarray:
