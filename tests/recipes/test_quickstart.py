@@ -100,7 +100,7 @@ def test_search_answers_as_the_embedder_does(smoke):
 def test_the_python_of_the_readme_runs(smoke, repository, tmp_path):
     directory, _ = smoke
     blocks = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         code = block.replace("outputs/quickstart/model", str(directory / "model"))
         run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
