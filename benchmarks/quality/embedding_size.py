@@ -103,7 +103,7 @@ class KeptEmbeddings:
     Args:
         directory: of the files; made if it is not there.
         embedder: that encodes.
-        tokens_per_batch: padded, that are encoded at once.
+        tokens_per_batch: that are encoded at once.
     """
 
     def __init__(self, directory: Path, embedder: SentenceTransformer, tokens_per_batch: int) -> None:
@@ -252,7 +252,7 @@ def main(argv: list[str]) -> None:
         "--dimensions", nargs="+", type=int, default=[], help="besides a model's own (default: its halves down to 16)"
     )
     parser.add_argument("--tokens", type=int, default=128, help="of a text that are read (default 128)")
-    parser.add_argument("--tokens_per_batch", type=int, default=4096, help="padded, encoded at once (default 4,096)")
+    parser.add_argument("--tokens_per_batch", type=int, default=4096, help="encoded at once (default 4,096)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", required=True, metavar="DIR", help="directory for the dated results")
     args = parser.parse_args(argv)
