@@ -36,7 +36,7 @@ INSTALL := $(BIN)/python -m pip install --constraint constraints.txt
 .PHONY: help quickstart test lint gpu gpu-benchmarks older-readers clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
 
 quickstart: $(VENV)/.installed-quickstart  ## train, evaluate and search with a small model (about 13 minutes on 2 cores)
 	$(BIN)/python recipes/quickstart.py $(ARGS)
