@@ -83,7 +83,7 @@ def encode_by_tokens(
 
 @torch.inference_mode()
 def _embed_packed(embedder: SentenceTransformer, batch: _Batch) -> Tensor:
-    """Texts -> (texts, dim), as one row of tokens without padding; nothing here waits for a GPU.
+    """Texts -> (texts, dim), as one row of tokens without padding, made to wait for no GPU.
 
     The mean is taken here: `Pooling` reads packed rows too, but would wait for a GPU, and in sentence-transformers 6.0
     it adds in half precision and loses texts without tokens.

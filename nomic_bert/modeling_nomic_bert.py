@@ -151,7 +151,8 @@ class NomicBertPreTrainedModel(PreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         resize_head = kwargs.pop("ignore_mismatched_sizes", False)
         kwargs.setdefault("use_safetensors", True)
-        _refuse_foreign_shards(Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or ""))
+        if pretrained_model_name_or_path is not None:  # else there is no directory, and the current one is not meant
+            _refuse_foreign_shards(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
         # transformers' own refusal of misshapen weights does not name them, so ours below stands in for it
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -184,10 +185,7 @@ def _refuse_foreign_shards(directory: Path) -> None:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         wrong = sorted(name for name in shards if Path(name).name != name or not name.endswith(".safetensors"))
         if wrong:
-            raise ValueError(
-                f"{index} names {', '.join(wrong)}: the shards must be .safetensors files beside it. Take the "
-                "checkpoint from a source that you trust."
-            )
+            raise ValueError(f"{index} names {', '.join(wrong)}: shards are .safetensors beside it; do not trust this.")
 
 
 class NomicBertModel(NomicBertPreTrainedModel):

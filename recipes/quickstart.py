@@ -27,7 +27,9 @@ from evaluation.plots import plot_embedding_map, plot_loss_curves, plot_scores
 from evaluation.retrieval import RetrievalSet, evaluate_bm25, evaluate_embedder
 from nomic_bert.embedder import load_embedder, save_embedder
 from nomic_bert.files import atomic_directory
+from nomic_bert.prompts import PROMPTS
 from nomic_bert.training_record import read_training, write_training
+from publishing.readers import READERS, Probe, read_embeddings
 from recipes.arguments import parse_arguments
 from recipes.quickstart_corpus import CorpusSettings, build_corpus
 from recipes.search import build_index, search
@@ -184,16 +186,12 @@ class Quickstart:
         """Write the model and open it again in a fresh process that does not import this project."""
         embedder = load_embedder(self.models["stage 3"])
         save_embedder(embedder, self.model, training=read_training(self.models["stage 3"]))
-        reader = (
-            "import sys, numpy; from sentence_transformers import SentenceTransformer; "
-            "model = SentenceTransformer(sys.argv[1], trust_remote_code=True); "
-            "assert 'nomic_bert' not in sys.modules; "
-            "numpy.save(sys.argv[2], model.encode_query(sys.argv[3]))"
+        probe = Probe(
+            QUESTION, len(embedder.tokenizer(PROMPTS["query"] + QUESTION)["input_ids"]), PROMPTS["query"], "query"
         )
-        found = self.directory / "reloaded.npy"
-        subprocess.run([sys.executable, "-c", reader, str(self.model), str(found), QUESTION], check=True)
-        difference = np.abs(np.load(found) - embedder.encode_query(QUESTION)).max()
-        found.unlink()
+        reader = next(reader for reader in READERS if reader.key == "sentence-transformers/remote")
+        ((found, _),) = read_embeddings([reader], self.model, [probe], [])
+        difference = np.abs(found[0] - embedder.encode_query(QUESTION)).max()
         print(f"Reloaded in a fresh process with trust_remote_code: largest difference {difference:.1e}")
         if difference > 1e-5:
             raise SystemExit("error: the exported model does not give the same embedding in a fresh process.")
