@@ -150,9 +150,9 @@ def _reads_packed_rows(embedder: SentenceTransformer, prompt: str) -> bool:
 
 def _tokenizes_ahead(embedder: SentenceTransformer, prompt: str) -> bool:
     """Whether `encode` would call a tokenizer of transformers on the texts and do nothing else to them."""
-    transformer = embedder[0]
+    transformer = cast(Any, embedder[0])
     return (
-        isinstance(transformer, Transformer)
+        type(transformer) is Transformer  # a subclass may read texts in its own way
         and isinstance(transformer.processor, PreTrainedTokenizerBase)
         and "message" not in transformer.modality_config
         and not transformer.processing_kwargs

@@ -39,12 +39,16 @@ class Sequences:
 
     @classmethod
     def from_mask(cls, attention_mask: Tensor) -> "Sequences":
-        """Read a padding mask (batch, width); real tokens, left or right padded, are where it is not 0."""
+        """Read a padding mask (batch, width); real tokens, left or right padded, are where it is not 0.
+
+        A GPU is waited for once, for the lengths.
+        """
         real = attention_mask != 0
         lengths = real.sum(dim=1)
-        indices = None if bool(real.all()) else real.flatten().nonzero().flatten()
+        counts = tuple(lengths.tolist())
         batch_size, width = attention_mask.shape
-        return cls(tuple(lengths.tolist()), _offsets(lengths), batch_size, width, indices)
+        indices = None if sum(counts) == batch_size * width else _places(real.flatten(), sum(counts))
+        return cls(counts, _offsets(lengths), batch_size, width, indices)
 
     @classmethod
     def dense(cls, batch_size: int, width: int, device: torch.device) -> "Sequences":
@@ -96,6 +100,19 @@ class Sequences:
         """Neighbouring sequences of equal length as (count, length), so that they can share one attention call."""
         return [(len(list(run)), length) for length, run in groupby(self.lengths) if length]
 
+    def split(self, tokens: int) -> list["Sequences"]:
+        """Parts of a packed row on the CPU: neighbouring sequences of at most so many tokens, or a longer one."""
+        parts: list[list[int]] = [[]]
+        total = 0
+        for length in self.lengths:
+            if parts[-1] and total + length > tokens:
+                parts.append([])
+                total = 0
+            parts[-1].append(length)
+            total += length
+        offsets = [_offsets(torch.tensor(part, dtype=torch.long)) for part in parts]
+        return [Sequences(tuple(part), each, 1, sum(part)) for part, each in zip(parts, offsets, strict=True)]
+
     def pack(self, padded: Tensor) -> Tensor:
         """(batch, width, ...) -> (1, total, ...)."""
         flat = padded.flatten(0, 1)
@@ -108,6 +125,13 @@ class Sequences:
             empty = flat.new_zeros(self.batch_size * self.width, *flat.shape[1:])
             flat = empty.index_copy(0, self.indices, flat)
         return flat.view(self.batch_size, self.width, *flat.shape[1:])
+
+
+def _places(real: Tensor, total: int) -> Tensor:
+    """Where `real` (n,) is true, (total,): `nonzero`, whose result has a known length, so that nothing waits for it."""
+    rank = torch.where(real, real.cumsum(0) - 1, total)  # all others write to a last place, which is dropped
+    numbers = torch.arange(len(real), device=real.device)
+    return numbers.new_empty(total + 1).scatter_(0, rank, numbers)[:total]
 
 
 def _offsets(lengths: Tensor) -> Tensor:

@@ -128,6 +128,6 @@ def licence(facts: CardFacts) -> str:
     if facts.license is None:
         return "## Licence\n\nNo licence is stated. Ask the publisher before you use the model."
     return (
-        f"## Licence\n\n{escaped(facts.license)}, as stated by the publisher. The four files of model code are of "
-        "nomic-embed-hf, Apache-2.0."
+        f"## Licence\n\n{escaped(facts.license)}, as stated by the publisher. The model code is "
+        "nomic-embed-hf's, under Apache-2.0."
     )

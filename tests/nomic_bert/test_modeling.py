@@ -1,10 +1,19 @@
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
 import transformers
 from safetensors.torch import load_file
+from torch.profiler import profile
 
-from nomic_bert import NomicBertForMaskedLM, NomicBertForSequenceClassification, NomicBertModel
+from nomic_bert import (
+    NomicBertForMaskedLM,
+    NomicBertForSequenceClassification,
+    NomicBertModel,
+    modeling_nomic_bert,
+)
+from nomic_bert.modeling_nomic_bert import NomicBertLinear
 
 FIXTURES = ("upstream_tiny_ntk", "upstream_tiny_unscaled")
 
@@ -69,6 +78,55 @@ def test_a_text_is_encoded_alike_in_any_company(tiny_model, texts, pad, attentio
         assert_close(tiny_model(row, **packed).last_hidden_state[0], torch.cat(alone))
     for text, expected in zip(texts, alone, strict=True):  # after all of the above
         assert_close(tiny_model(text[None]).last_hidden_state[0], expected)
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch's own products are not MKL's")
+@pytest.mark.parametrize("shape", [(1, 16, 64), (1, 0, 64), (3, 5, 64), (700, 64)])
+def test_linear_maps_are_computed_by_onednn_where_nothing_is_trained(shape):
+    linear = NomicBertLinear(64, 96).eval()
+    hidden = torch.randn(shape)
+    expected = F.linear(hidden.double(), linear.weight.double()).float()
+
+    def products(grad, **changes):
+        with torch.set_grad_enabled(grad), profile() as profiler:
+            found = linear(hidden.to(changes.get("dtype", torch.float32)))
+        assert_close(found.float(), expected, tolerance=2e-2 if changes else 1e-5)
+        return {event.key for event in profiler.key_averages()} & {"aten::linear", "mkldnn::_linear_pointwise"}
+
+    assert products(grad=False) == {"mkldnn::_linear_pointwise"}
+    assert products(grad=True) == {"aten::linear"}
+    with torch.backends.mkldnn.flags(enabled=False):  # the user's own switch
+        assert products(grad=False) == {"aten::linear"}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert products(grad=False, autocast=True) == {"aten::linear"}
+    linear.train()  # both passes of GradCache by the same kernel
+    assert products(grad=False) == {"aten::linear"}
+    linear.eval().bfloat16()
+    assert products(grad=False, dtype=torch.bfloat16) == {"aten::linear"}
+
+
+@torch.no_grad()
+def test_a_cpu_computes_a_large_row_in_parts_that_change_nothing(tiny_model, texts, pad, monkeypatch):
+    ids, mask = pad(texts)
+    whole = tiny_model(ids, mask, output_hidden_states=True)
+    rows = []
+    tiny_model.encoder.layers[0].register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[1]))
+    maps = []
+    tiny_model.encoder.layers[0].mlp.fc2.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0].shape[1]))
+    monkeypatch.setattr(modeling_nomic_bert, "_CPU_ROW", 70)
+    monkeypatch.setattr(modeling_nomic_bert, "_CPU_CHUNK", 50)
+    assert_close(tiny_model(ids, mask).last_hidden_state, whole.last_hidden_state)
+    assert sum(rows) == sum(maps) == mask.sum() and len(rows) > 1 and max(maps) <= 50
+    lengths = [len(text) for text in texts]
+    assert all(row <= 70 or row in lengths for row in rows), "whole sequences"
+    rows.clear()
+    states = tiny_model(ids, mask, output_hidden_states=True).hidden_states
+    for found, expected in zip(states, whole.hidden_states, strict=True):
+        assert_close(found, expected)
+    tiny_model.train()(ids, mask)
+    with torch.enable_grad():
+        tiny_model.eval()(ids, mask)
+    assert rows == [mask.sum()] * 3, "whole, where states are kept, and in training"
 
 
 @torch.no_grad()
@@ -261,6 +319,28 @@ def test_gpu_agrees_with_the_cpu_reference(tiny_model, texts, pad, dtype):
     found = tiny_model.to("cuda", dtype)(ids.cuda(), mask.cuda()).last_hidden_state.float().cpu()
     error = (found - reference)[mask == 1].norm() / reference[mask == 1].norm()
     assert error < (2e-2 if dtype == torch.bfloat16 else 1e-4)
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_a_gpu_is_waited_for_once_for_a_padded_batch_and_never_for_a_packed_row(tiny_model, texts, pad):
+    model = tiny_model.to("cuda", torch.bfloat16)
+    ids, mask = (tensor.cuda() for tensor in pad(texts))
+    row = torch.cat(texts)[None].cuda()
+    offsets = torch.tensor([0, *torch.tensor([len(text) for text in texts]).cumsum(0)], dtype=torch.int32)
+    for inputs, waits in (
+        ({"input_ids": ids, "attention_mask": mask}, 1),
+        ({"input_ids": row, "cu_seq_lens_q": offsets}, 0),
+    ):
+        model(**inputs)
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                model(**inputs)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert len([each for each in found if "synchroniz" in str(each.message)]) == waits
 
 
 @pytest.mark.gpu

@@ -1,0 +1,79 @@
+"""What the encoder and its heads share: features announced to transformers, and a load that refuses wrong weights."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import PreTrainedModel
+
+from .configuration_nomic_bert import NomicBertConfig
+
+# A leftover weight of one of these is another head's, which a load may ignore.
+_HEAD_WEIGHT = re.compile(r"(cls|classifier|(bert\.)?pooler)\.")
+
+
+class NomicBertPreTrainedModel(PreTrainedModel):
+    """What the encoder and its heads share: loading, saving, and the features announced to transformers."""
+
+    config: NomicBertConfig
+    config_class = NomicBertConfig
+    base_model_prefix = "bert"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _no_split_modules = ["NomicBertEmbeddings", "NomicBertLayer"]
+
+    def __init__(self, config: NomicBertConfig, *args: Any, **kwargs: Any) -> None:
+        config.validate()  # from_pretrained(..., key=value) sets fields after the configuration checked itself
+        super().__init__(config, *args, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load as `PreTrainedModel.from_pretrained` does, but refuse a partly random encoder, and pickled weights.
+
+        Weights are read from safetensors alone, unless `use_safetensors=False` asks for a pickle, which can run code.
+        A fresh head on a pretrained encoder, and another head's leftover weights, load with the usual notice.
+
+        Raises:
+            ValueError: encoder weights are missing, left over or misshapen, or a head's are misshapen and
+                `ignore_mismatched_sizes` is not set; the message lists them.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        resize_head = kwargs.pop("ignore_mismatched_sizes", False)
+        kwargs.setdefault("use_safetensors", True)
+        if pretrained_model_name_or_path is not None:  # else there is no directory, and the current one is not meant
+            _refuse_foreign_shards(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
+        # transformers' own refusal of misshapen weights does not name them, so ours below stands in for it
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model, info = cast(tuple[Any, dict[str, Any]], loaded)
+        model._refuse_partial_encoder(info, resize_head, str(pretrained_model_name_or_path))
+        return (model, info) if wants_info else model
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True  # transformers guesses from the model file's text, which dispatches in unpadding_nomic_bert.py
+
+    def _refuse_partial_encoder(self, info: dict[str, Any], resize_head: bool, source: str) -> None:
+        mismatched = [key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]]
+        wrong = {
+            "missing": [key for key in info["missing_keys"] if not _HEAD_WEIGHT.match(key)],
+            "left over": [key for key in info["unexpected_keys"] if not _HEAD_WEIGHT.match(key)],
+            "misshapen": [key for key in mismatched if not (resize_head and _HEAD_WEIGHT.match(key))],
+        }
+        found = [f"{what} ({len(keys)}): {', '.join(sorted(keys))}" for what, keys in wrong.items() if keys]
+        if found:
+            raise ValueError(
+                f"{source} does not hold the weights of this {type(self).__name__}: part of it would be random. "
+                f"Check its config.json against its weights. Weights " + "; ".join(found)
+            )
+
+
+def _refuse_foreign_shards(directory: Path) -> None:
+    """Refuse an index that leads out of its local directory or to a pickle; of the hub's, transformers does so."""
+    for index in directory.glob("model.safetensors.index*.json"):
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        wrong = sorted(name for name in shards if Path(name).name != name or not name.endswith(".safetensors"))
+        if wrong:
+            raise ValueError(f"{index} names {', '.join(wrong)}: shards are .safetensors beside it; do not trust this.")
