@@ -4,15 +4,19 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
 
+from nomic_bert.encoding import encode_by_tokens
+
 Side = Literal["query", "document"]
-_BATCHES_AT_ONCE = 32  # of texts, sorted by length: less padding
+_PROMPT_NAMES: dict[Side, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
+_GPU_TEXTS, _CPU_TEXTS = 8_192, 1_024  # at once: batches for a GPU; a CPU's progress bar moves
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +28,9 @@ class EmbedderSettings:
         query_prompt: text put before every query; "" for none; null: what the model's own `encode_query` puts there.
         document_prompt: text put before every document, likewise, as the model's own `encode_document`.
         max_seq_length: tokens after which texts are cut; null: the model's limit.
-        batch_size: texts encoded at once.
+        tokens_per_batch: tokens that a batch may reach, padding included; null: 2,048 on a CPU, on a GPU as much as
+            its free memory holds, 65,536 at most. An embedding's last bits may depend on it, so give a number if other
+            programs use the GPU and a run must give the same files again.
         precision: of the weights: float32, float16 or bfloat16.
         trust_remote_code: run the code of a model's repository.
     """
@@ -33,7 +39,7 @@ class EmbedderSettings:
     query_prompt: str | None = None
     document_prompt: str | None = None
     max_seq_length: int | None = None
-    batch_size: int = 32
+    tokens_per_batch: int | None = None
     precision: str = "float32"
     trust_remote_code: bool = False
 
@@ -41,7 +47,7 @@ class EmbedderSettings:
         """Check the values."""
         if self.precision not in ("float32", "float16", "bfloat16"):
             raise ValueError(f"precision must be float32, float16 or bfloat16, not {self.precision!r}.")
-        for key in ("batch_size", "max_seq_length"):
+        for key in ("tokens_per_batch", "max_seq_length"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key} must be at least 1, not {value}.")
@@ -49,9 +55,9 @@ class EmbedderSettings:
     def identity(self) -> dict[str, Any]:
         """What must be the same for the embeddings to be the same: the settings, and the weights of a local model.
 
-        The batch size is not among it, so that a run that was too large for the memory can go on with less.
+        The tokens of a batch are not among it, so that a run that was too large for the memory can go on with fewer.
         """
-        settings = {key: value for key, value in dataclasses.asdict(self).items() if key != "batch_size"}
+        settings = {key: value for key, value in dataclasses.asdict(self).items() if key != "tokens_per_batch"}
         weights = sorted(Path(self.model_name_or_path).rglob("*.safetensors"))
         return {**settings, "weights": [[file.name, _hash_file(file)] for file in weights]}
 
@@ -89,21 +95,47 @@ class PairEmbedder:
         Returns:
             (n, dim) in float32 and of unit length, on the CPU.
         """
-        own = {"query": self.settings.query_prompt, "document": self.settings.document_prompt}
-        encode = {"query": self.model.encode_query, "document": self.model.encode_document}[side]
-        embeddings = encode(
-            texts,
-            prompt=own[side] if prompt is None else prompt,
-            batch_size=self.settings.batch_size,
-            convert_to_tensor=True,
-            show_progress_bar=False,
-        )
+        if prompt is None:
+            prompt = self.settings.query_prompt if side == "query" else self.settings.document_prompt
+        if _sides_differ_in_prompts_alone(self.model):
+            own = _own_prompt(self.model, side) if prompt is None else prompt
+            embeddings = torch.from_numpy(
+                encode_by_tokens(self.model, texts, prompt=own, tokens_per_batch=self.settings.tokens_per_batch)
+            )
+        else:
+            embeddings = self._encode_by_task(side, texts, prompt)
         return torch.nn.functional.normalize(embeddings.float(), dim=1).cpu()
 
     @property
     def texts_at_once(self) -> int:
         """Texts that are worth giving to `encode` at once."""
-        return _BATCHES_AT_ONCE * self.settings.batch_size
+        return _CPU_TEXTS if self.model.device.type == "cpu" else _GPU_TEXTS
+
+    def _encode_by_task(self, side: Side, texts: list[str], prompt: str | None) -> Tensor:
+        """By the model's own `encode_query` or `encode_document`, 32 texts at once or as many as surely fit."""
+        encode = {"query": self.model.encode_query, "document": self.model.encode_document}[side]
+        most = 32  # sentence-transformers' default
+        if self.settings.tokens_per_batch is not None:
+            longest = min(self.model.max_seq_length or 512, 8_192)  # some models have no limit
+            most = min(max(self.settings.tokens_per_batch // longest, 1), most)
+        return encode(texts, prompt=prompt, batch_size=most, convert_to_tensor=True, show_progress_bar=False)
+
+
+def _sides_differ_in_prompts_alone(model: SentenceTransformer) -> bool:
+    """Whether `encode_query` and `encode_document` are `encode` with a prompt: nothing reads the task they name."""
+    first = cast(Any, model[0])
+    return (
+        type(first) is Transformer  # and no router or model's own module
+        and "message" not in first.modality_config  # templates of chats may read the task
+        and (first.query_length, first.document_length, first.query_expansion) == (None, None, None)
+        and "task" not in model.get_model_kwargs()
+    )
+
+
+def _own_prompt(model: SentenceTransformer, side: Side) -> str:
+    """What `encode_query` or `encode_document` puts before texts if it is given no prompt."""
+    names = (*_PROMPT_NAMES[side], model.default_prompt_name)
+    return next((model.prompts[name] for name in names if name in model.prompts), None) or ""
 
 
 def text_key(text: str) -> int:

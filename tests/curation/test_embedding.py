@@ -4,10 +4,21 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router
+from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
 
 from curation.embedding import EmbedderSettings, PairEmbedder, embed_distinct, text_key
+from nomic_bert.embedder import load_embedder, save_embedder
+from tests.checkpoints import save_nomic, save_other
 
-TEXTS = ["the river is old", "a stone", "the house by the river is made of stone"]
+TEXTS = [
+    "the river is old",
+    "a stone",
+    "the house by the river is made of stone",
+    "",
+    "long " * 60,
+    "a stone and a lamp",
+]
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +30,89 @@ def model(tmp_path_factory):
     directory = str(tmp_path_factory.mktemp("model"))
     embedder.save_pretrained(directory)
     return directory
+
+
+def ours(directory):
+    """A model of this project, with its task prefixes."""
+    save_embedder(load_embedder(save_nomic(directory / "checkpoint"), device="cpu"), directory / "model")
+
+
+def without_prompts(directory):
+    save_other(directory / "model")
+
+
+OTHER_PROMPTS = {"any": "text: ", "passage": "passage: "}
+
+
+def prompts_of_other_names(directory):
+    """Queries get the prompt that is the default."""
+    save_other(directory / "model", prompts=OTHER_PROMPTS, default_prompt_name="any")
+
+
+def routed(directory):
+    """Queries and documents go through different encoders."""
+    save_other(directory / "other"), save_nomic(directory / "nomic")
+    routes = [[Transformer(str(directory / name)), Pooling(32)] for name in ("other-encoder", "nomic")]
+    save_modules(directory, Router.for_query_document(*routes))
+
+
+def routed_at_the_end(directory):
+    save_other(directory / "other")
+    heads = [[Dense(32, 16)], [Dense(32, 16)]]
+    encoder = Transformer(str(directory / "other-encoder"))
+    save_modules(directory, encoder, Pooling(32), Router.for_query_document(*heads))
+
+
+def cut_by_side(directory):
+    """Queries and documents have lengths of their own."""
+    save_other(directory / "other")
+    save_modules(
+        directory, Transformer(str(directory / "other-encoder"), query_length=9, document_length=20), Pooling(32)
+    )
+
+
+def save_modules(directory, *modules):
+    prompts = {"query": "ask ", "document": "tell it "}
+    SentenceTransformer(modules=list(modules), prompts=prompts, device="cpu").save_pretrained(str(directory / "model"))
+
+
+@pytest.mark.parametrize(
+    ("make", "by_tokens"),
+    [(ours, True), (without_prompts, True), (prompts_of_other_names, True),
+     (routed, False), (routed_at_the_end, False), (cut_by_side, False)],
+)  # fmt: skip
+def test_embeddings_are_the_models_own_of_queries_and_documents(tmp_path, make, by_tokens, monkeypatch):
+    make(tmp_path)
+    directory = str(tmp_path / "model")
+    alone = SentenceTransformer(directory, device="cpu")
+    if make is prompts_of_other_names:
+        alone.prompts = OTHER_PROMPTS  # sentence-transformers adds empty ones when it opens a model
+    for length, tokens in (None, None), (30, 64), (30, 1):
+        if length:
+            alone.max_seq_length = length
+        embedder = PairEmbedder(settings(directory, max_seq_length=length, tokens_per_batch=tokens), "cpu")
+        embedder.model.prompts = alone.prompts
+        for side, own in ("query", alone.encode_query), ("document", alone.encode_document):
+            for prompt in (None, "", "some words: "):
+                expected = np.stack([own(text, prompt=prompt, normalize_embeddings=True) for text in TEXTS])
+                with monkeypatch.context() as patched:
+                    if by_tokens:
+                        patched.setattr(SentenceTransformer, "encode", None)  # would be called with a number of texts
+                    found = embedder.encode(side, TEXTS, prompt)
+                assert found.dtype == torch.float32 and found.device.type == "cpu"
+                np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("make", "most"), [(ours, 64), (routed_at_the_end, 2)])
+def test_batches_are_of_so_many_tokens(tmp_path, make, most):
+    make(tmp_path)
+    embedder = PairEmbedder(settings(str(tmp_path / "model"), max_seq_length=32, tokens_per_batch=64), "cpu")
+    sizes = []
+    embedder.model[0].register_forward_pre_hook(
+        lambda _, inputs: sizes.append(inputs[0]["input_ids"].shape[make is ours])
+    )
+    embedder.encode("query", ["a b c d e f g h i j"] * 9)
+    assert max(sizes) <= most < 2 * max(sizes) and len(sizes) > 2
 
 
 def settings(model, **changes):
@@ -53,13 +147,13 @@ def test_texts_are_cut_and_weights_are_in_the_precision_that_is_said(model):
 def test_settings_that_cannot_be_meant_are_refused(model):
     with pytest.raises(ValueError, match="precision must be"):
         settings(model, precision="fp16")
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
-        settings(model, batch_size=0)
+    with pytest.raises(ValueError, match="tokens_per_batch must be at least 1"):
+        settings(model, tokens_per_batch=0)
 
 
-def test_identity_is_of_the_weights_and_not_of_the_batch_size(model, tmp_path):
+def test_identity_is_of_the_weights_and_not_of_the_batch(model, tmp_path):
     first = settings(model).identity()
-    assert first == settings(model, batch_size=7).identity()
+    assert first == settings(model, tokens_per_batch=7).identity()
     assert first != settings(model, query_prompt="").identity()
     (tmp_path / "model.safetensors").write_bytes(b"one")
     before = settings(str(tmp_path)).identity()

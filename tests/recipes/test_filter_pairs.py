@@ -141,6 +141,9 @@ def test_what_cannot_be_filtered_is_named(settings, tmp_path):
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no more")
     broken = [{"name": "c", "path": str(tmp_path / "broken.parquet"), "query_prefix": "", "document_prefix": ""}]
     assert "broken.parquet: not a readable parquet file" in refusal(["--sources", json.dumps(broken), *arguments[2:]])
+    (tmp_path / "old.yaml").write_text("batch_size: 256\n")
+    assert "old.yaml: unknown key 'batch_size'; see --help" in refusal(["--config", str(tmp_path / "old.yaml")])
+    assert "tokens_per_batch" in refusal(["--help"])
     twice = [{"name": "c", "path": "c", "query_prefix": "", "document_prefix": ""}] * 2
     assert "the name 'c' stands twice" in refusal(["--sources", json.dumps(twice), *arguments[2:]])
     assert "a/b" in refusal(["--sources", json.dumps([{**twice[0], "name": "a/b"}]), *arguments[2:]])

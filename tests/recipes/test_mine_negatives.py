@@ -18,7 +18,7 @@ from recipes import mine_negatives
 from tests.trainers.toys import WORDS, encoder, tokenizer
 
 PREFIXES = {"query_prefix": "search_query", "document_prefix": "search_document"}
-SHARDS = ["--documents_per_shard", "9", "--rows_per_shard", "11", "--batch_size", "2"]
+SHARDS = ["--documents_per_shard", "9", "--rows_per_shard", "11", "--tokens_per_batch", "24"]
 
 
 @pytest.fixture(scope="module")
