@@ -30,15 +30,15 @@ from transformers import AutoConfig, AutoTokenizer, set_seed
 from transformers.models.nomic_bert import NomicBertConfig as NativeConfig
 
 from benchmarks.measure import StepWorkload
-from benchmarks.mlm_sides import PACKAGES, load_tokenizer
-from benchmarks.step_profile import StepClock
+from benchmarks.step_clock import StepClock
+from benchmarks.texts import PACKAGES, load_tokenizer
 from curation.docstrings import docstring_pairs, read_docstrings
 from curation.files import numbered_jsonl
 from nomic_bert import NomicBertConfig, NomicBertModel
+from nomic_bert.flops import training_flops
 from nomic_bert.prompts import PROMPTS
 from trainers import ContrastiveConfig, ContrastiveTrainer
 from trainers.sampling import BatchPlan
-from trainers.throughput import training_flops
 
 SCALE = 50.0  # contrastors@613ddfd
 _SEED = 0

@@ -6,7 +6,8 @@ python benchmarks/encode.py --sizes base --device cuda --precision bf16
 
 All sides read one directory and embed the same texts, whole calls with tokenizing, each workload in a process of its
 own (with --together, each side), in turn. Their embeddings are compared: in fp32 a side whose embeddings differ fails.
-With --growth, speed is measured against length, texts at once and the spread of lengths instead.
+With --growth, speed is measured against length, texts at once and the spread of lengths instead. With --profile, one
+more call of each workload shows where its time goes.
 """
 
 import argparse
@@ -25,8 +26,11 @@ from benchmarks.encode_report import plot_growth, plot_speeds, render, render_gr
 from benchmarks.encode_sides import ONNX_FILE, SIDES, Job, Workload, measure, missing_for
 from benchmarks.measure import (
     alternate,
+    describe_rounds,
     exit_at_sigterm,
     in_fresh_process,
+    in_whole_rounds,
+    measure_matmul,
     try_in_fresh_process,
     write_results,
 )
@@ -106,23 +110,22 @@ def _prepare_texts(args: argparse.Namespace, directory: Path) -> Texts:
 
 def _measure_size(args: argparse.Namespace, size: str, sides: Sequence[str], texts: Texts) -> list[str]:
     """Measure a model of one size in rounds; returns what failed."""
-    from benchmarks.mlm_sides import measure_matmul
-
     with tempfile.TemporaryDirectory() as directory:
         job, setting = _prepare_size(args, size, sides, texts, Path(directory))
         parts = divide(job, sides, args.growth, args.together)
         measurements: dict[str, Callable[[], Any]] = {
-            name: partial(_measure_and_compare, f"{size}, {name}", part, side) for name, (part, side) in parts.items()
-        }
-        measurements[_MATMUL] = partial(in_fresh_process, measure_matmul, job.device, job.precision, job.threads)
+            _MATMUL: partial(in_fresh_process, measure_matmul, job.device, job.precision, job.threads)
+        }  # first, because all others are compared with it
+        for name, (part, side) in parts.items():
+            measurements[name] = partial(_measure_and_compare, f"{size}, {name}", part, side)
         table, failures = "", list[str]()
 
         def write(outcomes: dict[str, list]) -> None:
             nonlocal table, failures
             rates = outcomes[_MATMUL]
-            collected = collect({name: (side, outcomes[name]) for name, (_, side) in parts.items()})
-            report = summarize(collected, setting["workloads"], max(rates))
-            table = _write(args, size, report, {**setting, "rounds": len(rates), "matmul_flops": rates})
+            report = summarize(collect(parts, outcomes), setting["workloads"], max(rates))
+            measured = {**setting, "rounds": describe_rounds(outcomes), "matmul_flops": rates}
+            table = _write(args, size, report, measured, plotted=in_whole_rounds(outcomes))
             failures = _failures(report, args.precision)
 
         alternate(measurements, args.repeats, write)
@@ -148,6 +151,7 @@ def _prepare_size(
         threads=torch.get_num_threads(),
         trained_length=config.max_trained_positions,
         embeddings=directory,
+        profiled=args.profile,
     )
     setting = {
         "size": f"{size}, {config.num_hidden_layers} layers of {config.hidden_size}",
@@ -224,24 +228,24 @@ def _show(outcome: dict[str, Any]) -> str:
     return ", ".join(f"{name} {each['seconds']:.3f} s" for name, each in outcome.items())
 
 
-def collect(outcomes: Mapping[str, tuple[str, list]]) -> dict[str, dict[str, list]]:
-    """Measurement -> side and what each round found, rearranged: workload -> side -> one outcome a round."""
+def collect(parts: Mapping[str, tuple[Job, str]], outcomes: Mapping[str, list]) -> dict[str, dict[str, list]]:
+    """What each measurement found in each round, rearranged: workload -> side -> one outcome a round, perhaps none."""
     collected: dict[str, dict[str, list]] = {}
-    for side, rounds in outcomes.values():
-        for found in rounds:
-            for workload, outcome in found.items():
-                collected.setdefault(workload, {}).setdefault(side, []).append(outcome)
+    for name, (job, side) in parts.items():
+        for workload in job.workloads:
+            rounds = [found[workload.name] for found in outcomes[name]]
+            collected.setdefault(workload.name, {})[side] = rounds
     return collected
 
 
-def _write(args: argparse.Namespace, size: str, report: dict[str, Any], setting: dict[str, Any]) -> str:
-    """Table, figures and plot, as files; returns the table."""
+def _write(args: argparse.Namespace, size: str, report: dict[str, Any], setting: dict[str, Any], plotted: bool) -> str:
+    """Table, figures and, after a whole round, the plot, as files; returns the table."""
     table = render_growth(report, setting) if args.growth else render(report, setting)
     name = f"{'encode_growth' if args.growth else 'encode'}-{size}-{args.device}-{args.precision}"
     page = write_results(name, {**setting, "figures": report}, table, args.results)
-    if args.growth:
+    if plotted and args.growth:
         plot_growth(report, setting, page.with_suffix(".png"))
-    else:
+    elif plotted:
         plot_speeds(report, page.with_suffix(".png"))
     return table
 
@@ -264,7 +268,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sides", nargs="+", choices=SIDES, help="default: all that run here; compared with ours_tokens"
     )
-    parser.add_argument("--growth", action="store_true", help="speed against length, texts at once and spread instead")
+    more = parser.add_mutually_exclusive_group()
+    more.add_argument("--growth", action="store_true", help="speed against length, texts at once and spread instead")
+    more.add_argument("--profile", action="store_true", help="profile one more call of each, by kind of work")
     parser.add_argument("--tokens", type=int, help="of a point of --growth; default 8,192, on a GPU 262,144")
     parser.add_argument("--scale", type=int, help="times as many texts, save of query; default 1, on a GPU 32")
     parser.add_argument(

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.encode_sides import SIDES, TUNED
-from benchmarks.measure import markdown_table, spread
+from benchmarks.encode_sides import PROFILED_TEXTS, SIDES, TUNED
+from benchmarks.measure import NOT_MEASURED, markdown_table, spread
+from benchmarks.profiles import profile_table
 
 LARGEST_DIFFERENCE = 1e-5  # between embeddings of unit length in float32
 BASELINES = ("native_default", "native_sorted")
@@ -23,7 +24,7 @@ Report = Mapping[str, Mapping[str, Mapping[str, Any]]]  # workload -> side -> fi
 def summarize(
     outcomes: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]], costs: Mapping[str, Mapping[str, Any]], rate: float
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Workload -> side -> what its rounds come to, or the `error` of one.
+    """Workload -> side -> what its rounds come to, or the `error` of one; nothing of a side that was not measured.
 
     Args:
         outcomes: workload -> side -> what was measured, one a round.
@@ -32,8 +33,8 @@ def summarize(
 
     Returns:
         `seconds` as a spread, `tokens_per_second`, `share_of_matmul`, the most `peak_memory`, the `batch_sizes` that
-        were the fastest, the largest `difference` (None: not compared), and of each baseline `times_...`, how many
-        times its tokens a second.
+        were the fastest, the largest `difference` (None: not compared), `profile` and `counts` of the last round (see
+        `profile_call`), and of each baseline `times_...`, how many times its tokens a second.
     """
     report: dict[str, dict[str, dict[str, Any]]] = {}
     for workload, sides in outcomes.items():
@@ -41,6 +42,9 @@ def summarize(
         for side, rounds in sides.items():
             if errors := [outcome["error"] for outcome in rounds if "error" in outcome]:
                 figures[side] = {"error": errors[0]}
+                continue
+            if not rounds:
+                figures[side] = {}
                 continue
             seconds = spread([outcome["seconds"] for outcome in rounds])
             differences = [outcome["difference"] for outcome in rounds if outcome["difference"] is not None]
@@ -52,10 +56,12 @@ def summarize(
                 "peak_memory": max(outcome["peak_memory"] for outcome in rounds),
                 "batch_sizes": sorted({outcome["batch_size"] for outcome in rounds if outcome["batch_size"]}),
                 "difference": max(differences, default=None),
+                "profile": rounds[-1].get("profile", {}),
+                "counts": rounds[-1].get("counts", {}),
             }
         for figure in figures.values():
             for baseline in BASELINES:
-                if "error" not in figure and "seconds" in figures.get(baseline, {}):
+                if "seconds" in figure and "seconds" in figures.get(baseline, {}):
                     ratio = figures[baseline]["seconds"]["median"] / figure["seconds"]["median"]
                     figure[f"times_{baseline}"] = ratio
     return report
@@ -72,14 +78,15 @@ def unequal(report: Report) -> list[str]:
 
 
 def render(report: Report, setting: Mapping[str, Any]) -> str:
-    """The table, and under it what was measured."""
+    """The table, under it what was measured, and where the time goes if that was asked for."""
     header = ["workload", "side", "s, median", "min to max", "tokens/s", "share of matmul rate", "peak memory, GiB"]
     header += ["largest difference", *(f"times {baseline}" for baseline in BASELINES)]
     rows = []
     for workload, sides in report.items():
         for side, figure in sides.items():
-            if "error" in figure:
-                rows.append([workload, side, f"failed: {figure['error'].replace('|', '/')}", *[""] * (len(header) - 3)])
+            if "seconds" not in figure:
+                why = f"failed: {figure['error'].replace('|', '/')}" if "error" in figure else NOT_MEASURED
+                rows.append([workload, side, why, *[""] * (len(header) - 3)])
                 continue
             sizes = " or ".join(map(str, figure["batch_sizes"]))
             rows.append(
@@ -95,7 +102,32 @@ def render(report: Report, setting: Mapping[str, Any]) -> str:
                     *(_ratio(figure, baseline) for baseline in BASELINES),
                 ]
             )
-    return f"{markdown_table(header, rows)}\n\n{_explain(report, setting)}"
+    return "\n\n".join([markdown_table(header, rows), _explain(report, setting), *_profiles(report, setting)])
+
+
+def _profiles(report: Report, setting: Mapping[str, Any]) -> list[str]:
+    """Of each workload a table of side and kind of work, and what they show; nothing where nothing was profiled."""
+    tables = []
+    for workload, sides in report.items():
+        tables += profile_table(
+            f"{workload}, milliseconds of one call, by torch's profiler:",
+            {side: figure.get("profile", {}) for side, figure in sides.items()},
+            {side: figure.get("counts", {}) for side, figure in sides.items()},
+        )
+    if not tables:
+        return []
+    if setting["device"] == "cuda":
+        meaning = (
+            "Kinds of work are of the GPU's kernels; the rest is what they leave of the same call's time without the "
+            "profiler. Two waits of the host are the measurement's own."
+        )
+    else:
+        meaning = (
+            "Kinds of work are of torch's operators; the rest is tokenizing, Python and all else of that call. ONNX "
+            "Runtime does not show in this profiler."
+        )
+    texts = f"Of a workload of more than {PROFILED_TEXTS} texts so many at most, evenly over the order of length."
+    return [*tables, f"{meaning} {texts}"]
 
 
 def _seconds(value: float) -> str:
@@ -134,8 +166,7 @@ def _texts(about: Mapping[str, Any]) -> str:
 
 def _model(setting: Mapping[str, Any]) -> str:
     return (
-        f"Model: {setting['size']}, random weights, {setting['precision']} on {setting['device']}; "
-        f"{setting['rounds']} rounds."
+        f"Model: {setting['size']}, random weights, {setting['precision']} on {setting['device']}; {setting['rounds']}."
     )
 
 
@@ -166,7 +197,7 @@ def render_growth(report: Report, setting: Mapping[str, Any]) -> str:
                 f"{about['texts']:,}",
                 f"{about['tokens']:,}",
                 *(_speed(figures.get(side, {})) for side in sides),
-                f"{figures.get(sides[0], {}).get('share_of_matmul', float('nan')):.0%}",
+                _share(figures.get(sides[0], {})),
                 f"{about['attention_share']:.0%}",
                 _difference(max(differences, default=None), setting["precision"]),
             ]
@@ -178,6 +209,10 @@ def render_growth(report: Report, setting: Mapping[str, Any]) -> str:
         f"Text: {setting['source']}, joined and cut. {_matmul(setting)} Attention's share is by arithmetic: the part "
         "of the operations that grows with the square of a text's length. Native is measured to its trained length."
     )
+
+
+def _share(figure: Mapping[str, Any]) -> str:
+    return f"{figure['share_of_matmul']:.0%}" if "share_of_matmul" in figure else "-"
 
 
 def _speed(figure: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import peak_memory
+from benchmarks.profiles import counts_on_gpu, profiler_of, seconds_by_kind
 
 # Name -> what it is, as the results say.
 SIDES = {
@@ -31,6 +32,7 @@ ONNX_FILE = "model.onnx"  # beside the model's directory
 TUNED = ("native_sorted", "native_flash", "onnx")  # sides whose batch size is tried
 _BATCH_SIZES = {"cpu": (1, 2, 4, 8, 16, 32), "cuda": (32, 64, 128, 256, 512)}  # texts
 _TRIED_TOKENS = {"cpu": 4_096, "cuda": 131_072}  # of the texts that a batch size is tried on
+PROFILED_TEXTS = 256  # at most: reading the profile of thousands would take longer than all calls
 _WARMUP_WORDS = 64
 _TIMED_SECONDS, _MOST_CALLS = 1.0, 100  # a short call is repeated for so long, or so often
 
@@ -76,6 +78,7 @@ class Job:
         threads: on the CPU.
         trained_length: of the model, in tokens.
         embeddings: directory that embeddings are written to.
+        profiled: whether one more call of each workload, or of a part of it, runs under torch's profiler.
     """
 
     model: Path
@@ -85,6 +88,7 @@ class Job:
     threads: int
     trained_length: int
     embeddings: Path
+    profiled: bool = False
 
     def embeddings_file(self, workload: Workload, side: str) -> Path:
         """Where a side's embeddings of a workload are."""
@@ -108,7 +112,7 @@ def measure(job: Job, side: str) -> dict[str, dict[str, Any]]:
 
     Returns:
         Name of each workload -> `seconds` of a whole call with tokenizing (the median of `calls`), `peak_memory` in
-        bytes, and `batch_size` in texts (None: the side's own choice).
+        bytes, `batch_size` in texts (None: the side's own choice), and what `profile_call` finds where that is asked.
 
     Raises:
         RuntimeError: the side's model is not of the class that its name promises.
@@ -131,6 +135,9 @@ def measure(job: Job, side: str) -> dict[str, dict[str, Any]]:
         outcome = {"seconds": statistics.median(seconds), "calls": len(seconds), "batch_size": batch_size}
         outcomes[workload.name] = {**outcome, "peak_memory": peak_memory(torch.device(job.device))}
         np.save(job.embeddings_file(workload, side), embeddings)
+        if job.profiled and side != "onnx":  # ONNX Runtime's work does not show in torch's profiler
+            texts = _every(-(-len(workload.texts) // PROFILED_TEXTS), workload)
+            outcomes[workload.name] |= profile_call(encode, texts, batch_size, job.device)
     return outcomes
 
 
@@ -145,8 +152,12 @@ def sample_of(workload: Workload, tokens: int) -> list[str]:
 
     A sample of like lengths would choose large batches, which padding makes slow where lengths differ.
     """
+    return _every(max(-(-workload.tokens // tokens), 1), workload)
+
+
+def _every(step: int, workload: Workload) -> list[str]:
+    """Texts at equal steps over the order of length, at least one."""
     order = np.argsort(workload.lengths, kind="stable")
-    step = max(-(-workload.tokens // tokens), 1)
     return [workload.texts[number] for number in order[step // 2 :: step]] or [workload.texts[order[-1]]]
 
 
@@ -170,6 +181,25 @@ def _timed(encode: Encode, texts: Sequence[str], batch_size: int | None, device:
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start, embeddings
+
+
+def profile_call(encode: Encode, texts: Sequence[str], batch_size: int | None, device: str) -> dict[str, Any]:
+    """Embed the texts once more as they are timed, and once under torch's profiler.
+
+    The profiler slows the host. So on a GPU the rest is what its kernels leave of the time without the profiler; on a
+    CPU the profiled call's own time stands beside its operators'.
+
+    Returns:
+        `profile`, kind of work -> seconds of the call, and `counts`, on a GPU what `counts_on_gpu` finds.
+    """
+    plain, _ = _timed(encode, texts, batch_size, device)
+    with profiler_of(torch.device(device)) as profiler:
+        profiled, _ = _timed(encode, texts, batch_size, device)
+    events = profiler.key_averages()
+    if device == "cuda":
+        kinds = seconds_by_kind(events, torch.device(device), 1, plain)
+        return {"profile": kinds, "counts": counts_on_gpu(events)}
+    return {"profile": seconds_by_kind(events, torch.device(device), 1, profiled), "counts": {}}
 
 
 def _reset_peak_memory(device: str) -> None:

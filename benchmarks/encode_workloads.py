@@ -10,13 +10,13 @@ from statistics import NormalDist
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from benchmarks.encode_sides import Workload
-from benchmarks.mlm_sides import PACKAGES, VOCAB_SIZE, load_tokenizer
+from benchmarks.texts import PACKAGES, VOCAB_SIZE, load_tokenizer
 from curation.docstrings import read_docstrings
 from curation.files import numbered_jsonl
 from nomic_bert import NomicBertConfig, NomicBertModel
 from nomic_bert.embedder import embedder_around, save_embedder
+from nomic_bert.flops import forward_flops
 from nomic_bert.prompts import PROMPTS
-from trainers.throughput import training_flops
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},
@@ -162,7 +162,6 @@ def save_model(size: str, tokenizer: PreTrainedTokenizerBase, directory: Path) -
 
 def forward_cost(config: NomicBertConfig, workload: Workload) -> dict[str, float]:
     """`flops` that the real tokens must cost, and `attention_share`, the part that grows with the lengths' square."""
-    # a forward pass is a third of a training step
-    flops = training_flops(config, workload.tokens, workload.attended, labelled=0) / 3
-    body = training_flops(config, workload.tokens, attended=0, labelled=0) / 3
+    flops = forward_flops(config, workload.tokens, workload.attended)
+    body = forward_flops(config, workload.tokens, attended=0)
     return {"flops": flops, "attention_share": 1 - body / flops}

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 _ROOT = Path(__file__).resolve().parent.parent
+NOT_MEASURED = "not measured"  # a side, in the table of a benchmark that was stopped before it
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "sentence-transformers", "tokenizers", "numpy")
 
 
@@ -122,14 +123,15 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def alternate(
-    sides: Mapping[str, Callable[[], Any]], repeats: int, after_round: Callable[[dict[str, list]], None]
+    sides: Mapping[str, Callable[[], Any]], repeats: int, after_each: Callable[[dict[str, list]], None]
 ) -> dict[str, list]:
     """Run every side once a round, so that a machine that slows down or warms up meets all sides alike.
 
     Args:
         sides: name -> one measurement.
         repeats: rounds.
-        after_round: called with everything so far, so that an interrupted benchmark leaves its finished rounds.
+        after_each: called after each measurement with everything so far, so that a benchmark that is stopped, by
+            whatever signal, leaves what it has measured. A side of which nothing was measured yet has an empty list.
 
     Returns:
         name -> one outcome a round.
@@ -138,8 +140,21 @@ def alternate(
     for _ in range(repeats):
         for name, measure in sides.items():
             outcomes[name].append(measure())
-        after_round(outcomes)
+            after_each(outcomes)
     return outcomes
+
+
+def in_whole_rounds(outcomes: Mapping[str, Sequence]) -> bool:
+    """Whether every side was measured as often."""
+    return len({len(repeats) for repeats in outcomes.values()}) == 1
+
+
+def describe_rounds(outcomes: Mapping[str, Sequence]) -> str:
+    """How many rounds were measured, as results say it, and whether the last one is whole."""
+    rounds = max(len(repeats) for repeats in outcomes.values())
+    if not in_whole_rounds(outcomes):
+        return f"stopped in round {rounds}"
+    return f"{rounds} round{'s' if rounds > 1 else ''}"
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -179,13 +194,28 @@ def try_in_fresh_process(
 
 
 def exit_at_sigterm() -> None:
-    """From now on a time limit ends the program so that temporary directories go; tables of finished rounds stay."""
+    """From now on a time limit ends the program so that temporary directories go; what was measured is written."""
 
     def stop(*_: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` signals twice
         sys.exit(128 + signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, stop)
+
+
+def measure_matmul(device: str, precision: str, threads: int) -> float:
+    """FLOP/s of large matrix products on this machine.
+
+    Args:
+        device: "cpu" or "cuda".
+        precision: "fp32" or "bf16", of the matrices.
+        threads: of torch, on the CPU.
+    """
+    from nomic_bert.flops import matmul_rate  # here, for native's process must not have our classes
+
+    torch.set_num_threads(threads)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return matmul_rate(torch.device(device), dtype)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import (
     AutoTokenizer,
-    BertTokenizer,
     DataCollatorForLanguageModeling,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -25,25 +24,24 @@ from transformers import (
 from transformers.models.nomic_bert import NomicBertForMaskedLM as NativeForMaskedLM
 
 from benchmarks.measure import StepWorkload
-from benchmarks.step_profile import StepClock
+from benchmarks.step_clock import StepClock
+from benchmarks.texts import PACKAGES, load_tokenizer
 from curation.docstrings import read_docstrings
 from curation.documents import DocumentSource, open_documents
 from curation.packing import pack_documents
-from curation.tokenizer import plain_tokenizer, train_tokenizer
+from curation.tokenizer import plain_tokenizer
 from nomic_bert import NomicBertConfig, NomicBertForMaskedLM
+from nomic_bert.flops import training_flops
 from trainers import MLMConfig, MLMTrainer
 from trainers.collators import MaskedLMCollator
 from trainers.sampling import SourceBatch
-from trainers.throughput import matmul_rate, training_flops
 
 BLOCK_SIZE = 2048  # paper §4.1.1
 MASKED = 0.3  # paper §4.1.2
-VOCAB_SIZE = 30528  # paper §4.1.2: the head costs as much whatever tokenizer made the blocks
 SIZES: dict[str, dict[str, int]] = {
     "small": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 1536},
     "base": {},  # NomicBertConfig's defaults: 137M parameters
 }
-PACKAGES = ("torch", "transformers")  # whose documentation is the text where none is given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,21 +116,6 @@ def pack(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Dataset:
     return Dataset(blocks)
 
 
-def load_tokenizer(given: str | None, texts: Sequence[str], directory: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer given as a directory, hub name or vocab.txt; None: one trained on the texts, in `directory`.
-
-    Raises:
-        ValueError: it has more tokens than the model has rows.
-    """
-    if given is None:
-        train_tokenizer(texts, VOCAB_SIZE, directory)
-        return AutoTokenizer.from_pretrained(directory)
-    loaded = BertTokenizer(vocab=given) if given.endswith(".txt") else AutoTokenizer.from_pretrained(given)
-    if len(loaded) > VOCAB_SIZE:
-        raise ValueError(f"--tokenizer {given}: {len(loaded):,} tokens; the model has rows for {VOCAB_SIZE:,}.")
-    return loaded
-
-
 def prepare_weights(directory: Path, config: NomicBertConfig) -> None:
     """Write fresh weights twice: as we name them, and as native's MaskedLM does, whose head has biases: zero here."""
     set_seed(0)
@@ -182,13 +165,6 @@ def compare_losses(workload: Workload) -> dict[str, float]:
     if abs(result["ours"] - result["native"]) > 1e-5 or result["logits"] > 1e-3:
         raise ValueError(f"the two sides are not the same model, so nothing was timed: {describe_losses(result)}")
     return result
-
-
-def measure_matmul(device: str, precision: str, threads: int) -> float:
-    """FLOP/s of large matrix products on this machine; the arguments as in `Workload`."""
-    torch.set_num_threads(threads)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    return matmul_rate(torch.device(device), dtype)
 
 
 def measure(workload: Workload, side: Side) -> dict[str, Any]:

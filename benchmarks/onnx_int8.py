@@ -31,7 +31,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 from transformers.modeling_outputs import BaseModelOutput
 
-from benchmarks.measure import alternate, in_fresh_process, markdown_table, spread, write_results
+from benchmarks.measure import (
+    alternate,
+    in_fresh_process,
+    in_whole_rounds,
+    markdown_table,
+    spread,
+    write_results,
+)
 from evaluation.rows import read_rows, text_of
 from nomic_bert.embedder import load_embedder
 from nomic_bert.prompts import prefix_text
@@ -246,6 +253,8 @@ def measure(args: argparse.Namespace, job: Job, pairs: Sequence[tuple[str, str, 
     tokens, load = count_tokens(job), [os.getloadavg()[0]]
 
     def keep(seconds: dict[str, list[dict[int, tuple[float, float]]]]) -> None:
+        if not in_whole_rounds(seconds):
+            return
         load.append(os.getloadavg()[0])
         speeds = summarize(job, tokens, seconds)
         rounds = len(seconds["torch"])

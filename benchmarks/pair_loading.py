@@ -32,6 +32,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import AutoTokenizer
 
 from benchmarks.measure import alternate, in_fresh_process, markdown_table, spread, write_results
+from benchmarks.texts import PACKAGES
 from curation.docstrings import docstring_pairs, read_docstrings
 from curation.files import ROWS_PER_BATCH, read_jsonl, write_arrow, write_jsonl
 from curation.sources import Source, open_pairs
@@ -71,7 +72,6 @@ HUB_ROWS = {
     "quora": 44_885,
     "squad": 25_117,
 }
-_PACKAGES = ("torch", "transformers")
 _ROWS_PER_HUB_FILE = 1_000_000  # `datasets` begins another file after 500 MB
 _LATE = 14_000 / 14_571  # a step near the end of the epoch
 _PHASES = {
@@ -281,12 +281,12 @@ def run_tokenize(args: argparse.Namespace) -> Path:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as in a loader's worker
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory, "pairs.jsonl")
-        pairs = [row for path in args.pairs for row in read_jsonl(path)] or docstring_pairs(read_docstrings(_PACKAGES))
+        pairs = [row for path in args.pairs for row in read_jsonl(path)] or docstring_pairs(read_docstrings(PACKAGES))
         random.Random(0).shuffle(pairs)
         write_jsonl([{"query": row["query"], "document": row["document"]} for row in pairs], file)
         outcomes = in_fresh_process(measure_worker, file, str(args.tokenizer), args.rows, args.batches, args.max_length)
     result = summarize_worker(outcomes, args.device_tokens_per_second)
-    text = "files given by --pairs" if args.pairs else f"documentation strings of {' and '.join(_PACKAGES)}"
+    text = "files given by --pairs" if args.pairs else f"documentation strings of {' and '.join(PACKAGES)}"
     result |= {"text": text, "pairs": len(pairs), "rows": args.rows, "outcomes": outcomes}
     return write_results("pair_loading-tokenize", result, worker_table(result), args.results)
 

@@ -22,7 +22,7 @@ import torch
 from sentence_transformers.util import dot_score, semantic_search
 from torch import Tensor
 
-from benchmarks.measure import alternate, markdown_table, spread, write_results
+from benchmarks.measure import NOT_MEASURED, alternate, describe_rounds, markdown_table, spread, write_results
 from curation.search import default_block_size, ranks, top_k
 
 FAISS_IS_INSTALLED = importlib.util.find_spec("faiss") is not None
@@ -138,26 +138,31 @@ def timed(search: Callable[[], Any], device: torch.device) -> float:
 
 
 def summarize(seconds: Mapping[str, Sequence[float]], operations: int) -> dict[str, dict[str, float]]:
-    """Name -> seconds, operations a second, share of the matrix products' rate, and times slower than `top_k`."""
-    spreads = {name: spread(values) for name, values in seconds.items()}
-    return {
-        name: {
-            **each,
-            "gflops": operations / each["median"] / 1e9,
-            "matmul_share": spreads["matmul"]["median"] / each["median"],
-            "top_k_is_faster_by": each["median"] / spreads["top_k"]["median"],
-        }
-        for name, each in spreads.items()
-    }
+    """Name -> seconds, operations a second, share of the matrix products' rate, and times slower than `top_k`.
+
+    Nothing of a side that was not measured, and no share before the products were.
+    """
+    spreads = {name: spread(values) for name, values in seconds.items() if values}
+    figures: dict[str, dict[str, float]] = {name: {} for name in seconds}
+    for name, each in spreads.items():
+        figures[name] = {**each, "gflops": operations / each["median"] / 1e9}
+        figures[name]["top_k_is_faster_by"] = each["median"] / spreads["top_k"]["median"]
+        if "matmul" in spreads:
+            figures[name]["matmul_share"] = spreads["matmul"]["median"] / each["median"]
+    return figures
 
 
 def show(figures: Mapping[int, Mapping[str, Mapping[str, float]]]) -> str:
     """The table: documents -> side -> what `summarize` found."""
-    rows = [
-        [f"{documents:,}", _NAMES[name], f"{each['median']:.2f}", f"{each['min']:.2f} to {each['max']:.2f}",
-         f"{each['gflops']:,.0f}", f"{each['matmul_share']:.0%}", f"{each['top_k_is_faster_by']:.2f}"]
-        for documents, found in figures.items() for name, each in found.items()
-    ]  # fmt: skip
+    rows = []
+    for documents, found in figures.items():
+        for name, each in found.items():
+            cells = [NOT_MEASURED, *[""] * 4]
+            if each:
+                cells = [f"{each['median']:.2f}", f"{each['min']:.2f} to {each['max']:.2f}", f"{each['gflops']:,.0f}"]
+                cells.append(f"{each['matmul_share']:.0%}" if "matmul_share" in each else "-")
+                cells.append(f"{each['top_k_is_faster_by']:.2f}")
+            rows.append([f"{documents:,}", _NAMES[name], *cells])
     header = ["documents", "side", "s, median", "least to most", "GFLOP/s", "share of the matrix products' rate"]
     return markdown_table([*header, "`top_k` is faster by a factor of"], rows)
 
@@ -182,20 +187,22 @@ def main(argv: Sequence[str]) -> None:
         def keep(seconds: dict[str, list], queries: Tensor = queries, documents: Tensor = documents) -> None:
             operations = 2 * len(queries) * documents.shape[0] * documents.shape[1]
             figures[len(documents)] = summarize(seconds, operations)
-            _write(args, figures, documents.shape[1])
+            _write(args, figures, documents.shape[1], describe_rounds(seconds))
 
         searches = sides(queries, documents, args.k).items()
-        alternate({name: partial(timed, search, device) for name, search in searches}, args.repeats, keep)
-    print(_write(args, figures, documents.shape[1]).read_text())
+        outcomes = alternate({name: partial(timed, search, device) for name, search in searches}, args.repeats, keep)
+    print(_write(args, figures, documents.shape[1], describe_rounds(outcomes)).read_text())
 
 
-def _write(args: argparse.Namespace, figures: Mapping[int, Mapping[str, Mapping[str, float]]], dim: int) -> Path:
+def _write(
+    args: argparse.Namespace, figures: Mapping[int, Mapping[str, Mapping[str, float]]], dim: int, rounds: str
+) -> Path:
     what = "embeddings given by --embeddings" if args.embeddings else "random unit vectors"
     queries = f"the first {args.queries:,} of them" if args.queries else "all of them"
     result = {"dim": dim, "k": args.k, "device": args.device, "embeddings": what, "queries": args.queries}
     result |= {"repeats": args.repeats, "figures": {str(rows): found for rows, found in figures.items()}}
     text = f"{show(figures)}\n\n{what[0].upper()}{what[1:]} of {dim} dimensions in float32, k = {args.k}; queries are "
-    text += f"{queries}; {args.repeats} rounds. Operations: 2 for every query, document and dimension."
+    text += f"{queries}; {rounds}. Operations: 2 for every query, document and dimension."
     return write_results(f"search-{args.device}", result, text, args.results)
 
 

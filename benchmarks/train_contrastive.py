@@ -31,16 +31,20 @@ from benchmarks.contrastive_sides import (
     prepare,
 )
 from benchmarks.measure import (
+    NOT_MEASURED,
     alternate,
+    describe_rounds,
     exit_at_sigterm,
     in_fresh_process,
     markdown_table,
+    measure_matmul,
     spread,
     try_in_fresh_process,
     write_results,
 )
-from benchmarks.mlm_sides import SIZES, VOCAB_SIZE, measure_matmul
-from benchmarks.step_profile import profile_table
+from benchmarks.mlm_sides import SIZES
+from benchmarks.profiles import STEP_HEADING, profile_table
+from benchmarks.texts import VOCAB_SIZE
 from nomic_bert import NomicBertConfig
 
 _MEMORY_SIZE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
@@ -91,16 +95,17 @@ def _measure_speed(args: argparse.Namespace, directory: Path) -> str:
         nonlocal table
         rate, flops = max(outcomes[_MATMUL]), needed_flops(config, same["tokens"], same["attended"])
         report = summarize(outcomes, sides, rate, flops, workload.pairs, same["tokens"])
-        table = render(report, {**setting, "matmul_flops": rate, "needed_flops": flops})
+        shown = {**setting, "matmul_flops": rate, "needed_flops": flops, "rounds": describe_rounds(outcomes)}
+        table = render(report, shown)
         result = {**setting, "needed_flops": flops, "matmul_flops": outcomes[_MATMUL], "sides": report}
         write_results(name, result, table, args.results)
 
+    machine = (workload.device, workload.precision, workload.threads)
     measurements: dict[str, Callable[[], Any]] = {
-        side.name: partial(try_in_fresh_process, side.name, _show, measure, workload, side) for side in sides
+        _MATMUL: partial(in_fresh_process, measure_matmul, *machine)  # first: all others are compared with it
     }
-    measurements[_MATMUL] = partial(
-        in_fresh_process, measure_matmul, workload.device, workload.precision, workload.threads
-    )
+    for side in sides:
+        measurements[side.name] = partial(try_in_fresh_process, side.name, _show, measure, workload, side)
     outcomes = alternate(measurements, args.repeats, write)
     if failed := [side.name for side in sides if side.ours and "error" in outcomes[side.name][-1]]:
         raise SystemExit(f"{table}\n\nerror: {', '.join(failed)} failed; see the table above.")
@@ -114,7 +119,7 @@ def _show(outcome: dict[str, Any]) -> str:
 def summarize(
     outcomes: dict[str, list], sides: Sequence[Side], rate: float, flops: float, pairs: int, tokens: float
 ) -> dict[str, dict[str, Any]]:
-    """Side -> spread of its seconds a step, and what follows; or its `error`.
+    """Side -> spread of its seconds a step, and what follows; or its `error`; nothing where it was not measured.
 
     Args:
         outcomes: side -> what `measure` returned, one a repeat.
@@ -134,6 +139,9 @@ def summarize(
         if errors:
             report[side.name] = {"error": errors[0]}
             continue
+        if not outcomes[side.name]:
+            report[side.name] = {}
+            continue
         repeats = [outcome["seconds"] for outcome in outcomes[side.name]]
         seconds = spread(repeats)
         report[side.name] = {
@@ -148,7 +156,7 @@ def summarize(
         }
     for side in sides:
         ours = next((other.name for other in sides if other.ours and other.cached == side.cached), "")
-        if "error" not in report[side.name] and "seconds" in report.get(ours, {}):
+        if "seconds" in report[side.name] and "seconds" in report.get(ours, {}):
             median = report[side.name]["seconds"]["median"]
             report[side.name]["times_ours"] = median / report[ours]["seconds"]["median"]
     return report
@@ -160,8 +168,9 @@ def render(report: dict[str, dict[str, Any]], setting: dict[str, Any]) -> str:
     header += ["peak memory, GiB", "loss"]
     rows = []
     for name, side in report.items():
-        if "error" in side:
-            rows.append([name, f"failed: {side['error'].replace('|', '/')}", *[""] * (len(header) - 2)])
+        if "seconds" not in side:
+            why = f"failed: {side['error'].replace('|', '/')}" if "error" in side else NOT_MEASURED
+            rows.append([name, why, *[""] * (len(header) - 2)])
             continue
         seconds = side["seconds"]
         rows.append(
@@ -178,7 +187,7 @@ def render(report: dict[str, dict[str, Any]], setting: dict[str, Any]) -> str:
             ]
         )
     profiles = {name: side.get("profile", {}) for name, side in report.items()}
-    return "\n\n".join([markdown_table(header, rows), _explain(setting), *profile_table(profiles)])
+    return "\n\n".join([markdown_table(header, rows), _explain(setting), *profile_table(STEP_HEADING, profiles)])
 
 
 def _explain(setting: dict[str, Any]) -> str:
@@ -188,8 +197,8 @@ def _explain(setting: dict[str, Any]) -> str:
     return (
         f"{setting['size']} model, {setting['precision']}, {setting['pairs']:,} pairs a step: {same['tokens']:,.0f} "
         f"real tokens, {same['tokens'] / texts:,.0f} a text on average, cut at {setting['max_length']:,}. "
-        f"{setting['steps']} steps timed after {setting['warmup']}; each repeat a new process, sides in turn. Time is "
-        "of whole optimizer steps: loader, tokenizing, forward, backward, clipping, AdamW. Theirs: "
+        f"{setting['steps']} steps timed after {setting['warmup']}; {setting['rounds']}, each in a new process, sides "
+        "in turn. Time is of whole optimizer steps: loader, tokenizing, forward, backward, clipping, AdamW. Theirs: "
         "sentence-transformers' trainer and (Cached)MultipleNegativesRankingLoss around transformers' NomicBertModel, "
         "padded; its GradCache takes texts or tokens at a time. Times ours compares GradCache with GradCache and one "
         f"pass with one pass. Peak memory is {where}. Matmul rate: {setting['matmul_flops'] / 1e12:,.3f} TFLOP/s, the "
@@ -231,9 +240,10 @@ def summarize_memory(outcomes: dict[str, list], dimension: int) -> dict[str, dic
     for pairs, repeats in outcomes.items():
         errors = [outcome["error"] for outcome in repeats if "error" in outcome]
         report[pairs] = {"embeddings": 2 * int(pairs) * dimension * torch.float32.itemsize}
-        report[pairs] |= (
-            {"error": errors[0]} if errors else {"peak_memory": spread([o["peak_memory"] for o in repeats])}
-        )
+        if errors:
+            report[pairs]["error"] = errors[0]
+        elif repeats:
+            report[pairs]["peak_memory"] = spread([outcome["peak_memory"] for outcome in repeats])
     first = next(iter(report.values()))
     for batch in report.values():
         if "peak_memory" in batch and "peak_memory" in first:
@@ -246,7 +256,7 @@ def render_memory(report: dict[str, dict[str, Any]], setting: dict[str, Any]) ->
     header = ["global batch, pairs", "peak memory, MiB, median", "min to max", "more than the first", "embeddings, MiB"]
     rows = []
     for pairs, batch in report.items():
-        cells = [f"failed: {batch.get('error', '')}".replace("|", "/"), "", ""]
+        cells = [f"failed: {batch['error'].replace('|', '/')}" if "error" in batch else NOT_MEASURED, "", ""]
         if peak := batch.get("peak_memory"):
             growth = f"{batch['growth'] / 2**20:,.0f}" if "growth" in batch else ""
             span = f"{peak['min'] / 2**20:,.0f} to {peak['max'] / 2**20:,.0f}"

@@ -18,10 +18,13 @@ from typing import Any
 import torch
 
 from benchmarks.measure import (
+    NOT_MEASURED,
     alternate,
+    describe_rounds,
     exit_at_sigterm,
     in_fresh_process,
     markdown_table,
+    measure_matmul,
     spread,
     try_in_fresh_process,
     write_results,
@@ -29,18 +32,17 @@ from benchmarks.measure import (
 from benchmarks.mlm_sides import (
     BLOCK_SIZE,
     SIZES,
-    VOCAB_SIZE,
     Side,
     Workload,
     compare_losses,
     describe_losses,
     measure,
-    measure_matmul,
     prepare_data,
     prepare_weights,
     useful_flops,
 )
-from benchmarks.step_profile import profile_table
+from benchmarks.profiles import STEP_HEADING, profile_table
+from benchmarks.texts import VOCAB_SIZE
 from nomic_bert import NomicBertConfig
 
 _MATMUL = "matmul"
@@ -84,14 +86,15 @@ def main(argv: Sequence[str]) -> None:
             nonlocal table
             rate = max(outcomes[_MATMUL])
             report = summarize(outcomes, sides, rate, config, text["attended_tokens"])
-            table = render(report, {**setting, "matmul_flops": rate})
+            table = render(report, {**setting, "matmul_flops": rate, "rounds": describe_rounds(outcomes)})
             write_results(name, {**setting, "matmul_flops": outcomes[_MATMUL], "sides": report}, table, args.results)
 
-        measurements: dict[str, Callable[[], Any]] = {
-            side.name: partial(try_in_fresh_process, side.name, _show, measure, workload, side) for side in sides
-        }
         machine = (workload.device, workload.precision, workload.threads)
-        measurements[_MATMUL] = partial(in_fresh_process, measure_matmul, *machine)
+        measurements: dict[str, Callable[[], Any]] = {
+            _MATMUL: partial(in_fresh_process, measure_matmul, *machine)  # first: all others are compared with it
+        }
+        for side in sides:
+            measurements[side.name] = partial(try_in_fresh_process, side.name, _show, measure, workload, side)
         outcomes = alternate(measurements, args.repeats, write)
     print(f"\n{table}", flush=True)
     if failed := [side.name for side in sides if not side.native and "error" in outcomes[side.name][-1]]:
@@ -105,7 +108,7 @@ def _show(outcome: dict[str, Any]) -> str:
 def summarize(
     outcomes: dict[str, list], sides: Sequence[Side], rate: float, config: NomicBertConfig, document_tokens: float
 ) -> dict[str, dict[str, Any]]:
-    """Side -> spread of its tokens per second, and what follows; or its `error`.
+    """Side -> spread of its tokens per second, and what follows; or its `error`; nothing where it was not measured.
 
     `times_native` is the ratio of the medians to native's with the same compilation, `share_of_matmul` the part of
     the measured matmul rate that useful work reached.
@@ -115,6 +118,9 @@ def summarize(
         good = [outcome for outcome in outcomes[side.name] if "error" not in outcome]
         if len(good) < len(outcomes[side.name]):
             report[side.name] = {"error": next(o["error"] for o in outcomes[side.name] if "error" in o)}
+            continue
+        if not good:
+            report[side.name] = {}
             continue
         speed = spread([outcome["tokens_per_second"] for outcome in good])
         flops = useful_flops(config, document_tokens if side.inside else BLOCK_SIZE)
@@ -129,7 +135,7 @@ def summarize(
         }
     for side in sides:
         own, native = report[side.name], report.get(Side(native=True, compiled=side.compiled).name, {})
-        if "error" not in own and "tokens_per_second" in native:
+        if "tokens_per_second" in own and "tokens_per_second" in native:
             own["times_native"] = own["tokens_per_second"]["median"] / native["tokens_per_second"]["median"]
     return report
 
@@ -138,8 +144,9 @@ def render(report: dict[str, dict[str, Any]], setting: dict[str, Any]) -> str:
     """The tables, and under them what was measured."""
     rows = []
     for name, side in report.items():
-        if "error" in side:
-            rows.append([name, f"failed: {side['error'].replace('|', '/')}", "", "", "", ""])
+        if "tokens_per_second" not in side:
+            why = f"failed: {side['error'].replace('|', '/')}" if "error" in side else NOT_MEASURED
+            rows.append([name, why, "", "", "", ""])
             continue
         speed = side["tokens_per_second"]
         ratio = f"{side['times_native']:.2f}" if "times_native" in side else ""
@@ -155,7 +162,7 @@ def render(report: dict[str, dict[str, Any]], setting: dict[str, Any]) -> str:
         )
     header = ["side", "tokens/s, median", "min to max", "times native", "peak memory, GiB", "share of matmul rate"]
     profiles = {name: side.get("profile", {}) for name, side in report.items()}
-    return "\n\n".join([markdown_table(header, rows), _explain(setting), *profile_table(profiles)])
+    return "\n\n".join([markdown_table(header, rows), _explain(setting), *profile_table(STEP_HEADING, profiles)])
 
 
 def _explain(setting: dict[str, Any]) -> str:
@@ -163,8 +170,9 @@ def _explain(setting: dict[str, Any]) -> str:
     where = "allocated on the GPU" if setting["device"] == "cuda" else "resident"
     return (
         f"{setting['size']} model, {setting['precision']}, {setting['blocks']} blocks of {BLOCK_SIZE:,} tokens a step, "
-        f"{setting['steps']} steps timed after {setting['warmup']}; each repeat a new process, sides in turn. "
-        f"All tokens are real; time is of whole optimizer steps with loader and collator. Peak memory is {where}. "
+        f"{setting['steps']} steps timed after {setting['warmup']}; {setting['rounds']}, each in a new process, sides "
+        "in turn. All tokens are real; time is of whole optimizer steps with loader and collator. "
+        f"Peak memory is {where}. "
         f"Matmul rate: {setting['matmul_flops'] / 1e12:,.2f} TFLOP/s, the best of all rounds; its share "
         f"counts useful work only, for every side the head on masked tokens. {describe_losses(setting['same_loss'])} "
         f"Text: {text['source']}, {text['distinct_blocks']:,} distinct blocks of {text['blocks']:,}, documents of "

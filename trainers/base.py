@@ -24,7 +24,7 @@ from . import record
 from .checkpoints import latest_checkpoint
 from .interruption import EXIT_CODE, StopAtSigterm, ignore_sigterm
 from .sampling import EvaluationBatches, StepSampler, TrainBatches
-from .throughput import Stopwatch
+from .stopwatch import Stopwatch
 
 
 @dataclass

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from nomic_bert import NomicBertConfig
+from nomic_bert.flops import matmul_rate, training_flops
 from nomic_bert.training_record import STAGES
 
 from .base import StepArguments, StepTrainer, as_sources, divide_batch, weighted_mean
@@ -18,7 +19,6 @@ from .collators import MaskedLMCollator
 from .distributed import rank_and_ranks
 from .record import sources_of_plan
 from .sampling import BatchPlan, EvaluationBatches, TrainBatches
-from .throughput import matmul_rate, training_flops
 
 
 @dataclass
@@ -79,7 +79,7 @@ class MLMTrainer(StepTrainer):
 
     A training log has, over the steps since the last one and all ranks: `loss`; `accuracy`, the share of masked tokens
     that the model puts first; `perplexity`, exp of the loss; `tokens_per_second`; and `mfu`, the share of the devices'
-    peak FLOP/s that went into the model (`throughput.training_flops`).
+    peak FLOP/s that went into the model (`nomic_bert.flops.training_flops`).
 
     Args:
         model: with a masked language modelling head that honours `num_items_in_batch`.

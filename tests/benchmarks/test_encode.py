@@ -126,7 +126,9 @@ def test_ours_and_onnx_give_the_embeddings_of_encode(job: Job, monkeypatch: pyte
     expected = np.stack([SentenceTransformer(str(job.model), device="cpu").encode(text) for text in texts])
     assert expected.std(axis=0).max() > 1e-3  # the texts are told apart
     for side in ["ours_tokens", "ours_encode"] + ["onnx"] * (encode_sides.missing_for("onnx", "cpu") is None):
-        outcome = encode_sides.measure(job, side)["some"]
+        outcome = encode_sides.measure(replace(job, profiled=True), side)["some"]
+        # ONNX Runtime's work does not show in torch's profiler
+        assert ("profile" in outcome) == (side != "onnx") and outcome.get("profile", {"attention": 1})["attention"] > 0
         assert outcome["seconds"] > 0 and outcome["calls"] > 1 and outcome["peak_memory"] > 2**26
         assert (outcome["batch_size"] in (1, 2, 4, 8)) == (side == "onnx")
         assert np.abs(np.load(job.embeddings_file(workload, side)) - expected).max() < 1e-6
@@ -212,6 +214,44 @@ def test_medians_ratios_and_failures_by_hand() -> None:
     assert encode._failures(report, "bf16") == ["long, ours_tokens failed"]
 
 
+@pytest.mark.parametrize("growth", [False, True])
+def test_a_run_that_is_stopped_in_its_first_round_shows_what_it_measured(
+    vocabulary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, growth: bool
+) -> None:
+    """SIGTERM, as a time limit sends it, ends the program while the second side is measured."""
+    measured: list[str] = []
+
+    def here(function: object, job: Job, side: str) -> dict:
+        if side != "ours_tokens":
+            raise SystemExit(143)
+        measured.append(side)
+        for workload in job.workloads:
+            np.save(job.embeddings_file(workload, side), np.ones((len(workload.texts), 4)))
+        counts = {"kernels launched": 321}
+        more = {"profile": {"matmul": 0.25, "rest": 0.75}, "counts": counts} if job.profiled else {}
+        return {each.name: outcome(1.0, None) | more for each in job.workloads}
+
+    monkeypatch.setattr("benchmarks.measure.in_fresh_process", here)
+    monkeypatch.setattr(encode, "in_fresh_process", lambda *_: 1e9)  # of the matrix products
+    monkeypatch.setitem(encode_workloads.SIZES, "tiny", SMALL)
+    file = tmp_path / "texts.jsonl"
+    file.write_text("\n".join(json.dumps({"text": text}) for text in SENTENCES))
+    typed = (
+        f"--texts {file} --tokenizer {vocabulary} --results {tmp_path} --threads 1 --sides ours_tokens native_sorted "
+    )
+    with pytest.raises(SystemExit):
+        encode.main(shlex.split(typed + ("--growth --tokens 256" if growth else "--workloads query --profile")))
+    page = next(tmp_path.glob("*.md")).read_text()
+    assert measured == ["ours_tokens"] and "; stopped in round 1." in page
+    if growth:
+        assert re.search(r"^\| length 128 \| 2 \| 256 \| 256 \| - \| \d+% ", page, re.M)
+        assert re.search(r"^\| batch 1 \| 1 \| 128 \| - \| - \| - ", page, re.M)
+    else:
+        assert re.search(r"^\| query \| ours_tokens \| 1.00 ", page, re.M)
+        assert re.search(r"^\| query \| native_sorted \| not measured \|", page, re.M)
+        assert "| matmul | 250.0 (25%) |\n| rest | 750.0 (75%) |\n| kernels launched | 321 |" in page
+
+
 def test_a_whole_run_writes_what_it_prints_and_refuses_other_embeddings(
     vocabulary: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,4 +329,4 @@ def test_make_gpu_asks_for_what_there_is() -> None:
     settings = re.search(r"^GPU_encode := (.*)$", makefile, re.MULTILINE)
     assert settings and re.search(r"^BENCHMARKS \?=.*\bencode\b", makefile, re.MULTILINE)
     args = encode._parser().parse_args(shlex.split(settings[1]))
-    assert (args.sizes, args.device, args.precision) == (["base"], "cuda", "bf16")
+    assert (args.sizes, args.device, args.precision, args.profile) == (["base"], "cuda", "bf16", True)

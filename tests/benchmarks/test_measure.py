@@ -2,6 +2,8 @@ import json
 import os
 import platform
 import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -67,9 +69,9 @@ def test_an_interrupted_write_leaves_the_earlier_results_whole(tmp_path: Path, m
     assert "third" in path.read_text() and json.loads(path.with_suffix(".json").read_text())["result"] == {"run": 3}
 
 
-def test_sides_take_turns_and_finished_rounds_are_handed_on() -> None:
+def test_sides_take_turns_and_all_so_far_is_handed_on_after_each() -> None:
     order: list[str] = []
-    rounds: list[dict] = []
+    handed: list[dict] = []
 
     def side(name: str) -> int:
         order.append(name)
@@ -78,11 +80,34 @@ def test_sides_take_turns_and_finished_rounds_are_handed_on() -> None:
     outcomes = measure.alternate(
         {name: lambda name=name: side(name) for name in ("ours", "theirs")},
         3,
-        lambda so_far: rounds.append({name: list(values) for name, values in so_far.items()}),
+        lambda so_far: handed.append({name: list(values) for name, values in so_far.items()}),
     )
     assert order == ["ours", "theirs"] * 3
     assert outcomes == {"ours": [1, 3, 5], "theirs": [2, 4, 6]}
-    assert rounds == [{"ours": [1, 3, 5][:n], "theirs": [2, 4, 6][:n]} for n in (1, 2, 3)]
+    assert handed == [{"ours": [1, 3, 5][: (n + 1) // 2], "theirs": [2, 4, 6][: n // 2]} for n in range(1, 7)]
+    words = [measure.describe_rounds(so_far) for so_far in handed]
+    assert words == [
+        "stopped in round 1",
+        "1 round",
+        "stopped in round 2",
+        "2 rounds",
+        "stopped in round 3",
+        "3 rounds",
+    ]
+
+
+def test_a_benchmark_that_sigterm_stops_has_handed_on_what_it_measured() -> None:
+    """As `timeout` stops it: in its first round, while a side is measured."""
+    program = """
+import os, signal
+from benchmarks import measure
+measure.exit_at_sigterm()
+sides = {"first": lambda: 5, "second": lambda: os.kill(os.getpid(), signal.SIGTERM), "third": lambda: 7}
+measure.alternate(sides, 1, lambda so_far: print(so_far, measure.describe_rounds(so_far), flush=True))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=measure._ROOT, capture_output=True, text=True)
+    assert ended.stdout == "{'first': [5], 'second': [], 'third': []} stopped in round 1\n"
+    assert ended.returncode == 128 + signal.SIGTERM
 
 
 def test_the_spread_is_median_least_and_most() -> None:

@@ -61,6 +61,23 @@ def test_sides_that_disagree_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.iterdir())
 
 
+def test_a_run_that_is_stopped_shows_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop() -> None:
+        raise SystemExit(143)
+
+    sides = search.sides
+    monkeypatch.setattr(search, "check", lambda *_: None)
+    monkeypatch.setattr(search, "sides", lambda *given: sides(*given) | {"semantic_search": stop})
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--rows 40 --dim 8 --k 3")
+    page = next(tmp_path.glob("*-search-cpu.md")).read_text()
+    assert re.search(r"^\| 40 \| `top_k` \| 0\.0\d \| .* \| - \| 1\.00 \|$", page, re.MULTILINE)
+    assert (
+        "| 40 | `semantic_search` | not measured |" in page and "| 40 | matrix products alone | not measured |" in page
+    )
+    assert "; stopped in round 1." in page
+
+
 def test_near_ties_may_stand_in_either_order() -> None:
     ours = torch.tensor([[0.9, 0.5, 0.5 - 1e-6, 0.1, 0.1 - 1e-6]]), torch.tensor([[4, 2, 7, 1, 8]])
     scores = ours[0][:, :4]

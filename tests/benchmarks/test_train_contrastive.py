@@ -163,6 +163,22 @@ def test_medians_ratios_and_failures_by_hand() -> None:
     assert report["theirs, one pass"] == {"error": "OutOfMemoryError: a | b"}
 
 
+def test_a_run_that_is_stopped_shows_what_it_measured(prepared: Workload) -> None:
+    sides = train_contrastive.build_sides(64, [8], 0, one_pass=False)
+    outcome = {"seconds": 2.0, "peak_memory": 2**30, "loss": 1.0, "profile": {"matmul": 1.0, "rest": 1.0}}
+    outcomes: dict[str, list] = {"ours, GradCache of 64 tokens": [outcome], "theirs, GradCache of 8 texts": []}
+    report = train_contrastive.summarize(outcomes, sides, rate=50.0, flops=100.0, pairs=8, tokens=200.0)
+    text = {"source": "", "distinct_pairs": 1, "pairs": 1, "tokens_in_vocabulary": 1}
+    setting = {**prepared.shown(), "size": "small", "text": text, "same": contrastive_sides.compare_sides(prepared)}
+    setting |= {"matmul_flops": 1.0, "needed_flops": 1.0, "rounds": "stopped in round 1"}
+    page = train_contrastive.render(report, setting)
+    assert "| ours, GradCache of 64 tokens | 2.00 | 2.00 to 2.00 | 1.00 |" in page and "; stopped in round 1," in page
+    assert "| theirs, GradCache of 8 texts | not measured |" in page
+    memory = train_contrastive.summarize_memory({"256": [{"peak_memory": 2**20}], "1024": []}, dimension=128)
+    page = train_contrastive.render_memory(memory, {**setting, "chunk_tokens": 64, "model": CONFIG})
+    assert "| 256 | 1 | 1 to 1 | 0 | 0.25 |" in page and "| 1,024 | not measured |" in page
+
+
 def test_a_side_that_fails_is_an_outcome(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(function: Any, *arguments: Any) -> Any:
         raise MemoryError("no room\nfor more")

@@ -7,12 +7,13 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from benchmarks import mlm_sides, train_mlm
 from benchmarks.mlm_sides import BLOCK_SIZE, Side, Workload
-from benchmarks.step_profile import StepClock, kind_of, sum_by_kind
+from benchmarks.step_clock import StepClock
+from benchmarks.texts import VOCAB_SIZE
 from nomic_bert import NomicBertConfig
 
 # Weights large enough that attention and positions decide about the logits.
 CONFIG = {
-    "vocab_size": mlm_sides.VOCAB_SIZE,
+    "vocab_size": VOCAB_SIZE,
     "hidden_size": 16,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -94,38 +95,25 @@ def test_medians_ratios_and_failures_by_hand() -> None:
     ours = report["ours, across documents"]
     assert ours["tokens_per_second"] == {"median": 21.0, "min": 10.0, "max": 30.0} and ours["times_native"] == 3.0
     # body 2 x (4 x 16^2 + 3 x 16 x 32), attention over a block, head on 614 of 2,048 tokens
-    flops = 6 * 5120 + 12 * 2 * 16 * BLOCK_SIZE + 6 * (16 * 16 + 16 * mlm_sides.VOCAB_SIZE) * 614 / BLOCK_SIZE
+    flops = 6 * 5120 + 12 * 2 * 16 * BLOCK_SIZE + 6 * (16 * 16 + 16 * VOCAB_SIZE) * 614 / BLOCK_SIZE
     assert ours["share_of_matmul"] == pytest.approx(21.0 * flops / 1e9)
     assert report["ours, inside documents"] == {"error": "OutOfMemoryError: a | b"}
 
 
-def test_names_of_operators_and_kernels_are_sorted_into_kinds() -> None:
-    kinds = {
-        "aten::mm": "matmul",
-        "aten::mul": "elementwise",
-        "aten::_scaled_dot_product_flash_attention_for_cpu_backward": "attention",
-        "torch_attn::_varlen_attn": "attention",
-        "void pytorch_flash::flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel<cutlass::bfloat16_t>": "attention",
-        "cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16_knob_7": "attention",
-        "nvjet_tst_192x192_64x3_2x1_v_bz_coopB_NNT": "matmul",
-        "sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x128x64": "matmul",
-        "void at::native::(anonymous namespace)::multi_tensor_apply_kernel<FusedAdamMathFunctor<float>>": "optimizer",
-        "aten::_fused_adamw_": "optimizer",
-        "void at::native::vectorized_layer_norm_kernel<float, float>": "norm, softmax and loss",
-        "aten::_log_softmax_backward_data": "norm, softmax and loss",
-        "void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>>": "elementwise",
-        "triton_poi_fused_mul_silu_2": "elementwise",
-        "aten::copy_": "copies",
-        "Memcpy HtoD (Pinned -> Device)": "copies",
-        "aten::index": "embedding and indexing",
-        "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__": "data",
-        "cudaLaunchKernel": "rest",
-    }
-    assert {name: kind_of(name) for name in kinds} == kinds
-    assert sum_by_kind([("aten::mm", 3e6), ("aten::bmm", 1e6), ("aten::mul", 6e6)], 2) == {
-        "elementwise": 3.0,
-        "matmul": 2.0,
-    }
+def test_a_run_that_is_stopped_shows_what_it_measured() -> None:
+    sides = train_mlm.build_sides(["across", "inside"], ["off"])
+    setting = {
+        **workload(Path()).shown(), "size": "small", "matmul_flops": 1e12, "rounds": "stopped in round 1",
+        "same_loss": {"ours": 1.0, "native": 1.0, "logits": 0.0},
+        "text": {"source": "", "distinct_blocks": 1, "blocks": 1, "mean_document_tokens": 1.0, "attended_tokens": 1.0,
+                 "tokens_in_vocabulary": 1},
+    }  # fmt: skip
+    outcome = {"tokens_per_second": 5.0, "peak_memory": 2**30, "loss": 1.0, "profile": {"matmul": 0.1, "rest": 0.1}}
+    outcomes: dict[str, list] = {"ours, across documents": [outcome], "native": [], "ours, inside documents": []}
+    page = train_mlm.render(train_mlm.summarize(outcomes, sides, 1e9, NomicBertConfig(**CONFIG), 100.0), setting)
+    assert "| ours, across documents | 5 | 5 to 5 |  | 1.00 |" in page and "; stopped in round 1," in page
+    assert "| native | not measured |" in page and "| ours, inside documents | not measured |" in page
+    assert "| kind of work | ours, across documents |\n" in page
 
 
 def test_the_clock_counts_the_timed_steps_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
