@@ -24,6 +24,7 @@ _TIED = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weig
 # by all layers, and of a longer one SwiGLU.
 _CPU_ROW, _CPU_CHUNK = 2_048, 1_024
 # Both are in every build for x86 CPUs, where torch multiplies float32 matrices by MKL.
+_ONEDNN_WORTH = 65_536  # values of a weight: with so few it takes longer to begin than it saves
 _HAS_ONEDNN = (
     torch.backends.mkl.is_available()
     and torch.backends.mkldnn.is_available()
@@ -78,6 +79,7 @@ class NomicBertLinear(nn.Linear):
             and _is_cpu_inference(self, hidden)
             and not torch.is_autocast_enabled("cpu")
             and type(self.weight) is nn.Parameter  # not a quantized or a distributed one
+            and self.weight.numel() > _ONEDNN_WORTH
             and self.weight.device.type == "cpu"
             and hidden.dtype == self.weight.dtype == torch.float32
         )

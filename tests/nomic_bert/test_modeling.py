@@ -81,9 +81,9 @@ def test_a_text_is_encoded_alike_in_any_company(tiny_model, texts, pad, attentio
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch's own products are not MKL's")
-@pytest.mark.parametrize("shape", [(1, 16, 64), (1, 0, 64), (3, 5, 64), (700, 64)])
+@pytest.mark.parametrize("shape", [(1, 16, 256), (1, 0, 256), (3, 5, 256), (700, 256)])
 def test_linear_maps_are_computed_by_onednn_where_nothing_is_trained(shape):
-    linear = NomicBertLinear(64, 96).eval()
+    linear = NomicBertLinear(256, 288).eval()
     hidden = torch.randn(shape)
     expected = F.linear(hidden.double(), linear.weight.double()).float()
 
@@ -103,6 +103,9 @@ def test_linear_maps_are_computed_by_onednn_where_nothing_is_trained(shape):
     assert products(grad=False) == {"aten::linear"}
     linear.eval().bfloat16()
     assert products(grad=False, dtype=torch.bfloat16) == {"aten::linear"}
+    linear, hidden = NomicBertLinear(64, 96).eval(), hidden[..., :64]
+    expected = F.linear(hidden.double(), linear.weight.double()).float()
+    assert products(grad=False) == {"aten::linear"}, "too small to be worth it"
 
 
 @torch.no_grad()
