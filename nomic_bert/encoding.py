@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from itertools import chain
 from typing import Any, cast
 
@@ -144,14 +143,9 @@ def _reads_packed_rows(embedder: SentenceTransformer, prompt: str) -> bool:
         and all(isinstance(module, LayerNorm | Normalize) for module in list(embedder)[2:])
         and model.config.model_type == NomicBertConfig.model_type
         # other codes for these weights do not take offsets, or ignore them
-        and _takes_offsets(type(model))
+        and "cu_seq_lens_q" in inspect.signature(model.forward).parameters
         and can_pack(model.config._attn_implementation, next(model.parameters()), dropout=0.0)
     )
-
-
-@cache
-def _takes_offsets(model_class: type) -> bool:
-    return "cu_seq_lens_q" in inspect.signature(cast(Any, model_class).forward).parameters
 
 
 def _tokenizes_ahead(embedder: SentenceTransformer, prompt: str) -> bool:
