@@ -23,9 +23,8 @@ _TIED = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weig
 # Tokens that a CPU computes at once where no gradient is needed, so that tensors stay in its caches: whole sequences
 # by all layers, and of a longer one SwiGLU.
 _CPU_ROW, _CPU_CHUNK = 2_048, 1_024
-# Both are in every build for x86 CPUs, where torch multiplies float32 matrices by MKL.
-_ONEDNN_WORTH = 65_536  # values of a weight: with so few it takes longer to begin than it saves
-_HAS_ONEDNN = (
+_ONEDNN_WORTH = 65_536  # values of a weight: with so few, oneDNN takes longer to begin than it saves
+_HAS_ONEDNN = (  # both are in every build for x86 CPUs, where torch multiplies float32 matrices by MKL
     torch.backends.mkl.is_available()
     and torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
