@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
 
-from nomic_bert.encoding import encode_by_tokens
+from nomic_bert.encoding import encode_by_tokens, texts_that_fit
 
 Side = Literal["query", "document"]
 _PROMPT_NAMES: dict[Side, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
@@ -114,10 +114,8 @@ class PairEmbedder:
     def _encode_by_task(self, side: Side, texts: list[str], prompt: str | None) -> Tensor:
         """By the model's own `encode_query` or `encode_document`, 32 texts at once or as many as surely fit."""
         encode = {"query": self.model.encode_query, "document": self.model.encode_document}[side]
-        most = 32  # sentence-transformers' default
-        if self.settings.tokens_per_batch is not None:
-            longest = min(self.model.max_seq_length or 512, 8_192)  # some models have no limit
-            most = min(max(self.settings.tokens_per_batch // longest, 1), most)
+        tokens = self.settings.tokens_per_batch
+        most = 32 if tokens is None else texts_that_fit(self.model, tokens)
         return encode(texts, prompt=prompt, batch_size=most, convert_to_tensor=True, show_progress_bar=False)
 
 

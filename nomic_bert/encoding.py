@@ -119,17 +119,22 @@ def _encode(
     normalize: bool,
     description: str | None,
 ) -> np.ndarray:
-    """By `encode` itself, whose batches hold so many texts: as many as fit if all are as long as can be, 32 at most."""
-    longest = min(embedder.max_seq_length or 512, 8_192)  # some models have no limit
+    """By `encode` itself, whose batches hold so many texts."""
     embeddings = embedder.encode(
         texts,
         prompt=prompt,
-        batch_size=min(max(tokens_per_batch // longest, 1), 32),
+        batch_size=texts_that_fit(embedder, tokens_per_batch),
         normalize_embeddings=normalize,
         convert_to_tensor=True,
         show_progress_bar=description is not None,
     )
     return embeddings.float().cpu().numpy()
+
+
+def texts_that_fit(embedder: SentenceTransformer, tokens_per_batch: int) -> int:
+    """Texts of a batch of so many tokens if all are as long as can be; 32, sentence-transformers' default, at most."""
+    longest = min(embedder.max_seq_length or 512, 8_192)  # some models have no limit
+    return min(max(tokens_per_batch // longest, 1), 32)
 
 
 def _reads_packed_rows(embedder: SentenceTransformer, prompt: str) -> bool:

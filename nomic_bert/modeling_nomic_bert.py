@@ -14,30 +14,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOutput, SequenceClassifierOutput
 
 from .configuration_nomic_bert import NomicBertConfig
+from .cpu_nomic_bert import CPU_CHUNK, CPU_ROW, NomicBertLinear, is_cpu_inference
 from .loading_nomic_bert import NomicBertPreTrainedModel
 from .rotary_nomic_bert import apply_rotary, inverse_frequencies, length_limit, rotary_tables, warn_if_too_long
 from .unpadding_nomic_bert import Sequences, can_pack, exports, packed_attention, padded_attention, plan_layout
 
 _TIED = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"}
-
-# Tokens that a CPU computes at once where no gradient is needed, so that tensors stay in its caches: whole sequences
-# by all layers, and of a longer one SwiGLU.
-_CPU_ROW, _CPU_CHUNK = 2_048, 1_024
-_ONEDNN_WORTH = 65_536  # values of a weight: with so few, oneDNN takes longer to begin than it saves
-_HAS_ONEDNN = (  # both are in every build for x86 CPUs, where torch multiplies float32 matrices by MKL
-    torch.backends.mkl.is_available()
-    and torch.backends.mkldnn.is_available()
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-)
-
-
-def _is_cpu_inference(module: nn.Module, hidden: Tensor) -> bool:
-    """Whether a pass may choose kernels and parts freely: on a CPU, and neither trained nor traced.
-
-    GradCache's pass without gradients belongs to training: it must draw the dropout of the pass that follows it.
-    """
-    traced = exports() or torch.compiler.is_compiling()
-    return hidden.device.type == "cpu" and not (module.training or torch.is_grad_enabled() or traced)
 
 
 class NomicBertEmbeddings(nn.Module):
@@ -54,34 +36,6 @@ class NomicBertEmbeddings(nn.Module):
         if token_type_ids is None:
             return words + self.token_type_embeddings.weight[0]
         return words + self.token_type_embeddings(token_type_ids)
-
-
-class NomicBertLinear(nn.Linear):
-    """A linear map without bias; on an x86 CPU, where no gradient is needed, computed by oneDNN in place of MKL.
-
-    On an AMD processor this takes two thirds of MKL's time for a short query, and 93 % for many tokens.
-    """
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features, bias=False)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
-        if self._suits_onednn(hidden):
-            return torch.ops.mkldnn._linear_pointwise(hidden, self.weight, None, "none", [], "")
-        return super().forward(hidden)
-
-    def _suits_onednn(self, hidden: Tensor) -> bool:
-        return (
-            _HAS_ONEDNN
-            and bool(torch.backends.mkldnn.enabled)
-            and _is_cpu_inference(self, hidden)
-            and not torch.is_autocast_enabled("cpu")
-            and type(self.weight) is nn.Parameter  # not a quantized or a distributed one
-            and self.weight.numel() > _ONEDNN_WORTH
-            and self.weight.device.type == "cpu"
-            and hidden.dtype == self.weight.dtype == torch.float32
-        )
 
 
 class NomicBertAttention(nn.Module):
@@ -121,7 +75,7 @@ class NomicBertMLP(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(batch, tokens, hidden) -> the same."""
-        parts = hidden.split(_CPU_CHUNK, dim=1) if _is_cpu_inference(self, hidden) else (hidden,)
+        parts = hidden.split(CPU_CHUNK, dim=1) if is_cpu_inference(self, hidden) else (hidden,)
         mapped = [self.fc2(self.fc11(part) * F.silu(self.fc12(part))) for part in parts]
         return mapped[0] if len(mapped) == 1 else torch.cat(mapped, dim=1)
 
@@ -163,8 +117,8 @@ class NomicBertEncoder(nn.Module):
         keep_attentions: bool = False,
     ) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
         """(batch, tokens, hidden) -> the same; where kept, the input of every layer and the last output; attentions."""
-        if not keep_states and sequences is not None and _is_cpu_inference(self, hidden):
-            parts = sequences.split(_CPU_ROW)
+        if not keep_states and sequences is not None and is_cpu_inference(self, hidden):
+            parts = sequences.split(CPU_ROW)
             if len(parts) > 1:
                 return self._in_parts(hidden, rotary, parts), [], []
         states, attentions = [hidden] if keep_states else [], []

@@ -13,7 +13,7 @@ from nomic_bert import (
     NomicBertModel,
     modeling_nomic_bert,
 )
-from nomic_bert.modeling_nomic_bert import NomicBertLinear
+from nomic_bert.cpu_nomic_bert import NomicBertLinear
 
 FIXTURES = ("upstream_tiny_ntk", "upstream_tiny_unscaled")
 
@@ -116,8 +116,8 @@ def test_a_cpu_computes_a_large_row_in_parts_that_change_nothing(tiny_model, tex
     tiny_model.encoder.layers[0].register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[1]))
     maps = []
     tiny_model.encoder.layers[0].mlp.fc2.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0].shape[1]))
-    monkeypatch.setattr(modeling_nomic_bert, "_CPU_ROW", 70)
-    monkeypatch.setattr(modeling_nomic_bert, "_CPU_CHUNK", 50)
+    monkeypatch.setattr(modeling_nomic_bert, "CPU_ROW", 70)
+    monkeypatch.setattr(modeling_nomic_bert, "CPU_CHUNK", 50)
     assert_close(tiny_model(ids, mask).last_hidden_state, whole.last_hidden_state)
     assert sum(rows) == sum(maps) == mask.sum() and len(rows) > 1 and max(maps) <= 50
     lengths = [len(text) for text in texts]

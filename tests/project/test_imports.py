@@ -26,7 +26,7 @@ ALLOWED = {
 }
 PARTS = ALLOWED.keys() | {"tests"}
 EXTRAS = {"curation": {"train"}, "trainers": {"train"}, "evaluation": {"train", "evaluation"}, "publishing": {"onnx"}}
-REMOTE_CODE = ("configuration", "loading", "modeling", "rotary", "unpadding")
+REMOTE_CODE = ("configuration", "cpu", "loading", "modeling", "rotary", "unpadding")
 REMOTE_CODE_MAY_IMPORT = sys.stdlib_module_names | {"torch", "transformers"}
 
 

@@ -13,6 +13,7 @@ import pytest
 PACKAGES = ("nomic_bert", "curation", "trainers", "evaluation", "publishing")
 NOMIC_BERT_FILES = {
     "configuration_nomic_bert.py",
+    "cpu_nomic_bert.py",
     "loading_nomic_bert.py",
     "modeling_nomic_bert.py",
     "rotary_nomic_bert.py",
