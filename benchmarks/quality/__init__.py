@@ -1,1 +1,0 @@
-"""What training teaches: quality after each stage, and one change at a time."""
