@@ -280,7 +280,7 @@ def _can_plot() -> bool:
 
 
 def _save(figure: Any, path: Path) -> None:
-    from nomic_bert.files import atomic_file
+    from textfiles.atomic import atomic_file
 
     with atomic_file(path) as partial:
         figure.savefig(partial, format=path.suffix[1:], dpi=150)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from nomic_bert.files import atomic_file
+from textfiles.atomic import atomic_file
 
 JSONL_SUFFIXES = (".jsonl", ".jsonl.gz")
 ROW_SUFFIXES = (*JSONL_SUFFIXES, ".parquet")

@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from curation.documents import Documents
 from curation.shards import ShardFiles
 from curation.tokenizer import plain_tokenizer, tokenizer_hash, vocabulary_hash
-from nomic_bert.files import atomic_file, write_json
+from textfiles.atomic import atomic_file, write_json
 
 MANIFEST = "manifest.json"
 _COUNTS = b"counts"  # key of a shard's metadata

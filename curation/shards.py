@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nomic_bert.files import write_json
+from textfiles.atomic import write_json
 
 SETTINGS = "settings.json"
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,8 +32,8 @@ from curation.files import (
 )
 from curation.sections import is_filled, is_number
 from nomic_bert.prompts import prefix_text
+from textfiles.hub_names import is_hub_name
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _COPY_VERSION = 1  # of the form of the copies: raise it when their content changes
 _OTHERS = "others"
 _TYPES = {"query": pa.string(), "document": pa.string(), "negatives": pa.list_(pa.string()), _OTHERS: pa.string()}
@@ -198,7 +197,7 @@ def preview(source: Source, sample: int, cache: Path | None = None) -> Preview:
 def is_hub_id(path: str) -> bool:
     """Whether a path stands for a data set on the hub: it has the form `owner/name`, and no such file is here."""
     is_local = os.path.exists(os.path.expanduser(path))
-    return not is_local and bool(_HUB_ID.fullmatch(path)) and not path.endswith((".txt", *ROW_SUFFIXES))
+    return not is_local and is_hub_name(path) and not path.endswith((".txt", *ROW_SUFFIXES))
 
 
 def load_hub_split(path: str, split: str, name: str | None = None, revision: str | None = None) -> datasets.Dataset:

@@ -9,7 +9,7 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from nomic_bert.files import atomic_directory
+from textfiles.atomic import atomic_directory
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from nomic_bert.files import atomic_file
+from textfiles.atomic import atomic_file
 
 _MAX_MAP_POINTS = 3_000
 _MAX_MAP_LABELS = 12

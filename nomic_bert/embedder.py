@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Normalize, Pooling, Transformer
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from textfiles.atomic import atomic_directory, write_json
+from textfiles.hub_names import is_hub_name
+
 from . import NomicBertConfig, NomicBertModel
-from .files import atomic_directory, write_json
 from .prompts import PROMPTS
 from .tokenizer_files import make_tokenizer_portable
 from .training_record import read_training, write_training
@@ -102,11 +103,6 @@ def embedder_around(
         embedder = load_embedder(directory, max_seq_length=max_seq_length, device=device, layer_norm=layer_norm)
     embedder[0].model = model
     return embedder
-
-
-def is_hub_name(name: str) -> bool:
-    """Whether a text has the shape `owner/name`; whether the hub has such a repository is another question."""
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
 
 
 def require_checkpoint(checkpoint: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from .files import write_json
+from textfiles.atomic import write_json
 
 # What transformers 5 adds: where the tokenizer came from, and how it was last called.
 _OF_ONE_RUN = ("backend", "is_local", "local_files_only", "max_length", "stride", "truncation_strategy")

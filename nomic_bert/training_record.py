@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import write_json
+from textfiles.atomic import write_json
 
 TRAINING_FILE = "training.json"
 STAGES = ("masked language modelling", "contrastive", "contrastive with hard negatives")

@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from .card_text import escaped, literal, number, table
+from textfiles.markdown import escaped, literal, number, table
 
 Report = Mapping[str, Any]
 _TITLES = {

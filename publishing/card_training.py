@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nomic_bert.embedder import is_hub_name
 from nomic_bert.training_record import STAGE_BEFORE, UNRECORDED
-
-from .card_text import escaped, literal, number, table
+from textfiles.hub_names import is_hub_name
+from textfiles.markdown import escaped, literal, number, table
 
 Stage = Mapping[str, Any]
 _HUB = "https://huggingface.co"

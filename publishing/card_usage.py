@@ -1,9 +1,9 @@
 """How to use the model: prefixes first, then each reader with code, shorter embeddings, lengths, and who agreed."""
 
 from nomic_bert.prompts import PREFIXES, prefix_text
+from textfiles.markdown import code, escaped, literal, table
 
 from .card_facts import CardFacts
-from .card_text import code, escaped, literal, table
 
 _QUERY = "solve a banded linear system"
 _DOCUMENT = "Solve the equation a @ x = b for x, where a is a banded matrix."

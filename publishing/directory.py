@@ -11,9 +11,9 @@ from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
 from nomic_bert.embedder import load_embedder, save_embedder
-from nomic_bert.files import atomic_directory
 from nomic_bert.identity import weights_hash
 from nomic_bert.training_record import read_training
+from textfiles.atomic import atomic_directory
 
 from .card_facts import CardFacts, describe_model
 from .card_results import evaluated_models

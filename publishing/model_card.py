@@ -2,9 +2,10 @@
 
 from huggingface_hub import ModelCardData
 
+from textfiles.markdown import code, escaped
+
 from .card_facts import CardFacts
 from .card_results import eval_results, evaluated_models, is_on_mteb, results
-from .card_text import code, escaped
 from .card_training import base_model, datasets_used, training
 from .card_usage import lengths, prefixes, readers, shorter_embeddings, usage
 from .upload import PROJECT_TAG, require_repo_id

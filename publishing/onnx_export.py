@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from nomic_bert import NomicBertConfig, NomicBertModel
 from nomic_bert.embedder import require_checkpoint
-from nomic_bert.files import atomic_file
+from textfiles.atomic import atomic_file
 
 ONNX_FILE = "onnx/model.onnx"
 QUANTIZED_FILE = "onnx/model_qint8_avx2.onnx"  # named as sentence-transformers names such files

@@ -2,7 +2,6 @@
 
 import fnmatch
 import hashlib
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import TypeVar
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
+
+from textfiles.hub_names import is_hub_name
 
 T = TypeVar("T")
 
@@ -25,7 +26,6 @@ _STALE = (
 )  # fmt: skip
 # What a repository may hold that nobody has put anything into.
 _EMPTY = {".gitattributes", "README.md"}
-_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
 def require_repo_id(repo_id: str) -> str:
@@ -34,7 +34,7 @@ def require_repo_id(repo_id: str) -> str:
     Raises:
         ValueError: it is not.
     """
-    if not _REPO_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id or repo_id.endswith((".", "-", ".git")):
+    if not is_hub_name(repo_id):
         raise ValueError(
             f"{repo_id!r} is no repository name: give owner/name, of letters, digits, '-', '_' and '.', without '..' "
             "or '--'."

@@ -31,10 +31,10 @@ from curation.audit.report import OpenedSource, make_report
 from curation.sections import read_section
 from curation.shards import SETTINGS, ShardFiles, claim, deal
 from curation.sources import Source, open_pairs
-from nomic_bert.files import atomic_file, write_json
 from nomic_bert.prompts import prefix_text
 from recipes.arguments import parse_arguments
 from recipes.ranks import join_ranks
+from textfiles.atomic import atomic_file, write_json
 
 _WORK = ".work"  # inside output_dir until the audit is finished: settings, keys and lengths
 _REPORT, _PAGE = "audit.json", "audit.md"

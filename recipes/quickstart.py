@@ -26,7 +26,6 @@ from curation.tokenizer import train_tokenizer
 from evaluation.plots import plot_embedding_map, plot_loss_curves, plot_scores
 from evaluation.retrieval import RetrievalSet, evaluate_bm25, evaluate_embedder
 from nomic_bert.embedder import load_embedder, save_embedder
-from nomic_bert.files import atomic_directory
 from nomic_bert.prompts import PROMPTS
 from nomic_bert.training_record import read_training, write_training
 from publishing.readers import READERS, Probe, read_embeddings
@@ -35,6 +34,7 @@ from recipes.quickstart_corpus import CorpusSettings, build_corpus
 from recipes.search import build_index, search
 from recipes.stage1 import build_model
 from recipes.training import FINAL
+from textfiles.atomic import atomic_directory
 
 RECIPES = Path(__file__).parent
 CONFIGS = RECIPES / "configs" / "quickstart"

@@ -10,7 +10,7 @@ from pathlib import Path
 from curation.docstrings import DocstringPair, docstring_pairs, read_docstrings
 from curation.duplicates import overlapping_rows
 from curation.files import write_jsonl
-from nomic_bert.files import atomic_directory
+from textfiles.atomic import atomic_directory
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ def build_index(model_dir: str | Path, packages: Sequence[str], max_seq_length: 
     from curation.docstrings import docstring_pairs, read_docstrings
     from nomic_bert.embedder import load_embedder
     from nomic_bert.encoding import encode_by_tokens
-    from nomic_bert.files import atomic_directory
+    from textfiles.atomic import atomic_directory
 
     pairs = docstring_pairs(read_docstrings(packages))
     embedder = load_embedder(model_dir, max_seq_length=max_seq_length)

@@ -16,11 +16,11 @@ from curation.packing import MANIFEST, load_blocks
 from curation.sources import is_hub_id, load_hub_split
 from nomic_bert import NomicBertConfig, NomicBertForMaskedLM
 from nomic_bert.embedder import require_checkpoint
-from nomic_bert.files import atomic_directory
 from nomic_bert.tokenizer_files import save_tokenizer
 from nomic_bert.training_record import write_training
 from recipes.arguments import parse_arguments
 from recipes.training import train_and_save
+from textfiles.atomic import atomic_directory
 from trainers import MLMConfig, MLMTrainer
 from trainers.record import hub_details
 

@@ -20,8 +20,8 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
-from nomic_bert.embedder import is_hub_name
 from nomic_bert.training_record import STAGE_BEFORE, TRAINING_FILE, UNRECORDED, read_training
+from textfiles.hub_names import is_hub_name
 
 from .sampling import BatchPlan
 

@@ -9,7 +9,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from curation.audit.counting import LIMITS
-from nomic_bert.files import atomic_file
+from textfiles.atomic import atomic_file
 
 _TITLES = {"query": "Queries", "document": "Documents", "negatives": "Hard negatives"}
 _ANNOTATED_SOURCES = 15  # numbers in more cells could not be read

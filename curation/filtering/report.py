@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from curation.filtering.consistency import RANK_BINS, SIMILARITY_STEP, SourceFilter, merge_counts
-from nomic_bert.files import atomic_file, write_json
+from textfiles.atomic import atomic_file, write_json
 
 _TEXT_SHOWN = 300  # characters
 

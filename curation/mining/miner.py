@@ -17,7 +17,7 @@ from curation.files import write_jsonl
 from curation.mining.negatives import NegativeLimits, draw_random, nearest_documents
 from curation.mining.tasks import MiningTask
 from curation.shards import ShardFiles
-from nomic_bert.files import atomic_file
+from textfiles.atomic import atomic_file
 
 _ROWS_AT_ONCE = 500  # of which the negatives' texts are in memory
 

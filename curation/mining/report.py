@@ -9,7 +9,7 @@ import numpy as np
 
 from curation.files import read_jsonl
 from curation.mining.miner import SourceMiner
-from nomic_bert.files import atomic_file, write_json
+from textfiles.atomic import atomic_file, write_json
 
 _PERCENTILES = (5, 25, 50, 75, 95)
 _EXAMPLES, _NEGATIVES_SHOWN, _CHARACTERS_SHOWN = 5, 3, 300

@@ -20,7 +20,7 @@ from curation.files import ROW_SUFFIXES, ROWS_AT_ONCE, file_stats, find_files
 from curation.mining.corpora import CORPUS, PAIRS, beir_files, copy_beir, copy_corpus, corpus_file
 from curation.sections import is_filled
 from curation.sources import Source, is_hub_id, open_pairs
-from nomic_bert.files import atomic_file, write_json
+from textfiles.atomic import atomic_file, write_json
 
 _NUMBERED = "numbering.json"
 

@@ -13,7 +13,7 @@ from curation.files import write_jsonl
 from curation.raw.rows import RawRows
 from curation.raw.rules import PairRule, RawSource
 from curation.shards import ShardFiles
-from nomic_bert.files import atomic_file, write_json
+from textfiles.atomic import atomic_file, write_json
 
 REPORT = "report.json"
 _SAMPLES = 10

@@ -28,7 +28,7 @@ from evaluation.glue.sweep import Sweep
 from evaluation.glue.tasks import GLUE
 from evaluation.glue.workers import Job, jobs_of, progress_bar, work, work_in_processes
 from nomic_bert.embedder import require_checkpoint
-from nomic_bert.files import write_json
+from textfiles.atomic import write_json
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from evaluation.files import read_json
 from evaluation.glue.protocol import BATCH_SIZES, LEARNING_RATES, SEEDS, Protocol
 from evaluation.glue.tasks import GLUE
+from textfiles.atomic import read_json
 
 TASKS = {name: task.title for name, task in GLUE.items()}  # Table 2's order and titles
 RUNS, SETTINGS, SUMMARY = "runs", "settings.json", "summary.json"

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evaluation.files import read_json
 from evaluation.glue.results import SETTINGS
-from nomic_bert.files import write_json
+from textfiles.atomic import read_json, write_json
 
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "scikit-learn", "scipy")
 

@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 import nomic_bert  # noqa: F401  so that Auto classes load our checkpoints by our code
-from evaluation.files import claim, read_json
 from evaluation.glue import starts
 from evaluation.glue.data import GlueData, read_file
 from evaluation.glue.protocol import STAND_IN, Grid, Protocol, RunSettings
@@ -24,8 +23,9 @@ from evaluation.glue.settings import begin_directory, versions
 from evaluation.glue.starts import RunFiles, Start
 from evaluation.glue.tasks import GLUE
 from evaluation.glue.training import encode_split, fine_tune
-from nomic_bert.files import atomic_directory, write_json
 from nomic_bert.identity import weights_hash
+from textfiles.atomic import atomic_directory, read_json, write_json
+from textfiles.locks import try_lock
 
 
 @dataclass(kw_only=True)
@@ -144,7 +144,7 @@ class Sweep:
         if self._waits(run):
             return False
         lock = self.files.lock(run)
-        with claim(lock) as mine:
+        with try_lock(lock) as mine:
             if not mine or self.is_finished(run) or self.has_failed(run):
                 return False
             try:

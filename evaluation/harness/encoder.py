@@ -20,11 +20,12 @@ from transformers import AutoConfig, PretrainedConfig
 
 from evaluation.tasks.lists import PAPER_LENGTH, PAPER_SCALING
 from nomic_bert import NomicBertConfig
-from nomic_bert.embedder import is_hub_name, load_embedder
+from nomic_bert.embedder import load_embedder
 from nomic_bert.encoding import encode_by_tokens
-from nomic_bert.files import atomic_file
 from nomic_bert.identity import weights_hash
 from nomic_bert.prompts import MTEB_PROMPTS
+from textfiles.atomic import atomic_file
+from textfiles.hub_names import is_hub_name
 
 UNNORMALIZED = "Classification"  # paper §5.2.1: the one task type without L2 normalization
 Rules = Literal["paper", "model"]

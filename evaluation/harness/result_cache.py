@@ -10,9 +10,10 @@ from mteb.cache import ResultCache
 from mteb.models import ModelMeta
 from mteb.results import TaskResult
 
-from evaluation.files import PROTOCOL_FILE, locked
+from evaluation.files import PROTOCOL_FILE
 from evaluation.harness.encoder import Protocol
-from nomic_bert.files import write_json
+from textfiles.atomic import write_json
+from textfiles.locks import locked
 
 
 class AtomicResultCache(ResultCache):

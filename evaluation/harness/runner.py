@@ -11,11 +11,11 @@ import torch
 from mteb.abstasks import AbsTask
 from tqdm.auto import tqdm
 
-from evaluation.files import claim
 from evaluation.harness.bm25 import Bm25Search
 from evaluation.harness.encoder import ProtocolEncoder
 from evaluation.harness.result_cache import AtomicResultCache
 from evaluation.tasks.data import loading_error
+from textfiles.locks import try_lock
 
 
 @dataclass
@@ -63,7 +63,7 @@ def run_tasks(
             name = task.metadata.name
             progress.set_description(name)
             work = output_dir / ".work" / meta.model_name_as_path() / str(meta.revision)
-            with claim(work / f"{name}.lock") as mine:
+            with try_lock(work / f"{name}.lock") as mine:
                 if not mine:
                     outcome.elsewhere.append(name)
                     continue

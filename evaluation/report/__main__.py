@@ -16,7 +16,7 @@ from evaluation.report.page import render_page
 from evaluation.report.pictures import draw_plots
 from evaluation.report.results import read_results
 from evaluation.report.tables import PAPER_ENCODERS, PAPER_MODELS
-from nomic_bert.files import atomic_file, write_json
+from textfiles.atomic import atomic_file, write_json
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -15,9 +15,10 @@ from typing import Any
 from mteb.results import TaskResult
 from tqdm.auto import tqdm
 
-from evaluation.files import PROTOCOL_FILE, read_json
+from evaluation.files import PROTOCOL_FILE
 from evaluation.glue.results import GlueTaskSummary, is_glue_directory, read_runs, summarise
 from evaluation.report.task_scores import AGGREGATE, TaskScore, aggregate_parts, paper_tasks, task_score
+from textfiles.atomic import read_json
 
 _NO_TASKS = ("model_meta.json", PROTOCOL_FILE)
 _REMEDY = "Remove it and run the task again."

@@ -18,11 +18,11 @@ from safetensors.numpy import save_file
 from sentence_transformers import SentenceTransformer
 
 from nomic_bert.embedder import load_embedder, save_embedder
-from nomic_bert.files import atomic_directory, write_json
 from nomic_bert.prompts import PROMPTS
 from publishing.onnx_export import ONNX_FILE, export_onnx
 from publishing.verification import make_probes, probe_lengths
 from tests.checkpoints import save_nomic
+from textfiles.atomic import atomic_directory, write_json
 
 TEXTS = ["", "Naïve café, 東京 & co.", "THE  tokenizer's\n\tfiles: 1,024 (½) …", "a" * 300]
 

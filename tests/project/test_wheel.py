@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("nomic_bert", "curation", "trainers", "evaluation", "publishing")
+PACKAGES = ("textfiles", "nomic_bert", "curation", "trainers", "evaluation", "publishing")
 NOMIC_BERT_FILES = {
     "configuration_nomic_bert.py",
     "cpu_nomic_bert.py",

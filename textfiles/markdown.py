@@ -1,4 +1,4 @@
-"""Markdown of the card: tables and code, in which text that comes from data cannot break out of its place."""
+"""Markdown that people read: tables and code in which text from data cannot break out of its place."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
