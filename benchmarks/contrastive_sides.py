@@ -32,11 +32,11 @@ from transformers.models.nomic_bert import NomicBertConfig as NativeConfig
 from benchmarks.measure import StepWorkload
 from benchmarks.step_clock import StepClock
 from benchmarks.texts import PACKAGES, load_tokenizer
-from curation.docstrings import docstring_pairs, read_docstrings
 from curation.files import numbered_jsonl
 from nomic_bert import NomicBertConfig, NomicBertModel
 from nomic_bert.flops import training_flops
 from nomic_bert.prompts import PROMPTS
+from recipes.quickstart_text.docstrings import docstring_pairs, read_docstrings
 from trainers import ContrastiveConfig, ContrastiveTrainer
 from trainers.sampling import BatchPlan
 

@@ -11,12 +11,12 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from benchmarks.encode_sides import Workload
 from benchmarks.texts import PACKAGES, VOCAB_SIZE, load_tokenizer
-from curation.docstrings import read_docstrings
 from curation.files import numbered_jsonl
 from nomic_bert import NomicBertConfig, NomicBertModel
 from nomic_bert.embedder import embedder_around, save_embedder
 from nomic_bert.flops import forward_flops
 from nomic_bert.prompts import PROMPTS
+from recipes.quickstart_text.docstrings import read_docstrings
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},

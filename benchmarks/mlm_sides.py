@@ -26,12 +26,12 @@ from transformers.models.nomic_bert import NomicBertForMaskedLM as NativeForMask
 from benchmarks.measure import StepWorkload
 from benchmarks.step_clock import StepClock
 from benchmarks.texts import PACKAGES, load_tokenizer
-from curation.docstrings import read_docstrings
 from curation.documents import DocumentSource, open_documents
 from curation.packing import pack_documents
 from curation.tokenizer import plain_tokenizer
 from nomic_bert import NomicBertConfig, NomicBertForMaskedLM
 from nomic_bert.flops import training_flops
+from recipes.quickstart_text.docstrings import read_docstrings
 from trainers import MLMConfig, MLMTrainer
 from trainers.collators import MaskedLMCollator
 from trainers.sampling import SourceBatch

@@ -32,8 +32,8 @@ from curation.sections import read_section
 from curation.shards import SETTINGS, ShardFiles, claim, deal
 from curation.sources import Source, open_pairs
 from nomic_bert.prompts import prefix_text
-from recipes.arguments import parse_arguments
-from recipes.ranks import join_ranks
+from recipes.shared.arguments import parse_arguments
+from recipes.shared.ranks import join_ranks
 from textfiles.atomic import atomic_file, write_json
 
 _WORK = ".work"  # inside output_dir until the audit is finished: settings, keys and lengths

@@ -22,8 +22,8 @@ from curation.filtering.report import summary_table, write_report
 from curation.sections import read_sections
 from curation.shards import claim, deal
 from curation.sources import Source, open_pairs
-from recipes.arguments import parse_arguments
-from recipes.ranks import join_ranks, ranks_here
+from recipes.shared.arguments import parse_arguments
+from recipes.shared.ranks import join_ranks, ranks_here
 
 
 @dataclass(kw_only=True)

@@ -23,8 +23,8 @@ from curation.raw.rows import open_raw_rows
 from curation.raw.rules import AVAILABLE, RawSource
 from curation.sections import read_sections
 from curation.shards import claim, deal
-from recipes.arguments import parse_arguments
-from recipes.ranks import join_ranks
+from recipes.shared.arguments import parse_arguments
+from recipes.shared.ranks import join_ranks
 
 _WORK = ".work"  # in a source's directory until it is finished: the copy of local files
 

@@ -27,8 +27,8 @@ from curation.mining.tasks import MiningSource, open_task
 from curation.sections import read_sections
 from curation.shards import claim, deal
 from nomic_bert.prompts import prefix_text
-from recipes.arguments import parse_arguments
-from recipes.ranks import join_ranks
+from recipes.shared.arguments import parse_arguments
+from recipes.shared.ranks import join_ranks
 
 _WORK = ".work"  # inside a source's directory until it is mined: copies of its texts, numbers and embeddings
 _REPORT = "report.json"

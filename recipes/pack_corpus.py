@@ -18,8 +18,8 @@ from curation.documents import DocumentSource, open_documents
 from curation.packing import MANIFEST, PackingPlan, finish, pack_shards
 from curation.shards import SETTINGS, claim, deal
 from curation.tokenizer import plain_tokenizer, tokenizer_hash
-from recipes.arguments import parse_arguments
-from recipes.ranks import join_ranks
+from recipes.shared.arguments import parse_arguments
+from recipes.shared.ranks import join_ranks
 
 _WORK = ".work"  # inside output_dir until the packing is finished: settings and copies of the documents
 

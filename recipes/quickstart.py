@@ -29,11 +29,11 @@ from nomic_bert.embedder import load_embedder, save_embedder
 from nomic_bert.prompts import PROMPTS
 from nomic_bert.training_record import read_training, write_training
 from publishing.readers import READERS, Probe, read_embeddings
-from recipes.arguments import parse_arguments
-from recipes.quickstart_corpus import CorpusSettings, build_corpus
+from recipes.quickstart_text.corpus import CorpusSettings, build_corpus
 from recipes.search import build_index, search
+from recipes.shared.arguments import parse_arguments
+from recipes.shared.training import FINAL
 from recipes.stage1 import build_model
-from recipes.training import FINAL
 from textfiles.atomic import atomic_directory
 
 RECIPES = Path(__file__).parent

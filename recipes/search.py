@@ -35,9 +35,9 @@ def build_index(model_dir: str | Path, packages: Sequence[str], max_seq_length: 
         The index: `functions.json`, a list of [name, summary], and `embeddings.npy`, float32 (functions, dim).
     """
     # here, because these imports take longer than a whole search in a finished index
-    from curation.docstrings import docstring_pairs, read_docstrings
     from nomic_bert.embedder import load_embedder
     from nomic_bert.encoding import encode_by_tokens
+    from recipes.quickstart_text.docstrings import docstring_pairs, read_docstrings
     from textfiles.atomic import atomic_directory
 
     pairs = docstring_pairs(read_docstrings(packages))

@@ -18,8 +18,8 @@ from nomic_bert import NomicBertConfig, NomicBertForMaskedLM
 from nomic_bert.embedder import require_checkpoint
 from nomic_bert.tokenizer_files import save_tokenizer
 from nomic_bert.training_record import write_training
-from recipes.arguments import parse_arguments
-from recipes.training import train_and_save
+from recipes.shared.arguments import parse_arguments
+from recipes.shared.training import train_and_save
 from textfiles.atomic import atomic_directory
 from trainers import MLMConfig, MLMTrainer
 from trainers.record import hub_details

@@ -8,7 +8,7 @@ hub it fetches a few rows.
 
 import sys
 
-from recipes.contrastive import train_contrastive
+from recipes.shared.contrastive import train_contrastive
 
 if __name__ == "__main__":
     train_contrastive(__doc__, sys.argv[1:], with_negatives=False)

@@ -10,14 +10,14 @@ from curation.embedding import EmbedderSettings
 from curation.filtering.consistency import KeepRule
 from curation.sections import read_section
 from curation.sources import Source
-from recipes.arguments import parse_arguments
-from recipes.contrastive import ContrastiveArguments
 from recipes.filter_pairs import FilterArguments
 from recipes.make_pairs import MakePairsArguments
 from recipes.mine_negatives import MineArguments
 from recipes.pack_corpus import PackArguments
 from recipes.quickstart import QuickstartSettings
-from recipes.quickstart_corpus import CorpusSettings
+from recipes.quickstart_text.corpus import CorpusSettings
+from recipes.shared.arguments import parse_arguments
+from recipes.shared.contrastive import ContrastiveArguments
 from recipes.stage1 import Stage1Arguments
 from trainers import ContrastiveConfig, MLMConfig
 

@@ -7,7 +7,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from nomic_bert import NomicBertModel
-from recipes.contrastive import train_contrastive
+from recipes.shared.contrastive import train_contrastive
 from tests.trainers.toys import encoder, tokenizer
 
 CONFIG = Path(__file__).resolve().parents[2] / "recipes" / "configs" / "finetune_own_pairs.yaml"

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from nomic_bert import NomicBertForMaskedLM, NomicBertModel
 from nomic_bert.training_record import STAGE_BEFORE, UNRECORDED, read_training, write_training
 from recipes import stage1
-from recipes.contrastive import train_contrastive
+from recipes.shared.contrastive import train_contrastive
 from tests.trainers.toys import StopAt, blocks, contrastive_trainer, encoder, mlm, mlm_trainer, pairs, tokenizer
 from trainers.record import hub_details, starting_point
 

@@ -5,7 +5,7 @@ import textwrap
 import pytest
 from tqdm.std import tqdm
 
-from curation.docstrings import docstring_pairs, read_docstrings
+from recipes.quickstart_text.docstrings import docstring_pairs, read_docstrings
 
 MODULE = '''
     """Module summary.

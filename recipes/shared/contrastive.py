@@ -13,9 +13,9 @@ from evaluation.evaluators import EvaluatorSettings, build_evaluator
 from nomic_bert import NomicBertModel
 from nomic_bert.embedder import embedder_around, require_checkpoint, save_embedder
 from nomic_bert.prompts import prefix_text
-from recipes.arguments import parse_arguments
-from recipes.mixture import describe_mixture
-from recipes.training import train_and_save
+from recipes.shared.arguments import parse_arguments
+from recipes.shared.mixture import describe_mixture
+from recipes.shared.training import train_and_save
 from trainers import ContrastiveConfig, ContrastiveTrainer
 from trainers.contrastive import Evaluator
 from trainers.record import hub_details

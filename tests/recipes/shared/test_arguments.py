@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from recipes.arguments import parse_arguments
+from recipes.shared.arguments import parse_arguments
 from trainers import ContrastiveConfig
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from curation.docstrings import DocstringPair, docstring_pairs, read_docstrings
 from curation.duplicates import overlapping_rows
 from curation.files import write_jsonl
+from recipes.quickstart_text.docstrings import DocstringPair, docstring_pairs, read_docstrings
 from textfiles.atomic import atomic_directory
 
 

@@ -9,13 +9,13 @@ import yaml
 from curation.sections import read_section
 from curation.sources import Preview, Source
 from nomic_bert.prompts import prefix_text
-from recipes import mixture
-from recipes.contrastive import train_contrastive
-from recipes.mixture import describe_mixture
+from recipes.shared import mixture
+from recipes.shared.contrastive import train_contrastive
+from recipes.shared.mixture import describe_mixture
 from tests.trainers.toys import encoder, tokenizer
 from trainers import ContrastiveConfig
 
-CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
+CONFIGS = Path(__file__).resolve().parents[3] / "recipes" / "configs"
 # rows of nomic-ai/nomic-embed-unsupervised-data and nomic-ai/nomic-embed-supervised-data
 HUB_ROWS = {
     "reddit_title_body": 66_204_599, "paq": 53_874_545, "amazon_reviews": 39_357_860, "wikianswers": 10_087_503,

@@ -1,0 +1,1 @@
+"""What several recipes share: settings, ranks, training, and the mixture of sources."""
