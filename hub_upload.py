@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--revision", metavar="BRANCH", help="branch to upload to; made if it is not there (main)")
     parser.add_argument("--onnx", action="store_true", help="also write onnx/model.onnx")
     parser.add_argument(
-        "--onnx_int8", action="store_true", help="and onnx/model_qint8_avx2.onnx for CPUs, a quarter of the size"
+        "--onnx_int8", action="store_true", help="and onnx/model_quantized.onnx for CPUs, a quarter of the size"
     )
     parser.add_argument("--license", metavar="ID", help="as the hub names it, such as apache-2.0 (not stated)")
     parser.add_argument("--language", nargs="+", default=[], metavar="CODE", help="such as en (not stated)")

