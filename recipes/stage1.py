@@ -3,121 +3,16 @@
 accelerate launch recipes/stage1.py --config recipes/configs/stage1.yaml
 """
 
-import json
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from datasets import Dataset, load_from_disk
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-
-from curation.packing import MANIFEST, load_blocks
-from curation.sources import is_hub_id, load_hub_split
-from nomic_bert import NomicBertConfig, NomicBertForMaskedLM
-from nomic_bert.embedder import require_checkpoint
-from nomic_bert.tokenizer_files import save_tokenizer
-from nomic_bert.training_record import write_training
-from recipes.shared.arguments import parse_arguments
-from recipes.shared.training import train_and_save
-from textfiles.atomic import atomic_directory
-from trainers import MLMConfig, MLMTrainer
-from trainers.record import hub_details
+from recipes.shared.recipe import run_recipe
+from textfiles.commands import run_command
 
 
-@dataclass(kw_only=True)
-class Stage1Arguments:
-    """What stage 1 trains, on what.
-
-    Attributes:
-        train_data: directory written by recipes/pack_corpus.py or by `Dataset.save_to_disk`, or the hub name of a
-            packed data set, such as nomic-ai/nomic-bert-2048-pretraining-data.
-        tokenizer: directory or hub name of the tokenizer that the blocks were packed with.
-        model: fields of `NomicBertConfig` for a new model.
-        model_name_or_path: checkpoint to continue from, in place of `model`.
-        eval_blocks: blocks, the last ones of `train_data`, that are kept for evaluation.
-    """
-
-    train_data: str
-    tokenizer: str
-    model: dict | None = None
-    model_name_or_path: str | None = None
-    eval_blocks: int = 0
-
-
-def main(argv: list[str]) -> Path:
-    """Train as the command line says; returns the directory of the finished model."""
-    recipe, args = parse_arguments(__doc__, (Stage1Arguments, MLMConfig), argv)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer)
-        blocks = _load_blocks(recipe.train_data, tokenizer)
-        if not 0 <= recipe.eval_blocks < len(blocks):
-            raise ValueError(f"eval_blocks: {recipe.eval_blocks} of {len(blocks)} blocks cannot be kept aside.")
-        split = len(blocks) - recipe.eval_blocks
-        trainer = MLMTrainer(
-            model=_starting_model(recipe, len(tokenizer)),
-            args=args,
-            train_dataset=blocks.select(range(split)),
-            eval_dataset=blocks.select(range(split, len(blocks))) if recipe.eval_blocks else None,
-            processing_class=tokenizer,
-        )
-        trainer.source_details = {"blocks": _origin(recipe.train_data)}
-    except (ValueError, OSError) as error:  # OSError: no such file, or no such model
-        raise SystemExit(f"error: {error}") from error
-
-    def save(final: Path) -> None:
-        with atomic_directory(final) as directory:
-            trainer.accelerator.unwrap_model(trainer.model).save_pretrained(directory)
-            save_tokenizer(tokenizer, directory)
-            write_training(directory, trainer.training_record())
-
-    return train_and_save(trainer, save)
-
-
-def _load_blocks(path: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    if (Path(path) / "dataset_info.json").is_file():
-        return load_from_disk(path)
-    if is_hub_id(path):
-        return load_hub_split(path, "train")
-    if not Path(path).is_dir():
-        raise ValueError(f"train_data: no directory {path}; write it with recipes/pack_corpus.py.")
-    return load_blocks(Path(path), tokenizer)
-
-
-def _origin(path: str) -> dict[str, Any]:
-    """What the training record says of the blocks: their data set, or what they were packed from, without paths."""
-    manifest = Path(path, MANIFEST)
-    if not manifest.is_file():
-        return hub_details(path, split="train") if is_hub_id(path) else {}
-    packed = json.loads(manifest.read_text(encoding="utf-8"))
-    parts = []
-    for part in packed.get("sources", []):
-        where = hub_details(part["path"], part.get("name"), part.get("split"), part.get("revision"))
-        local = part.get("is_local", True)  # by now a relative path may look like a hub name
-        parts.append({**({} if local else where), "documents": part["documents"]})
-    return {"parts": parts} if parts else {}
-
-
-def _starting_model(recipe: Stage1Arguments, num_tokens: int) -> NomicBertForMaskedLM:
-    if (recipe.model is None) == (recipe.model_name_or_path is None):
-        raise ValueError("give either model (a new one's fields) or model_name_or_path (a checkpoint).")
-    if recipe.model is not None:
-        return build_model(recipe.model, num_tokens)
-    require_checkpoint(str(recipe.model_name_or_path))
-    return NomicBertForMaskedLM.from_pretrained(recipe.model_name_or_path)
-
-
-def build_model(fields: dict[str, Any], num_tokens: int) -> NomicBertForMaskedLM:
-    """A new model for a tokenizer of `num_tokens` tokens, with the vocabulary rounded up to a multiple of 64.
-
-    Raises:
-        ValueError: a given `vocab_size` is less than the tokenizer's, or the fields cannot be meant.
-    """
-    fields = {"vocab_size": 64 * -(-num_tokens // 64), **fields}  # paper §4.1.2
-    if fields["vocab_size"] < num_tokens:
-        raise ValueError(f"model.vocab_size: {fields['vocab_size']} is less than the tokenizer's {num_tokens}.")
-    return NomicBertForMaskedLM(NomicBertConfig(**fields))
+def main(argv: list[str]) -> Path | None:
+    """Do as the command line says; returns the directory of the finished model."""
+    return run_recipe(__doc__, "recipes.steps.stage1:stage1", argv)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_command(main, "Rerun the command to resume from the newest checkpoint.")

@@ -6,9 +6,16 @@ With --dry_run it prints sources, rows, steps, prefixes and token lengths, and t
 hub it fetches a few rows.
 """
 
-import sys
+from pathlib import Path
 
-from recipes.shared.contrastive import train_contrastive
+from recipes.shared.recipe import run_recipe
+from textfiles.commands import run_command
+
+
+def main(argv: list[str]) -> Path | None:
+    """Do as the command line says; returns the directory of the finished model."""
+    return run_recipe(__doc__, "recipes.shared.contrastive:stage2", argv)
+
 
 if __name__ == "__main__":
-    train_contrastive(__doc__, sys.argv[1:], with_negatives=False)
+    run_command(main, "Rerun the command to resume from the newest checkpoint.")

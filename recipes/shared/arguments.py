@@ -1,130 +1,166 @@
-"""Settings of a recipe: a YAML file, then command-line overrides, into dataclasses. Unknown keys are refused."""
+"""Settings of a recipe: YAML files, then the command line, into dataclasses.
+
+The libraries that do this (jsonargparse, tyro, simple-parsing, HfArgumentParser) need the dataclasses themselves, and
+one that extends TrainingArguments imports torch: their `--help` takes seconds. Here `recipes.shared.help` reads the
+sources instead, and what remains is short: keys without a prefix over several dataclasses, several config files,
+entries of a mapping set one by one, and unknown keys refused with the nearest known one.
+"""
 
 import dataclasses
 import difflib
+import enum
 import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
+from textfiles.commands import one_line_errors
 
-def parse_arguments(usage: str | None, kinds: Sequence[type], argv: Sequence[str]) -> tuple[Any, ...]:
+
+class _Setting(NamedTuple):
+    """A value, where it was given, and, of the command line, the text as typed."""
+
+    value: Any
+    where: str
+    typed: str | None = None
+
+
+def parse_arguments(kinds: Sequence[type], argv: Sequence[str]) -> tuple[Any, ...]:
     """Read `--config FILE.yaml [--key value ...]` into one instance of each dataclass.
 
-    A key of the file or of the command line goes to the dataclass that has a field of that name. `--key value` wins
-    over the file; `--key.inner value` sets one entry of a mapping; values are read as YAML (`null`, `[1, 2]`, `2e-4`).
+    A key goes to the dataclass that has a field of that name. Of several config files, a later one wins, and
+    `--key value` wins over all. `--key.inner value` sets one entry of a mapping. Values of the command line are read
+    as YAML (`null`, `[1, 2]`, `2e-4`), except for text, which arrives as typed. `dry_run: true` sets `use_cpu` too,
+    where there is such a key: describing a run asks nothing of the machine.
 
     Args:
-        usage: printed for `--help`, with the list of keys.
         kinds: dataclasses without common field names.
         argv: the command line, without the program's name.
 
     Raises:
-        SystemExit: for `--help`, and for a missing file, an unknown or missing key, or a value of the wrong type,
-            with one line that names it.
+        SystemExit: a missing file, an unknown or missing key, or a value of the wrong type, with one line that names
+            it.
     """
-    if not argv or "-h" in argv or "--help" in argv:
-        keys = ", ".join(sorted(name for kind in kinds for name in _fields(kind)))
-        raise SystemExit(f"{(usage or '').strip()}\n\n--config FILE.yaml [--key value ...], with the keys: {keys}")
-    try:
-        settings, where, typed = _read(list(argv))
-        _refuse_unknown(kinds, settings, where)
-        return tuple(_build(kind, settings, where, typed) for kind in kinds)
-    except (ValueError, OSError, yaml.YAMLError) as error:
-        raise SystemExit(f"error: {error}") from error
+    with one_line_errors():
+        fields = {name: hint for kind in kinds for name, hint in _fields(kind).items()}
+        settings = _read(list(argv))
+        for key, setting in settings.items():
+            if key not in fields:
+                near = difflib.get_close_matches(str(key), fields, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else "--help lists the keys."
+                raise ValueError(f"{setting.where}: unknown key {key!r}; {hint}")
+        values = {key: _convert(setting, fields[key], key) for key, setting in settings.items()}
+        if values.get("dry_run") and "use_cpu" in fields:
+            values["use_cpu"] = True
+        return tuple(_build(kind, values) for kind in kinds)
 
 
-def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
-    """Settings, for each where it was said, and for those of the command line what was typed."""
-    settings: dict[str, Any] = {}
-    where: dict[str, str] = {}
-    typed: dict[str, str] = {}
-    overrides = _pairs(argv)
-    for value in [value for key, value in overrides if key == "config"]:
-        path = Path(value)
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(loaded, dict):
-            raise ValueError(f"{path}: a config is a mapping of keys to values.")
-        settings |= loaded
-        where |= dict.fromkeys(loaded, str(path))
-    for key, text in [pair for pair in overrides if pair[0] != "config"]:
-        value = yaml.safe_load(text)
+def _read(argv: list[str]) -> dict[str, _Setting]:
+    settings: dict[str, _Setting] = {}
+    pairs = _pairs(argv)
+    for _, file in [pair for pair in pairs if pair[0] == "config"]:
+        if file is None:
+            raise ValueError("--config needs a file; write --config FILE.yaml.")
+        settings |= {key: _Setting(value, file) for key, value in read_yaml(file).items()}
+    for key, text in [pair for pair in pairs if pair[0] != "config"]:
         outer, _, inner = key.partition(".")
-        settings[outer] = {**(settings.get(outer) or {}), inner: value} if inner else value
-        where[outer] = f"--{key}"
+        value = True if text is None else _value(text)
         if not inner:
-            typed[outer] = text
-    return settings, where, typed
+            settings[outer] = _Setting(value, f"--{key}", text)
+            continue
+        before = settings[outer].value if outer in settings else None
+        if not isinstance(before, dict | None):
+            raise ValueError(f"--{key}: {outer} is {before!r}, not a mapping; give it as a whole with --{outer}.")
+        settings[outer] = _Setting({**(before or {}), inner: value}, f"--{key}")
+    return settings
 
 
-def _pairs(argv: list[str]) -> list[tuple[str, str]]:
-    pairs = []
+def read_yaml(file: str) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ValueError: it is not valid YAML, or not a mapping.
+        OSError: it cannot be read.
+    """
+    try:
+        loaded = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{file}: a config must be a mapping of keys to values.")
+    return loaded
+
+
+def _value(text: str) -> Any:
+    """A text of the command line as YAML reads it; as it is where it is not YAML, for a text field takes any."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _pairs(argv: list[str]) -> list[tuple[str, str | None]]:
+    """(key, value) as typed; the value is None where a key stands alone, which means true."""
+    pairs: list[tuple[str, str | None]] = []
     while argv:
         word = argv.pop(0)
         if not word.startswith("--"):
             raise ValueError(f"{word!r} is not a key; write --key value.")
         key, equals, value = word[2:].partition("=")
-        if not equals:
-            value = argv.pop(0) if argv and not argv[0].startswith("--") else "true"
-        pairs.append((key.replace("-", "_"), value))
+        alone = not equals and (not argv or argv[0].startswith("--"))
+        pairs.append((key.replace("-", "_"), value if equals else None if alone else argv.pop(0)))
     return pairs
 
 
-def _fields(kind: type) -> dict[str, dataclasses.Field]:
-    return {field.name: field for field in dataclasses.fields(kind) if field.init}
+def _fields(kind: type) -> dict[str, Any]:
+    """The type of each field that can be given."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
 
 
-def _refuse_unknown(kinds: Sequence[type], settings: dict[str, Any], where: dict[str, str]) -> None:
-    names = [name for kind in kinds for name in _fields(kind)]
-    for key in settings:
-        if key not in names:
-            near = difflib.get_close_matches(key, names, n=1)
-            raise ValueError(
-                f"{where[key]}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "; see --help.")
-            )
+def _build(kind: type, values: dict[str, Any]) -> Any:
+    own = {name: values[name] for name in _fields(kind) if name in values}
+    for field in dataclasses.fields(kind):
+        has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if field.init and field.name not in own and not has_default:
+            raise ValueError(f"the key {field.name!r} is missing; add it to the config or give --{field.name}.")
+    return kind(**own)
 
 
-def _build(kind: type, settings: dict[str, Any], where: dict[str, str], typed: dict[str, str]) -> Any:
-    hints, values = typing.get_type_hints(kind), {}
-    for name, field in _fields(kind).items():
-        if name in typed and hints[name] in (str, str | None):
-            settings[name] = _as_typed(settings[name], typed[name])
-        if name in settings:
-            values[name] = _convert(settings[name], hints[name], f"{where[name]}: {name}")
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ValueError(f"the key {name!r} is missing; add it to the config or give --{name}.")
-    return kind(**values)
-
-
-def _as_typed(value: Any, text: str) -> Any:
-    """A text of the command line that YAML reads as something else: "query: " is a mapping to it, and "" is null."""
-    misread = isinstance(value, dict | list) or value == text.strip() or (value is None and not text.strip())
-    return text if misread else value
-
-
-def _convert(value: Any, hint: Any, what: str) -> Any:
-    """A YAML value as the field's type; YAML reads 2e-4 as text and 1 as an integer where a float is meant."""
+def _convert(setting: _Setting, hint: Any, key: str) -> Any:
+    """A setting as its field's type; YAML reads 2e-4 as text, and 1 as an integer where a float is meant."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     options = {typing.get_origin(option) or option for option in (typing.get_args(hint) if union else (hint,))}
-    if float in options and not isinstance(value, bool) and isinstance(value, int | str):
+    if typing.Literal in options:
+        options = options - {typing.Literal} | {str}  # the dataclass itself checks the word
+    value, typed = setting.value, setting.typed
+    takes_text = any(isinstance(option, type) and issubclass(option, str) for option in options)
+    takes_null = types.NoneType in options
+    only_text = takes_text and all(
+        option is types.NoneType or isinstance(option, type) and issubclass(option, str | enum.Enum)
+        for option in options
+    )
+    if only_text and typed is not None:
+        return None if takes_null and typed == "null" else typed
+    if float in options and isinstance(value, int | str) and not isinstance(value, bool):
         try:
-            return int(value) if int in options and isinstance(value, int) else float(value)
+            return value if int in options and isinstance(value, int) else float(value)
         except ValueError:
             pass
-    if value is None and types.NoneType in options or any(_is(value, option) for option in options):
+    if value is None and takes_null or any(_is(value, option) for option in options):
         return value
-    if str in options or any(isinstance(option, type) and issubclass(option, str) for option in options):
-        if value is False:
-            return "no"  # YAML reads the word as false; `save_strategy: no` means the word
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return str(value)
-    elif not options <= {int, float, bool, str, list, dict, types.NoneType}:
+    if takes_text and value is False and typed is None:
+        return "no"  # YAML reads the word as false; `save_strategy: no` means the word
+    if takes_text and typed is not None:
+        return typed
+    if not takes_text and not options <= {int, float, bool, list, dict, types.NoneType}:
         return value  # a type with a reader of its own, such as an enum of transformers
     expected = " or ".join(sorted("null" if o is types.NoneType else getattr(o, "__name__", str(o)) for o in options))
-    raise ValueError(f"{what} must be {expected}, not {value!r}.")
+    quotes = "; write it in quotes" if takes_text and not isinstance(value, list | dict | None) else ""
+    raise ValueError(f"{setting.where}: {key} must be {expected}, not {value!r}{quotes}.")
 
 
 def _is(value: Any, option: Any) -> bool:

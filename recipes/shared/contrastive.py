@@ -13,9 +13,9 @@ from evaluation.evaluators import EvaluatorSettings, build_evaluator
 from nomic_bert import NomicBertModel
 from nomic_bert.embedder import embedder_around, require_checkpoint, save_embedder
 from nomic_bert.prompts import prefix_text
-from recipes.shared.arguments import parse_arguments
 from recipes.shared.mixture import describe_mixture
 from recipes.shared.training import train_and_save
+from textfiles.commands import one_line_errors
 from trainers import ContrastiveConfig, ContrastiveTrainer
 from trainers.contrastive import Evaluator
 from trainers.record import hub_details
@@ -31,27 +31,36 @@ class ContrastiveArguments:
         train_file: instead of `sources`, files of one's own pairs, with the columns `query` and `document`, and
             perhaps `negatives` (a list of texts); prefixed as search queries and documents.
         evaluators: one mapping for each; its keys are the fields of `evaluation.evaluators.EvaluatorSettings`.
+        dry_run: print what would be trained on, and stop; nothing is downloaded but a few rows of each data set.
     """
 
     model_name_or_path: str
     sources: list | None = None
     train_file: str | None = None
     evaluators: list | None = None
+    dry_run: bool = False
 
 
-def train_contrastive(usage: str | None, argv: list[str], *, with_negatives: bool) -> Path | None:
-    """Train a contrastive stage as the command line says; returns the directory of the finished embedder.
+def stage2(recipe: ContrastiveArguments, args: ContrastiveConfig) -> Path | None:
+    """Train on pairs alone; see `_train`."""
+    return _train(recipe, args, with_negatives=False)
 
-    With `--dry_run` on the command line the mixture is described instead, and nothing is trained or downloaded.
+
+def stage3(recipe: ContrastiveArguments, args: ContrastiveConfig) -> Path | None:
+    """Train on pairs with hard negatives; see `_train`."""
+    return _train(recipe, args, with_negatives=True)
+
+
+def _train(recipe: ContrastiveArguments, args: ContrastiveConfig, *, with_negatives: bool) -> Path | None:
+    """Train a contrastive stage, or with `dry_run` describe its mixture.
+
+    Returns:
+        The directory of the finished embedder; None after a dry run.
 
     Raises:
-        SystemExit: a setting cannot be meant; one line names it.
+        SystemExit: a setting is invalid; one line names it.
     """
-    dry_run = "--dry_run" in argv
-    if dry_run:  # asks nothing of the machine
-        argv = [word for word in argv if word != "--dry_run"] + ["--use_cpu", "true"]
-    recipe, args = parse_arguments(usage, (ContrastiveArguments, ContrastiveConfig), argv)
-    try:
+    with one_line_errors():
         sources = _sources(recipe, args, with_negatives)
         args.prompts = {
             source.name: {"query": prefix_text(source.query_prefix), "document": prefix_text(source.document_prefix)}
@@ -60,7 +69,7 @@ def train_contrastive(usage: str | None, argv: list[str], *, with_negatives: boo
         args.source_weights = {source.name: source.weight for source in sources}
         require_checkpoint(recipe.model_name_or_path)
         tokenizer = AutoTokenizer.from_pretrained(recipe.model_name_or_path)
-        if dry_run:
+        if recipe.dry_run:
             print(describe_mixture(sources, args, tokenizer))
             return None
         with args.main_process_first(desc="copying the sources"):
@@ -77,8 +86,6 @@ def train_contrastive(usage: str | None, argv: list[str], *, with_negatives: boo
             for source in sources
             if is_hub_id(source.path)
         }
-    except (ValueError, OSError) as error:  # OSError: no such file, or no such model
-        raise SystemExit(f"error: {error}") from error
 
     def save(final: Path) -> None:
         encoder = trainer.accelerator.unwrap_model(trainer.model)

@@ -14,6 +14,7 @@ from curation.duplicates import normalize_text
 from curation.files import read_jsonl, write_jsonl
 from curation.tokenizer import train_tokenizer
 from recipes import audit
+from recipes.steps import audit as step
 
 WORDS = ["river", "stone", "house", "light", "paper", "water", "night", "field"]
 
@@ -72,7 +73,7 @@ def test_ranks_give_the_same_files(data):
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(data, monkeypatch):
     audit.main(argv(data, "whole"))
-    monkeypatch.setattr(audit, "make_report", lambda *_: sys.exit("stopped"))
+    monkeypatch.setattr(step, "make_report", lambda *_: sys.exit("stopped"))
     assert refusal(argv(data, "again")) == "stopped"
     monkeypatch.undo()
     work = data / "again" / ".work"
@@ -82,7 +83,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(data, monkeypatch):
         path.unlink()
     made = {path: path.stat().st_mtime_ns for path in files if path.exists()}
     assert "(sample_rows changed)" in refusal(argv(data, "again", "--sample_rows", "3"))
-    monkeypatch.setattr(audit.shutil, "rmtree", lambda _: None)
+    monkeypatch.setattr(step.shutil, "rmtree", lambda _: None)
     audit.main(argv(data, "again"))
     assert {path: path.stat().st_mtime_ns for path in made} == made
     again = {name: (data / "again" / name).read_bytes() for name in contents(data / "whole")}

@@ -10,15 +10,15 @@ from curation.embedding import EmbedderSettings
 from curation.filtering.consistency import KeepRule
 from curation.sections import read_section
 from curation.sources import Source
-from recipes.filter_pairs import FilterArguments
-from recipes.make_pairs import MakePairsArguments
-from recipes.mine_negatives import MineArguments
-from recipes.pack_corpus import PackArguments
-from recipes.quickstart import QuickstartSettings
 from recipes.quickstart_text.corpus import CorpusSettings
 from recipes.shared.arguments import parse_arguments
 from recipes.shared.contrastive import ContrastiveArguments
-from recipes.stage1 import Stage1Arguments
+from recipes.steps.filter_pairs import FilterArguments
+from recipes.steps.make_pairs import MakePairsArguments
+from recipes.steps.mine_negatives import MineArguments
+from recipes.steps.pack_corpus import PackArguments
+from recipes.steps.quickstart import QuickstartSettings
+from recipes.steps.stage1 import Stage1Arguments
 from trainers import ContrastiveConfig, MLMConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
@@ -62,7 +62,7 @@ def test_every_key_of_every_config_exists(file):
     kind = re.sub(
         r"^(stage\d)_.*|finetune_.*", lambda found: found[1] or "stage3", file.stem
     )  # stage1_cpu and the like
-    parse_arguments(None, KINDS[kind], argv)
+    parse_arguments(KINDS[kind], argv)
 
 
 @pytest.mark.parametrize("name", [file.name for file in FILES if file.parent == CONFIGS])

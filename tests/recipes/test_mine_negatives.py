@@ -101,7 +101,7 @@ OWN_PROMPTS, TASK_PREFIXES = ("word7 ", "word8 word9 "), ("search_query: ", "sea
     [
         ([], OWN_PROMPTS, {}),
         (["--source_prefixes", "true"], TASK_PREFIXES, {}),
-        (["--query_prompt", "'word5 '", "--document_prompt", "''"], ("word5 ", ""), {}),
+        (["--query_prompt", "word5 ", "--document_prompt", ""], ("word5 ", ""), {}),
         (
             ["--range_min", "2", "--range_max", "12", "--relative_margin", "0.02", "--min_score", "0.3"],
             OWN_PROMPTS,

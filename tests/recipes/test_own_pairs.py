@@ -7,7 +7,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from nomic_bert import NomicBertModel
-from recipes.shared.contrastive import train_contrastive
+from recipes import stage3
 from tests.trainers.toys import encoder, tokenizer
 
 CONFIG = Path(__file__).resolve().parents[2] / "recipes" / "configs" / "finetune_own_pairs.yaml"
@@ -25,7 +25,7 @@ def finetune(tmp_path):
         argv = ["--config", str(CONFIG), "--train_file", str(tmp_path / "my.jsonl"), "--use_cpu", "true"]
         argv += ["--model_name_or_path", str(tmp_path / "start"), "--output_dir", str(tmp_path / "out")]
         argv += ["--global_batch_size", "4", "--learning_rate", "0.01", "--disable_tqdm", "true", *settings]
-        return train_contrastive(None, argv, with_negatives=True)
+        return stage3.main(argv)
 
     return run
 

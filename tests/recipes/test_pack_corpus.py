@@ -12,6 +12,7 @@ from curation.files import write_jsonl
 from curation.packing import load_blocks
 from curation.tokenizer import train_tokenizer
 from recipes import pack_corpus
+from recipes.steps import pack_corpus as step
 
 WORDS = ["river", "stone", "house", "light", "paper", "water", "night", "field"]
 
@@ -70,13 +71,13 @@ def test_what_was_packed_can_be_trained_on(corpus, tmp_path):
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(corpus, tmp_path, monkeypatch):
     pack_corpus.main(argv(corpus, tmp_path / "whole"))
-    pack = pack_corpus.pack_shards
+    pack = step.pack_shards
 
     def pack_two_and_die(documents, plan, directory, shards, num_processes):
         pack(documents, plan, directory, list(shards)[:2], num_processes)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pack_corpus, "pack_shards", pack_two_and_die)
+    monkeypatch.setattr(step, "pack_shards", pack_two_and_die)
     with pytest.raises(KeyboardInterrupt):
         pack_corpus.main(argv(corpus, tmp_path / "again"))
     monkeypatch.undo()
@@ -89,7 +90,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(corpus, tmp_path, monkeypa
 
 
 def test_changed_files_are_not_mixed_with_shards_of_the_old_ones(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(pack_corpus, "finish", lambda *_: sys.exit("stopped"))
+    monkeypatch.setattr(step, "finish", lambda *_: sys.exit("stopped"))
     refusal(argv(corpus, tmp_path / "blocks"))
     write_jsonl([{"body": "river stone"}], tmp_path / "b.jsonl")
     assert "(documents changed)" in refusal(argv(corpus, tmp_path / "blocks"))

@@ -14,8 +14,8 @@ import pytest
 from curation.files import read_jsonl
 from nomic_bert.embedder import load_embedder
 from nomic_bert.training_record import STAGE_BEFORE, read_training
-from recipes.quickstart import Quickstart
-from recipes.search import search
+from recipes.quickstart_text.index import search
+from recipes.steps.quickstart import Quickstart
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,7 @@ import json
 
 import pytest
 
-from recipes import stage1
-from recipes.shared.contrastive import train_contrastive
+from recipes import stage1, stage2, stage3
 
 PREFIXES = {"query_prefix": "search_query", "document_prefix": "search_document"}
 
@@ -20,7 +19,7 @@ def start(tmp_path):
         argv = ["--output_dir", str(tmp_path / "out"), "--use_cpu", "true", "--report_to", "none"]
         argv += ["--model_name_or_path", str(tmp_path / "model"), "--sources", sources, *settings]
         with pytest.raises(SystemExit) as error:
-            train_contrastive(None, argv, with_negatives=with_negatives)
+            (stage3 if with_negatives else stage2).main(argv)
         assert not (tmp_path / "out" / "final").exists()
         return str(error.value)
 

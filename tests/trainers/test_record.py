@@ -11,8 +11,7 @@ from huggingface_hub import constants
 
 from nomic_bert import NomicBertForMaskedLM, NomicBertModel
 from nomic_bert.training_record import STAGE_BEFORE, UNRECORDED, read_training, write_training
-from recipes import stage1
-from recipes.shared.contrastive import train_contrastive
+from recipes import stage1, stage2
 from tests.trainers.toys import StopAt, blocks, contrastive_trainer, encoder, mlm, mlm_trainer, pairs, tokenizer
 from trainers.record import hub_details, starting_point
 
@@ -176,16 +175,16 @@ def test_the_stages_leave_the_whole_record_in_final(tmp_path, monkeypatch):
     ]}  # fmt: skip
     (tmp_path / "blocks").mkdir()
     (tmp_path / "blocks" / "manifest.json").write_text(json.dumps(manifest))
-    monkeypatch.setattr(stage1, "load_blocks", lambda path, tokenizer: blocks(26))
+    monkeypatch.setattr("recipes.steps.stage1.load_blocks", lambda path, tokenizer: blocks(26))
     first = stage1.main([
         "--train_data", str(tmp_path / "blocks"), "--tokenizer", str(tmp_path / "tokenizer"), "--model", model,
         "--output_dir", str(tmp_path / "one"), "--global_batch_size", "8", "--peak_tflops", "0.1", *common,
     ])  # fmt: skip
     Dataset.from_dict(pairs(9).to_dict()).to_json(tmp_path / "pairs.jsonl")
-    final = train_contrastive(None, [
+    final = stage2.main([
         "--train_file", str(tmp_path / "pairs.jsonl"), "--model_name_or_path", str(first),
         "--output_dir", str(tmp_path / "two"), "--global_batch_size", "4", *common,
-    ], with_negatives=False)  # fmt: skip
+    ])  # fmt: skip
     blocks_stage, pairs_stage = read_training(final)
     assert blocks_stage["start"] is None and pairs_stage["start"] == STAGE_BEFORE
     assert blocks_stage["sources"][0]["parts"] == [

@@ -9,8 +9,8 @@ import yaml
 from curation.sections import read_section
 from curation.sources import Preview, Source
 from nomic_bert.prompts import prefix_text
+from recipes import stage2
 from recipes.shared import mixture
-from recipes.shared.contrastive import train_contrastive
 from recipes.shared.mixture import describe_mixture
 from tests.trainers.toys import encoder, tokenizer
 from trainers import ContrastiveConfig
@@ -86,7 +86,7 @@ def test_a_dry_run_of_files_trains_nothing(tmp_path, capsys):
     source |= {"query_prefix": "classification", "document_prefix": ""}
     argv = ["--model_name_or_path", str(tmp_path / "model"), "--sources", json.dumps([source]), "--bf16", "true"]
     argv += ["--output_dir", str(tmp_path / "out"), "--global_batch_size", "8", "--dry_run"]
-    assert train_contrastive(None, argv, with_negatives=False) is None
+    assert stage2.main(argv) is None
     printed = capsys.readouterr().out.splitlines()
     row = next(line.split() for line in printed if line.startswith("mine "))
     assert row == [

@@ -1,0 +1,66 @@
+"""The search of functions by what they do, with the model that the quickstart trained."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nomic_bert import NomicBertModel
+from nomic_bert.prompts import prefix_text
+
+INDEX = "search_index"
+
+
+def build_index(model_dir: str | Path, packages: Sequence[str], max_seq_length: int = 96) -> Path:
+    """Embed the functions of packages and keep them with the model.
+
+    Args:
+        model_dir: directory of an embedder.
+        packages: import names of installed packages.
+        max_seq_length: tokens of a documentation string that are read.
+
+    Returns:
+        The index: `functions.json`, a list of [name, summary], and `embeddings.npy`, float32 (functions, dim).
+    """
+    # here, because these imports take longer than a whole search in a finished index
+    from nomic_bert.embedder import load_embedder
+    from nomic_bert.encoding import encode_by_tokens
+    from recipes.quickstart_text.docstrings import docstring_pairs, read_docstrings
+    from textfiles.atomic import atomic_directory
+
+    pairs = docstring_pairs(read_docstrings(packages))
+    embedder = load_embedder(model_dir, max_seq_length=max_seq_length)
+    texts = [f"{pair['query']}\n\n{pair['document']}" for pair in pairs]
+    embeddings = encode_by_tokens(embedder, texts, prompt=prefix_text("search_document"), description="index")
+    index = Path(model_dir, INDEX)
+    with atomic_directory(index) as directory:
+        np.save(directory / "embeddings.npy", embeddings)
+        (directory / "functions.json").write_text(json.dumps([[pair["name"], pair["query"]] for pair in pairs]))
+    return index
+
+
+def search(model_dir: str | Path, query: str, top: int = 5) -> list[tuple[float, str, str]]:
+    """The functions nearest to a query as (cosine, name, summary), best first.
+
+    Args:
+        model_dir: directory of an embedder with an index.
+        query: what the function should do.
+        top: how many.
+    """
+    index = Path(model_dir, INDEX)
+    functions = json.loads((index / "functions.json").read_text())
+    scores = np.load(index / "embeddings.npy") @ _embed_query(model_dir, query)
+    best = np.argsort(-scores, kind="stable")[:top]
+    return [(float(scores[i]), *functions[i]) for i in best]
+
+
+@torch.no_grad()
+def _embed_query(model_dir: str | Path, query: str) -> np.ndarray:
+    """As `load_embedder(model_dir).encode_query(query)`, without the seconds of importing sentence-transformers."""
+    from transformers import AutoTokenizer
+
+    tokens = AutoTokenizer.from_pretrained(model_dir)(prefix_text("search_query") + query, return_tensors="pt")
+    hidden = NomicBertModel.from_pretrained(model_dir).eval()(tokens["input_ids"]).last_hidden_state
+    return torch.nn.functional.normalize(hidden[0].mean(dim=0), dim=0).numpy()

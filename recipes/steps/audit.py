@@ -1,0 +1,194 @@
+"""The audit of pairs: what its settings are, and how its ranks read, measure and report."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from curation.audit.counting import SourceKeys, choose_rows, load_lengths, save_lengths, token_lengths
+from curation.audit.held_out import EvaluationSet, HeldOutTexts, plain_name
+from curation.audit.page import LENGTHS_PLOT, SHARED_PLOTS, audit_page
+from curation.audit.plots import plot_lengths, plot_shared
+from curation.audit.report import OpenedSource, make_report
+from curation.sections import read_section
+from curation.shards import SETTINGS, ShardFiles, claim, deal
+from curation.sources import Source, open_pairs
+from nomic_bert.prompts import prefix_text
+from recipes.shared.arguments import read_yaml
+from recipes.shared.ranks import join_ranks
+from textfiles.atomic import atomic_file, write_json
+from textfiles.commands import one_line_errors
+
+_WORK = ".work"  # inside output_dir until the audit is finished: settings, keys and lengths
+_REPORT, _PAGE = "audit.json", "audit.md"
+
+
+@dataclass(kw_only=True)
+class AuditArguments:
+    """What to look at.
+
+    Attributes:
+        tokenizer: directory or hub name; lengths are counted in its tokens.
+        output_dir: directory for audit.md, audit.json and plots.
+        files: files, directories, patterns or hub ids; the words before the first --key.
+        sources: the same, or mappings with the fields of `curation.sources.Source`.
+        sources_from: a config of stage 2 or 3, or another file with a list `sources`, which are looked at too.
+        query: column with the query, of the sources that are given as a path or id.
+        document: column with the document, likewise.
+        negatives: column with the list of hard negatives, likewise; null: there is none.
+        evaluation_sets: paths, or mappings with the fields of `curation.audit.held_out.EvaluationSet`; the report
+            counts the rows that repeat one of their texts.
+        sample_rows: rows of each source whose lengths are measured.
+        rows_to_read: rows of each source that the page shows.
+        rows_per_shard: rows that one process reads before it writes a file.
+        seed: of the choice of rows.
+    """
+
+    tokenizer: str
+    output_dir: str
+    files: list = field(default_factory=list)
+    sources: list = field(default_factory=list)
+    sources_from: str | None = None
+    query: str = "query"
+    document: str = "document"
+    negatives: str | None = None
+    evaluation_sets: list = field(default_factory=list)
+    sample_rows: int = 10_000
+    rows_to_read: int = 5
+    rows_per_shard: int = 1_000_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for key in ("sample_rows", "rows_to_read", "rows_per_shard"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}.")
+
+
+@one_line_errors()
+def audit(args: AuditArguments) -> None:
+    """Read this rank's share of the sources; the main process writes the audit when all are read."""
+    output_dir = Path(args.output_dir)
+    if (output_dir / _REPORT).exists():
+        raise ValueError(f"{output_dir} holds an audit already. Choose another output_dir or remove it.")
+    sources, held_out = _sources(args), _evaluation_sets(args)
+    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
+    state, work = join_ranks(use_gpu=False), output_dir / _WORK
+    texts: list[HeldOutTexts] = []
+    if state.is_main_process:
+        texts = [part for found in held_out for part in found.read()]  # first, so that a fault is found early
+        _claim(output_dir, args, sources, held_out, tokenizer)
+    with state.local_main_process_first():  # one process of a machine copies the sources
+        pairs = [open_pairs(source) for source in sources]
+    keys = [SourceKeys(work, i, len(rows), args.rows_per_shard) for i, rows in enumerate(pairs)]
+    opened = [OpenedSource(*parts) for parts in zip(sources, pairs, keys, strict=True)]
+    _read_rows(opened, state)
+    lengths = ShardFiles(work, "lengths", len(sources), ".npz")
+    _measure(opened, tokenizer, lengths, args, state)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        _report(args, opened, lengths, texts)
+        shutil.rmtree(work)
+        print(f"{sum(map(len, pairs)):,} pairs of {len(sources)} sources: read {output_dir / _PAGE}.")
+
+
+def _sources(args: AuditArguments) -> list[Source]:
+    entries = [(entry, f"sources[{i}]") for i, entry in enumerate([*args.files, *args.sources])]
+    if args.sources_from is not None:
+        config = read_yaml(args.sources_from)
+        if not isinstance(config.get("sources"), list):
+            raise ValueError(f"{args.sources_from}: no list of sources; write it under the key sources.")
+        entries += [(entry, f"{args.sources_from}, sources[{i}]") for i, entry in enumerate(config["sources"])]
+    if not entries:
+        raise ValueError("there are no sources; name files, directories or hub ids before the first --key.")
+    columns = {key: getattr(args, key) for key in ("query", "document", "negatives")}
+    plain = {"query_prefix": "", "document_prefix": "", **columns}
+    sources = []
+    for entry, where in entries:
+        section = {"name": plain_name(entry), "path": entry, **plain} if isinstance(entry, str) else entry
+        sources.append(read_section(Source, section, where))
+    _refuse_equal([source.name for source in sources], "sources")
+    return sources
+
+
+def _evaluation_sets(args: AuditArguments) -> list[EvaluationSet]:
+    entries = enumerate(args.evaluation_sets)
+    held_out = [EvaluationSet.from_config(entry, f"evaluation_sets[{i}]") for i, entry in entries]
+    _refuse_equal([found.title for found in held_out], "evaluation_sets")
+    return held_out
+
+
+def _refuse_equal(names: list[str], key: str) -> None:
+    if equal := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{key}: two are called {equal[0]!r}; give them as mappings with a name each.")
+
+
+def _claim(
+    output_dir: Path,
+    args: AuditArguments,
+    sources: list[Source],
+    held_out: list[EvaluationSet],
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Write down what an output directory is made from, or check that it is the same as before."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
+    settings: dict[str, Any] = {
+        "sources": [source.identity() for source in sources],
+        "evaluation_sets": [found.identity() for found in held_out],
+        "vocabulary_sha256": hashlib.sha256(vocabulary).hexdigest(),
+        **{key: getattr(args, key) for key in ("sample_rows", "rows_to_read", "rows_per_shard", "seed")},
+    }
+    claim(output_dir, settings, output_dir / _WORK / SETTINGS)
+
+
+def _read_rows(opened: list[OpenedSource], state: PartialState) -> None:
+    """Write this rank's share of the keys."""
+    jobs = [(source, shard) for source in opened for shard in range(source.keys.files.count)]
+    own = deal(jobs, state.process_index, state.num_processes)
+    total = sum(len(source.keys.rows_of(shard)) for source, shard in own)
+    with tqdm(desc="Reading", total=total, unit="row", unit_scale=True, disable=not state.is_main_process) as progress:
+        for source, shard in own:
+            source.keys.make(source.pairs, shard, progress)
+
+
+def _measure(
+    opened: list[OpenedSource],
+    tokenizer: PreTrainedTokenizerBase,
+    files: ShardFiles,
+    args: AuditArguments,
+    state: PartialState,
+) -> None:
+    """Write this rank's share of the lengths."""
+    own = deal(range(len(opened)), state.process_index, state.num_processes)
+    for i in tqdm(own, "Measuring", unit="source", disable=not state.is_main_process):
+        source, pairs, _ = opened[i]
+        if not files.path(i).exists():
+            prefixes = {"query": prefix_text(source.query_prefix), "document": prefix_text(source.document_prefix)}
+            rows = choose_rows(len(pairs), args.sample_rows, args.seed, source.name)
+            save_lengths(files.path(i), token_lengths(pairs, rows, tokenizer, prefixes))
+
+
+def _report(
+    args: AuditArguments,
+    opened: list[OpenedSource],
+    lengths: ShardFiles,
+    held_out: list[HeldOutTexts],
+) -> None:
+    """Put everything together: plots, the page and, last, audit.json."""
+    output_dir, names = Path(args.output_dir), [one.source.name for one in opened]
+    measured = dict(zip(names, map(load_lengths, lengths.paths()), strict=True))
+    settings = {key: getattr(args, key) for key in ("tokenizer", "sample_rows", "rows_to_read", "seed")}
+    report, shared = make_report(opened, measured, held_out, settings)
+    plot_lengths(measured, output_dir / LENGTHS_PLOT)
+    for side, plot in SHARED_PLOTS.items():
+        if any(entry[side] for entry in report["shared"]):
+            plot_shared(shared[side], names, side, output_dir / plot)
+    with atomic_file(output_dir / _PAGE) as partial:
+        partial.write_text(audit_page(report), encoding="utf-8")
+    write_json(output_dir / _REPORT, report)

@@ -1,0 +1,274 @@
+"""The steps of the quickstart, each of which leaves one file or directory that appears when it is whole."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+from transformers import AutoTokenizer, set_seed
+
+from curation.files import read_jsonl
+from curation.packing import MANIFEST
+from curation.tokenizer import train_tokenizer
+from evaluation.plots import plot_embedding_map, plot_loss_curves, plot_scores
+from evaluation.retrieval import RetrievalSet, evaluate_bm25, evaluate_embedder
+from nomic_bert.embedder import load_embedder, save_embedder
+from nomic_bert.prompts import PROMPTS
+from nomic_bert.training_record import read_training, write_training
+from publishing.readers import READERS, Probe, read_embeddings
+from recipes.quickstart_text.corpus import CorpusSettings, build_corpus
+from recipes.quickstart_text.index import build_index, search
+from recipes.shared.arguments import parse_arguments
+from recipes.shared.training import FINAL
+from recipes.steps.stage1 import build_model
+from textfiles.atomic import atomic_directory
+
+RECIPES = Path(__file__).resolve().parents[1]
+CONFIGS = RECIPES / "configs" / "quickstart"
+QUESTION = "solve a banded linear system"
+
+
+@dataclass(kw_only=True)
+class QuickstartArguments:
+    """What a person can choose of the quickstart.
+
+    Attributes:
+        output_dir: directory for everything that it makes; null: outputs/quickstart, or outputs/smoke.
+        smoke: the same over a slice of the text, in about a minute.
+    """
+
+    output_dir: str | None = None
+    smoke: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartSettings:
+    """What the quickstart does beyond its corpus and its stages, whose configs stand beside it.
+
+    Attributes:
+        model: fields of `NomicBertConfig`.
+        block_size: tokens in a block of stage 1.
+        eval_max_seq_length: tokens of a text that are read in the evaluation.
+        index_packages: packages whose functions can be searched.
+        index_max_seq_length: tokens of a documentation string that the search reads.
+        required_gain: nDCG@10 points that the last model must be ahead of the untrained one, or the run fails.
+    """
+
+    model: dict
+    block_size: int
+    eval_max_seq_length: int
+    index_packages: list
+    index_max_seq_length: int
+    required_gain: float
+
+
+class Quickstart:
+    """The steps, each of which leaves one file or directory that appears when it is whole."""
+
+    def __init__(self, output_dir: Path, smoke: bool) -> None:
+        self.directory, self.smoke = output_dir, smoke
+        self.corpus_settings, self.settings = parse_arguments(
+            (CorpusSettings, QuickstartSettings), self._configs("quickstart")
+        )
+        self.corpus, self.tokenizer, self.blocks = (output_dir / name for name in ("corpus", "tokenizer", "blocks"))
+        self.negatives, self.model = output_dir / "negatives", output_dir / "model"
+        self.models = {
+            "untrained": output_dir / "untrained",
+            **{f"stage {number}": output_dir / f"stage{number}" / FINAL for number in (1, 2, 3)},
+        }
+
+    def run(self) -> None:
+        """Run every step that has not been run."""
+        self._refuse_other_settings()
+        started, stages = time.time(), self.models
+        sources = self._sources
+        steps: list[tuple[str, Path, Callable[[], None]]] = [
+            ("Read docstrings", self.corpus, lambda: build_corpus(self.corpus_settings, self.corpus)),
+            ("Train a tokenizer", self.tokenizer, self._train_tokenizer),
+            ("Pack documents into blocks", self.blocks / MANIFEST, self._pack),
+            ("Make the untrained model", stages["untrained"], self._make_untrained),
+            ("Stage 1: masked language modelling", stages["stage 1"], self._stage1),
+            (
+                "Stage 2: contrastive on summary -> body",
+                stages["stage 2"],
+                lambda: self._contrastive(2, "stage 1", sources(self.corpus / "stage2")),
+            ),
+            ("Mine hard negatives with stage 2", self.negatives / "done", self._mine),
+            (
+                "Stage 3: contrastive with hard negatives",
+                stages["stage 3"],
+                lambda: self._contrastive(3, "stage 2", self._mined_sources()),
+            ),
+            ("Export the model", self.model, self._export),
+            ("Evaluate on held-out functions", self.directory / "scores.json", self._evaluate),
+            ("Draw", self.directory / "map.png", self._draw),
+            ("Index functions for search", self.model / "search_index", self._index),
+        ]
+        for number, (title, output, make) in enumerate(steps, 1):
+            done = output.exists()
+            print(f"\n[{number}/{len(steps)}] {title}" + (": done before" if done else ""), flush=True)
+            if not done:
+                since = time.time()
+                make()
+                print(f"[{number}/{len(steps)}] took {time.time() - since:.0f} s", flush=True)
+        self._report(time.time() - started)
+
+    def _configs(self, name: str) -> list[str]:
+        """`--config` for the quickstart's numbers, and for the smoke run those that it changes."""
+        files = [CONFIGS / f"{name}.yaml"] + ([CONFIGS / "smoke" / f"{name}.yaml"] if self.smoke else [])
+        return [word for file in files if file.exists() for word in ("--config", str(file))]
+
+    def _refuse_other_settings(self) -> None:
+        record, settings = self.directory / "settings.json", asdict(self.corpus_settings) | asdict(self.settings)
+        if record.exists() and json.loads(record.read_text()) != settings:
+            raise SystemExit(
+                f"error: {self.directory} was made with other settings. Remove it, or choose another --output_dir."
+            )
+        self.directory.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(settings, indent=2) + "\n")
+
+    def _recipe(self, script: str, name: str, **overrides: Any) -> None:
+        """Run a recipe as a person would, in a process of its own."""
+        command = [sys.executable, str(RECIPES / script), *self._configs(name)]
+        for key, value in overrides.items():
+            command += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+        if subprocess.run(command).returncode:
+            raise SystemExit(f"error: {script} failed, see above. Run the quickstart again to go on from here.")
+
+    def _sources(self, directory: Path) -> list[dict[str, str]]:
+        prefixes = {"query_prefix": "search_query", "document_prefix": "search_document"}
+        files = sorted(directory.glob("*.jsonl.gz"))
+        return [{"name": f.name.split(".")[0], "path": str(f), **prefixes} for f in files]
+
+    def _mined_sources(self) -> list[dict[str, str]]:
+        sources = self._sources(self.corpus / "stage3")
+        return [{**s, "path": str(self.negatives / s["name"]), "negatives": "negatives"} for s in sources]
+
+    def _train_tokenizer(self) -> None:
+        texts = (row["text"] for row in read_jsonl(self.corpus / "documents.jsonl.gz"))
+        train_tokenizer(texts, self.corpus_settings.vocab_size, self.tokenizer)
+
+    def _pack(self) -> None:
+        documents = [str(self.corpus / "documents.jsonl.gz")]
+        self._recipe(
+            "pack_corpus.py", "pack_corpus", documents=documents, tokenizer=str(self.tokenizer),
+            output_dir=str(self.blocks), block_size=self.settings.block_size,
+        )  # fmt: skip
+
+    def _make_untrained(self) -> None:
+        set_seed(0)
+        tokenizer = AutoTokenizer.from_pretrained(self.tokenizer)
+        with atomic_directory(self.models["untrained"]) as directory:
+            build_model(self.settings.model, len(tokenizer)).save_pretrained(directory)
+            tokenizer.save_pretrained(directory)
+            write_training(directory, [])  # new weights, which stage 1 is to know
+
+    def _stage1(self) -> None:
+        self._recipe(
+            "stage1.py", "stage1", train_data=str(self.blocks), tokenizer=str(self.tokenizer),
+            model_name_or_path=str(self.models["untrained"]), output_dir=str(self.directory / "stage1"),
+        )  # fmt: skip
+
+    def _contrastive(self, number: int, start: str, sources: list[dict[str, str]]) -> None:
+        self._recipe(
+            f"stage{number}.py", f"stage{number}", model_name_or_path=str(self.models[start]), sources=sources,
+            output_dir=str(self.directory / f"stage{number}"),
+        )  # fmt: skip
+
+    def _mine(self) -> None:
+        self._recipe(
+            "mine_negatives.py", "mine_negatives", model_name_or_path=str(self.models["stage 2"]),
+            sources=self._sources(self.corpus / "stage3"), output_dir=str(self.negatives),
+        )  # fmt: skip
+        (self.negatives / "done").touch()
+
+    def _export(self) -> None:
+        """Write the model and open it again in a fresh process that does not import this project."""
+        embedder = load_embedder(self.models["stage 3"])
+        save_embedder(embedder, self.model, training=read_training(self.models["stage 3"]))
+        probe = Probe(
+            QUESTION, len(embedder.tokenizer(PROMPTS["query"] + QUESTION)["input_ids"]), PROMPTS["query"], "query"
+        )
+        reader = next(reader for reader in READERS if reader.key == "sentence-transformers/remote")
+        ((found, _),) = read_embeddings([reader], self.model, [probe], [])
+        difference = np.abs(found[0] - embedder.encode_query(QUESTION)).max()
+        print(f"Reloaded in a fresh process with trust_remote_code: largest difference {difference:.1e}")
+        if difference > 1e-5:
+            raise SystemExit("error: the exported model does not give the same embedding in a fresh process.")
+
+    def _held_out(self) -> dict[str, list[dict[str, Any]]]:
+        return {part: list(read_jsonl(self.corpus / f"held_out_{part}.jsonl.gz")) for part in ("seen", "unseen")}
+
+    def _evaluate(self) -> None:
+        sets = {part: RetrievalSet.from_pairs(rows) for part, rows in self._held_out().items()}
+        scores = {"BM25": {part: evaluate_bm25(retrieval_set) for part, retrieval_set in sets.items()}}
+        for name, directory in self.models.items():
+            print(f"Evaluating {name}", flush=True)
+            model = self._embedder(directory)
+            scores[name] = {part: evaluate_embedder(model, retrieval_set) for part, retrieval_set in sets.items()}
+        write_text(self.directory / "scores.json", json.dumps(scores, indent=2) + "\n")
+
+    def _embedder(self, directory: Path) -> SentenceTransformer:
+        return load_embedder(directory, max_seq_length=self.settings.eval_max_seq_length)
+
+    def _draw(self) -> None:
+        scores = json.loads((self.directory / "scores.json").read_text())
+        bars = {name: {part: values["ndcg@10"] for part, values in row.items()} for name, row in scores.items()}
+        plot_scores(bars, self.directory / "scores.png", ylabel="nDCG@10")
+        states = {f"stage {n}": self.directory / f"stage{n}" / "trainer_state.json" for n in (1, 2, 3)}
+        histories = {name: json.loads(state.read_text())["log_history"] for name, state in states.items()}
+        plot_loss_curves(histories, self.directory / "loss.png")
+        rows = [row for part in self._held_out().values() for row in part][:: 1 if self.smoke else 2]
+        embeddings = self._embedder(self.model).encode_document([row["document"] for row in rows])
+        title = "Held-out documentation, by package"
+        plot_embedding_map(embeddings, [row["package"] for row in rows], self.directory / "map.png", title)
+
+    def _index(self) -> None:
+        build_index(self.model, self.settings.index_packages, self.settings.index_max_seq_length)
+
+    def _report(self, seconds: float) -> None:
+        """Print and write the scores; fail where training did not help."""
+        scores = json.loads((self.directory / "scores.json").read_text())
+        counts = json.loads((self.corpus / "counts.json").read_text())
+        lines = [
+            "| model | seen packages, nDCG@10 | recall@10 | unseen packages, nDCG@10 | recall@10 |",
+            "|---|---|---|---|---|",
+        ]
+        for name, row in scores.items():
+            cells = [f"{row[part][metric]:.1f}" for part in ("seen", "unseen") for metric in ("ndcg@10", "recall@10")]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        held_out = f"{counts['held_out_seen']:,} held-out pairs of packages that were trained on, and "
+        held_out += f"{counts['held_out_unseen']:,} of {' and '.join(self.corpus_settings.unseen_packages)}."
+        table = "\n".join(lines)
+        write_text(self.directory / "report.md", f"{table}\n\n{held_out}\n")
+        print(f"\n{table}\n\n{held_out}\n\nSearch for {QUESTION!r}:")
+        for score, name, summary in search(self.model, QUESTION, top=3):
+            print(f"  {score:.3f}  {name}: {summary[:80]}")
+        print(f"\nModel: {self.model}\nPlots: {self.directory}/loss.png, map.png, scores.png")
+        print(f'Try:   python recipes/search.py {self.model} "shortest path between two nodes"')
+        print(f"Time:  {seconds / 60:.1f} minutes, this run's steps together")
+        for part in ("seen", "unseen"):
+            gain = scores["stage 3"][part]["ndcg@10"] - scores["untrained"][part]["ndcg@10"]
+            if gain < self.settings.required_gain:
+                raise SystemExit(
+                    f"error: training gained {gain:.1f} points of nDCG@10 on {part} packages, "
+                    f"less than the {self.settings.required_gain:g} that it should."
+                )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".partial-{path.name}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def quickstart(args: QuickstartArguments) -> None:
+    """Run every step that has not been run."""
+    Quickstart(Path(args.output_dir or ("outputs/smoke" if args.smoke else "outputs/quickstart")), args.smoke).run()

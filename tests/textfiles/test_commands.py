@@ -1,0 +1,46 @@
+"""Ctrl-C and errors that a user can mend end a command with one line."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from textfiles.commands import one_line_errors
+
+COMMAND = """
+import sys, time
+from textfiles.commands import run_command
+def main(argv):
+    print(*argv, flush=True)
+    time.sleep(60)
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_an_interruption_is_one_line_of_the_first_rank_and_exit_code_130(rank):
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "ready"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "RANK": rank},
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, printed = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert printed.strip().splitlines() == (["Interrupted. Rerun the command to resume."] if rank == "0" else [])
+
+
+@pytest.mark.parametrize("error", [ValueError("bad value"), FileNotFoundError(2, "No such file", "x.yaml")])
+def test_what_a_user_can_mend_is_one_line(error):
+    with pytest.raises(SystemExit, match="^error: .*(bad value|x.yaml)"), one_line_errors():
+        raise error
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    with pytest.raises(TypeError), one_line_errors():
+        raise TypeError
