@@ -1,6 +1,8 @@
-"""Embeddings of many texts: each tokenized once, in batches that hold so many tokens and not so many texts."""
+"""Embeddings of many texts: each tokenized once, in batches sized in tokens rather than in texts."""
 
+import copy
 import inspect
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -28,10 +30,15 @@ _CHARACTERS_OF_A_TEXT = 16  # counted for every text besides its own, so that a 
 _Tokens = dict[str, list[int]]  # as the tokenizer names them: input_ids, ...
 _Batch = list[tuple[int, _Tokens]]  # with the number of each text
 
+# A tokenizer keeps the truncation and padding of its last call, so a thread in `encode` would change those of another.
+_own_tokenizers: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, PreTrainedTokenizerBase]] = (
+    weakref.WeakKeyDictionary()
+)
+
 
 def encode_by_tokens(
     embedder: SentenceTransformer,
-    texts: Sequence[str],
+    texts: str | Sequence[str],
     *,
     prompt: str = "",
     tokens_per_batch: int | None = None,
@@ -40,28 +47,33 @@ def encode_by_tokens(
 ) -> np.ndarray:
     """Embed texts of any lengths as `embedder.encode` does, with little or no padding and no token read twice.
 
-    A NomicBertModel under mean pooling is given packed rows; other models are given padded batches of texts of like
-    length. What cannot be tokenized ahead (models without a tokenizer of transformers, prompts that pooling leaves
-    out) is left to `embedder.encode`. On a GPU the next texts are tokenized while it computes.
+    A NomicBertModel under mean pooling reads packed rows; other models read padded batches of texts of similar length.
+    What cannot be tokenized ahead (models without a tokenizer of transformers, prompts that pooling leaves out) goes
+    through `embedder.encode`. On a GPU the next texts are tokenized while it computes. Threads may share an embedder,
+    also with `encode`.
 
     For several GPUs: `pool = embedder.start_multi_process_pool()`, `embedder.encode(texts, pool=pool)`,
     `embedder.stop_multi_process_pool(pool)`, under `if __name__ == "__main__":`.
 
     Args:
         embedder: any model of sentence-transformers.
-        texts: n texts.
+        texts: n texts, or one.
         prompt: put before each.
-        tokens_per_batch: that a batch may reach, padding included; a longer text is a batch by itself. None: 2,048 on
+        tokens_per_batch: most tokens of a batch, padding included; a longer text is a batch by itself. None: 2,048 on
             a CPU; on a GPU what its free memory holds, 65,536 at most.
         normalize: whether embeddings are brought to unit length after the model's own modules.
-        description: of the progress bar, which counts texts and tells the time left by characters; None: no bar.
+        description: of the progress bar, which counts texts and estimates the time left from characters; None: no bar.
 
     Returns:
-        (n, dim) in float32, in the order of the texts.
+        (n, dim) in float32, in the order of the texts; (dim,) for one text, as `encode` returns it.
 
     Raises:
-        ValueError: a batch of less than one token.
+        ValueError: `tokens_per_batch` is below 1.
     """
+    if isinstance(texts, str):
+        return encode_by_tokens(
+            embedder, [texts], prompt=prompt, tokens_per_batch=tokens_per_batch, normalize=normalize
+        )[0]
     if tokens_per_batch is None:
         tokens_per_batch = _batch_for(embedder)
     if tokens_per_batch < 1:
@@ -119,7 +131,7 @@ def _encode(
     normalize: bool,
     description: str | None,
 ) -> np.ndarray:
-    """By `encode` itself, whose batches hold so many texts."""
+    """By `encode` itself, whose batches are sized in texts."""
     embeddings = embedder.encode(
         texts,
         prompt=prompt,
@@ -132,7 +144,7 @@ def _encode(
 
 
 def texts_that_fit(embedder: SentenceTransformer, tokens_per_batch: int) -> int:
-    """Texts of a batch of so many tokens if all are as long as can be; 32, sentence-transformers' default, at most."""
+    """Texts that fit into a batch if all are as long as possible; at most 32, sentence-transformers' default."""
     longest = min(embedder.max_seq_length or 512, 8_192)  # some models have no limit
     return min(max(tokens_per_batch // longest, 1), 32)
 
@@ -194,7 +206,7 @@ def _tokens_that_fit(free: int, width: int, value_bytes: int) -> int:
 
 def _tokenized(embedder: SentenceTransformer, texts: list[str], prompt: str, packed: bool) -> Iterator[_Batch]:
     """Blocks of tokenized texts, the longest first: if a batch is too large for the memory, it is the first."""
-    tokenizer = cast(PreTrainedTokenizerBase, embedder.tokenizer)
+    tokenizer = _own_tokenizer(cast(PreTrainedTokenizerBase, embedder.tokenizer))
     extras = {"return_attention_mask": False, "return_token_type_ids": False} if packed else {}
 
     def tokenize(numbers: list[int]) -> _Batch:
@@ -204,6 +216,24 @@ def _tokenized(embedder: SentenceTransformer, texts: list[str], prompt: str, pac
 
     blocks = _blocks([len(prompt) + len(text) + _CHARACTERS_OF_A_TEXT for text in texts])
     return map(tokenize, blocks) if embedder.device.type == "cpu" else _one_ahead(tokenize, blocks)
+
+
+def _own_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A copy that calls of the given tokenizer do not change; made again when the given one has been changed itself."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    parts = [getattr(backend, part, None) for part in ("normalizer", "pre_tokenizer", "post_processor")]
+    state = (
+        len(tokenizer),
+        tokenizer.model_max_length,
+        tokenizer.truncation_side,
+        *(part and part.__getstate__() for part in parts),
+    )
+    known = _own_tokenizers.get(tokenizer)
+    if known is None or known[0] != state:
+        own = copy.deepcopy(tokenizer)
+        own([""], truncation="longest_first")  # sets truncation and padding, before several threads use it
+        known = _own_tokenizers[tokenizer] = state, own
+    return known[1]
 
 
 def _length(text: tuple[int, _Tokens]) -> int:

@@ -115,6 +115,7 @@ def test_texts_are_tokenized_once_and_batches_are_as_full_as_may_be(tmp_path, ma
     embedder = make(tmp_path)
     cut = [min(len((PROMPT + text).replace(" ", "")) + 2, embedder.max_seq_length) for text in TEXTS]
     watched = Watched(embedder)
+    encode_by_tokens(embedder, "a")  # copies the tokenizer
     for budget in (1, 64, 300, 10_000):
         watched.texts.clear(), watched.batches.clear()
         encode_by_tokens(embedder, TEXTS, prompt=PROMPT, tokens_per_batch=budget)
@@ -201,3 +202,43 @@ def test_several_processes_give_the_same_embeddings(tmp_path):
     finally:
         embedder.stop_multi_process_pool(pool)
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [nomic, other, leaving_the_prompt_out])
+def test_one_text_is_one_vector_as_in_encode(tmp_path, make):
+    embedder = make(tmp_path)
+    found = encode_by_tokens(embedder, "long text", prompt=PROMPT)
+    np.testing.assert_allclose(found, embedder.encode("long text", prompt=PROMPT), atol=1e-5)
+
+
+def test_threads_in_encode_and_in_encode_by_tokens_do_not_change_each_others_embeddings(tmp_path):
+    """One tokenizer for both mixes their padding and truncation: wrong vectors, or "Already borrowed"."""
+    embedder = nomic(tmp_path)
+    expected = embedder.encode(TEXTS)
+    faults = []
+
+    def call(function):
+        for _ in range(40):
+            try:
+                np.testing.assert_allclose(function(embedder, TEXTS), expected, atol=1e-5)
+            except BaseException as error:
+                faults.append(error)
+
+    threads = [
+        threading.Thread(target=call, args=(function,))
+        for function in (SentenceTransformer.encode, encode_by_tokens) * 2
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not faults, f"{len(faults)} of 160 calls: {faults[0]}"
+
+
+def test_a_tokenizer_that_is_changed_after_its_first_use_is_used_as_changed(tmp_path):
+    embedder = nomic(tmp_path)
+    encode_by_tokens(embedder, TEXTS)
+    embedder.max_seq_length = 20
+    np.testing.assert_allclose(encode_by_tokens(embedder, TEXTS), embedder.encode(TEXTS), atol=1e-5)
+    embedder.tokenizer.backend_tokenizer.post_processor = processors.Sequence([])
+    np.testing.assert_allclose(encode_by_tokens(embedder, ["ab"]), embedder.encode(["ab"]), atol=1e-5)
