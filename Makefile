@@ -34,7 +34,7 @@ OLDER := .venv-older
 INSTALL := $(BIN)/python -m pip install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint gpu gpu-benchmarks older-readers clean
+.PHONY: help quickstart test lint docs gpu gpu-benchmarks older-readers clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -49,6 +49,9 @@ lint: $(VENV)/.installed-test  ## ruff (rules and format) and mypy
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+
+docs: $(VENV)/.installed-test  ## build the documentation into outputs/site, strict about dead links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # What needs a GPU, on the packages that $(PYTHON) has: nothing is installed, constrained or fetched. torch,
 # transformers, sentence-transformers, accelerate, pyarrow and pytest are enough, save for the benchmarks of training:
@@ -107,7 +110,7 @@ $(VENV)/.installed-quickstart: pyproject.toml constraints.txt | $(BIN)/pip
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/pip
 	@rm -f $(VENV)/.installed-*
-	$(INSTALL) $(PIP_ARGS) --editable ".[train,evaluation,deepspeed,onnx,dev]"
+	$(INSTALL) $(PIP_ARGS) --editable ".[train,evaluation,deepspeed,onnx,docs,dev]"
 	@touch $@ $(VENV)/.installed-quickstart
 
 # What many users still run, in an environment of its own that does not have this package.

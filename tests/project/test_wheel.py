@@ -68,7 +68,15 @@ def test_the_wheel_says_what_it_needs(wheel: zipfile.ZipFile) -> None:
     metadata = Parser().parsestr(wheel.read(path).decode("utf-8"))
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert set(metadata.get_all("Provides-Extra")) == {"train", "evaluation", "flash", "deepspeed", "onnx", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        "train",
+        "evaluation",
+        "flash",
+        "deepspeed",
+        "onnx",
+        "docs",
+        "dev",
+    }
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel.namelist())
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -94,17 +93,6 @@ def test_search_answers_as_the_embedder_does(smoke):
     scores = np.load(directory / "model/search_index/embeddings.npy") @ query
     assert [name for _, name, _ in found] == [functions[i][0] for i in np.argsort(-scores)[:3]]
     assert found[0][0] == pytest.approx(scores.max(), abs=1e-5)
-
-
-@pytest.mark.slow
-def test_the_python_of_the_readme_runs(smoke, repository, tmp_path):
-    directory, _ = smoke
-    blocks = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 4
-    for block in blocks:
-        code = block.replace("outputs/quickstart/model", str(directory / "model"))
-        run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert run.returncode == 0, block + run.stderr[-3000:]
 
 
 def test_outputs_of_other_settings_are_refused(tmp_path):
