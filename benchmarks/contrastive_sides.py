@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,12 @@ from transformers.models.nomic_bert import NomicBertConfig as NativeConfig
 from benchmarks.measure import StepWorkload
 from benchmarks.step_clock import StepClock
 from benchmarks.texts import PACKAGES, load_tokenizer
-from curation.files import numbered_jsonl
 from nomic_bert import NomicBertConfig, NomicBertModel
 from nomic_bert.flops import training_flops
 from nomic_bert.prompts import PROMPTS
 from recipes.quickstart_text.docstrings import docstring_pairs, read_docstrings
+from textfiles.rows import read_rows
+from textfiles.texts import text_of
 from trainers import ContrastiveConfig, ContrastiveTrainer
 from trainers.sampling import BatchPlan
 
@@ -131,14 +133,8 @@ def prepare(
 
 
 def _read_pairs(file: str) -> list[tuple[str, str]]:
-    pairs = []
-    for number, row in numbered_jsonl(file):
-        pair = row.get("query"), row.get("document")
-        if not all(isinstance(text, str) and text.strip() for text in pair):
-            raise ValueError(
-                f"{file}, line {number}: `query` and `document` must be texts. Correct or leave out the row."
-            )
-        pairs.append((str(pair[0]), str(pair[1])))
+    rows = read_rows(Path(file), ("query", "document"))
+    pairs = [(text_of(row, "query", where), text_of(row, "document", where)) for where, row in rows]
     if not pairs:
         raise ValueError(f"{file} holds no pairs.")
     return pairs

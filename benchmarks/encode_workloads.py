@@ -11,12 +11,12 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from benchmarks.encode_sides import Workload
 from benchmarks.texts import PACKAGES, VOCAB_SIZE, load_tokenizer
-from curation.files import numbered_jsonl
 from nomic_bert import NomicBertConfig, NomicBertModel
 from nomic_bert.embedder import embedder_around, save_embedder
 from nomic_bert.flops import forward_flops
 from nomic_bert.prompts import PROMPTS
 from recipes.quickstart_text.docstrings import read_docstrings
+from textfiles.rows import read_rows
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},
@@ -85,10 +85,10 @@ def read_texts(files: Sequence[str]) -> tuple[list[str], str]:
     texts: dict[str, None] = {}
     for file in files:
         before = len(texts)
-        for number, row in numbered_jsonl(file):
+        for where, row in read_rows(Path(file), ()):
             text = row.get("document", row.get("text"))
             if not isinstance(text, str):
-                raise ValueError(f"{file}, line {number}: neither `document` nor `text` is a text; correct the row.")
+                raise ValueError(f"{where}: neither `document` nor `text` is a text; correct the row.")
             if text.strip():
                 texts[text] = None
         if len(texts) == before:

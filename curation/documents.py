@@ -9,17 +9,11 @@ import datasets
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from curation.files import (
-    ROW_SUFFIXES,
-    file_stats,
-    find_files,
-    read_row_batches,
-    reading_progress,
-    require_columns,
-    write_arrow,
-)
-from curation.sections import is_filled, read_section
-from curation.sources import is_hub_id, load_hub_split, texts_of
+from curation.sources import is_hub_id, load_hub_split
+from textfiles.rows import ROW_SUFFIXES, file_stats, find_files, read_row_batches, reading_progress, require_columns
+from textfiles.settings import is_filled, read_section
+from textfiles.texts import texts_of
+from textfiles.writing import write_arrow
 
 _TXT = ".txt"
 

@@ -23,9 +23,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from curation.documents import Documents
-from curation.shards import ShardFiles
 from curation.tokenizer import plain_tokenizer, tokenizer_hash, vocabulary_hash
 from textfiles.atomic import atomic_file, write_json
+from textfiles.shards import ShardFiles
 
 MANIFEST = "manifest.json"
 _COUNTS = b"counts"  # key of a shard's metadata

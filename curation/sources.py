@@ -19,20 +19,20 @@ import datasets
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from curation.files import (
+from nomic_bert.prompts import prefix_text
+from textfiles.hub_names import is_hub_name
+from textfiles.rows import (
     ROW_SUFFIXES,
-    ROWS_PER_BATCH,
     RowBatch,
     file_stats,
     find_files,
     read_row_batches,
     reading_progress,
     require_columns,
-    write_arrow,
 )
-from curation.sections import is_filled, is_number
-from nomic_bert.prompts import prefix_text
-from textfiles.hub_names import is_hub_name
+from textfiles.settings import is_filled, is_number
+from textfiles.texts import text_lists_of, texts_of
+from textfiles.writing import ROWS_PER_BATCH, write_arrow
 
 _COPY_VERSION = 1  # of the form of the copies: raise it when their content changes
 _OTHERS = "others"
@@ -262,7 +262,7 @@ def _local_tables(source: Source, files: list[Path], progress: tqdm, others: boo
 
 def _check_rows(batch: RowBatch, source: Source) -> pa.Table:
     arrays = [
-        _text_lists(batch, column) if name == "negatives" else texts_of(batch, column)
+        text_lists_of(batch, column) if name == "negatives" else texts_of(batch, column)
         for name, column in source.columns.items()
     ]
     return pa.table(arrays, schema=_schema(source, others=False))
@@ -337,51 +337,3 @@ def _first_on_hub(source: Source, sample: int) -> list[dict[str, Any]]:
         raise _no_rows(source)
     batch = RowBatch(f"{_where(source)}, row", range(1, len(rows) + 1), rows)
     return _check_rows(batch, source).to_pylist()
-
-
-def texts_of(batch: RowBatch, column: str) -> pa.Array:
-    """A column as text. Only when a quick look finds a fault are rows checked one by one, to name the first bad one."""
-    values = [row.get(column) for row in batch.rows]
-    if not all(isinstance(value, str) and value.strip() for value in values):
-        _check_texts(batch, column)
-    try:
-        return pa.array(values, pa.string())
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and UTF-8 cannot
-        _check_texts(batch, column)
-        raise
-
-
-def _check_texts(batch: RowBatch, column: str) -> None:
-    for number, row in zip(batch.numbers, batch.rows, strict=True):
-        require_columns(row, [column], f"{batch.where} {number}")
-        _check_text(row[column], f"{batch.where} {number}, column {column!r}")
-
-
-def _text_lists(batch: RowBatch, column: str) -> pa.Array:
-    """A column as lists of text; every text is checked, an empty list is fine."""
-    for number, row in zip(batch.numbers, batch.rows, strict=True):
-        where = f"{batch.where} {number}"
-        require_columns(row, [column], where)
-        if not isinstance(row[column], list):
-            raise ValueError(
-                f"{where}, column {column!r}: {shown_value(row[column])}, not a list of texts; use [] for none."
-            )
-        for text in row[column]:
-            _check_text(text, f"{where}, column {column!r}")
-    return pa.array([row[column] for row in batch.rows], pa.list_(pa.string()))
-
-
-def _check_text(value: Any, where: str) -> None:
-    if not isinstance(value, str):
-        raise ValueError(f"{where}: {shown_value(value)}, not a text; correct or remove the row.")
-    if not value.strip():
-        raise ValueError(f"{where}: the text is blank; remove it.")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{where}: not valid Unicode ({error}); correct or remove the row.") from error
-
-
-def shown_value(value: Any) -> str:
-    """A value as an error shows it: its type and its beginning."""
-    return f"the {type(value).__name__} {str(value)[:40]!r}"

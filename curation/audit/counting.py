@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from curation.duplicates import normalize_text
 from curation.embedding import text_key
-from curation.shards import ShardFiles
 from textfiles.atomic import atomic_file
+from textfiles.shards import ShardFiles
 
 SIDES = ("query", "document", "pair")
 LIMITS = (512, 2048, 8192)  # tokens: BERT's limit; what stages 1 and 2 train (paper §4.1.1, §4.2.2); the usable length

@@ -16,8 +16,8 @@ import numpy as np
 from curation.audit.counting import SIDES, SourceKeys
 from curation.duplicates import normalize_text
 from curation.embedding import text_key
-from curation.files import ROW_SUFFIXES, file_stats, find_files, read_row_batches, require_columns
-from curation.sections import read_section
+from textfiles.rows import ROW_SUFFIXES, file_stats, find_files, read_row_batches, require_columns
+from textfiles.settings import read_section
 
 _TSV_SUFFIXES = (".tsv", ".tsv.gz")
 _SUFFIXES = (*ROW_SUFFIXES, *_TSV_SUFFIXES)

@@ -19,11 +19,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from curation.embedding import PairEmbedder, Side, embed_distinct
-from curation.files import write_jsonl
 from curation.search import ranks, top_k
-from curation.shards import ShardFiles
 from curation.sources import Source, is_hub_id
 from textfiles.atomic import atomic_file, write_json
+from textfiles.shards import ShardFiles
+from textfiles.writing import write_jsonl
 
 # Upper ends of the bins in which ranks are counted; the last bin is open.
 RANK_BINS = (1, 2, 3, 5, 10, 30, 100, 300, 1_000, 10_000, 100_000)

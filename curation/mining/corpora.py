@@ -12,8 +12,9 @@ from pathlib import Path
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from curation.files import RowBatch, read_row_batches, reading_progress, require_columns, write_arrow
-from curation.sources import texts_of
+from textfiles.rows import RowBatch, read_row_batches, reading_progress, require_columns
+from textfiles.texts import texts_of
+from textfiles.writing import write_arrow
 
 PAIRS, CORPUS = "pairs.arrow", "corpus.arrow"
 _PAIRS_SCHEMA = pa.schema([(name, pa.string()) for name in ("query", "document", "others")])

@@ -13,11 +13,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from curation.embedding import PairEmbedder, embed_distinct
-from curation.files import write_jsonl
 from curation.mining.negatives import NegativeLimits, draw_random, nearest_documents
 from curation.mining.tasks import MiningTask
-from curation.shards import ShardFiles
 from textfiles.atomic import atomic_file
+from textfiles.shards import ShardFiles
+from textfiles.writing import write_jsonl
 
 _ROWS_AT_ONCE = 500  # of which the negatives' texts are in memory
 

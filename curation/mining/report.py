@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from curation.files import read_jsonl
 from curation.mining.miner import SourceMiner
 from textfiles.atomic import atomic_file, write_json
+from textfiles.rows import rows_of
 
 _PERCENTILES = (5, 25, 50, 75, 95)
 _EXAMPLES, _NEGATIVES_SHOWN, _CHARACTERS_SHOWN = 5, 3, 300
@@ -73,7 +73,7 @@ def _examples(miner: SourceMiner) -> list[dict[str, Any]]:
     examples = []
     for number in sorted(rows.tolist()):
         shard, place = divmod(number, miner.settings.rows_per_shard)
-        row = next(itertools.islice(read_jsonl(miner.pairs.path(shard)), place, None))
+        row = next(itertools.islice(rows_of(miner.pairs.path(shard)), place, None))
         texts = {"query": row[source.query], "document": row[source.document]}
         examples.append({"row": number + 1, **texts, "negatives": row[source.negatives_column][:_NEGATIVES_SHOWN]})
     return examples

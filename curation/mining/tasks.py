@@ -16,11 +16,11 @@ from tqdm.auto import tqdm
 
 from curation.duplicates import normalize_text
 from curation.embedding import text_key
-from curation.files import ROW_SUFFIXES, ROWS_AT_ONCE, file_stats, find_files
 from curation.mining.corpora import CORPUS, PAIRS, beir_files, copy_beir, copy_corpus, corpus_file
-from curation.sections import is_filled
 from curation.sources import Source, is_hub_id, open_pairs
 from textfiles.atomic import atomic_file, write_json
+from textfiles.rows import ROW_SUFFIXES, ROWS_AT_ONCE, file_stats, find_files
+from textfiles.settings import is_filled
 
 _NUMBERED = "numbering.json"
 

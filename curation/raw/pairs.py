@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from curation.files import write_jsonl
 from curation.raw.rows import RawRows
 from curation.raw.rules import PairRule, RawSource
-from curation.shards import ShardFiles
 from textfiles.atomic import atomic_file, write_json
+from textfiles.shards import ShardFiles
+from textfiles.writing import write_jsonl
 
 REPORT = "report.json"
 _SAMPLES = 10

@@ -11,7 +11,9 @@ import datasets
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from curation.files import (
+from curation.raw.rules import ELEMENT, KeyPath, PairRule, RawSource, has_path, value_at
+from curation.sources import is_hub_id, load_hub_split
+from textfiles.rows import (
     JSONL_SUFFIXES,
     ROW_SUFFIXES,
     RowBatch,
@@ -19,10 +21,8 @@ from curation.files import (
     read_row_batches,
     reading_progress,
     require_columns,
-    write_arrow,
 )
-from curation.raw.rules import ELEMENT, KeyPath, PairRule, RawSource, has_path, value_at
-from curation.sources import is_hub_id, load_hub_split
+from textfiles.writing import write_arrow
 
 _ROWS_AT_ONCE = 1_000
 # A row is kept as JSON: raw rows may nest, and one column may hold values of several types.

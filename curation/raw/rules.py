@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from curation.duplicates import normalize_text
-from curation.files import ROW_SUFFIXES, file_stats, find_files
-from curation.sections import is_filled, is_number
-from curation.sources import is_hub_id, shown_value
+from curation.sources import is_hub_id
 from nomic_bert.prompts import prefix_text
+from textfiles.rows import ROW_SUFFIXES, file_stats, find_files
+from textfiles.settings import is_filled, is_number
+from textfiles.texts import shown_value
 
 AVAILABLE = "yes"
 ELEMENT = "each"  # the first key of a path that starts at an element of the list named by `each`

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curation.duplicates import overlapping_rows
-from curation.files import write_jsonl
 from recipes.quickstart_text.docstrings import DocstringPair, docstring_pairs, read_docstrings
 from textfiles.atomic import atomic_directory
+from textfiles.writing import write_jsonl
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from transformers import AutoTokenizer
 
-from curation.files import ROW_SUFFIXES, find_files, read_row_batches
-from curation.sections import read_sections
 from curation.sources import Source, is_hub_id, open_pairs
 from evaluation.evaluators import EvaluatorSettings, build_evaluator
 from nomic_bert import NomicBertModel
@@ -16,6 +14,8 @@ from nomic_bert.prompts import prefix_text
 from recipes.shared.mixture import describe_mixture
 from recipes.shared.training import train_and_save
 from textfiles.commands import one_line_errors
+from textfiles.rows import ROW_SUFFIXES, find_files, read_row_batches
+from textfiles.settings import read_sections
 from trainers import ContrastiveConfig, ContrastiveTrainer
 from trainers.contrastive import Evaluator
 from trainers.record import hub_details

@@ -16,14 +16,15 @@ from curation.audit.held_out import EvaluationSet, HeldOutTexts, plain_name
 from curation.audit.page import LENGTHS_PLOT, SHARED_PLOTS, audit_page
 from curation.audit.plots import plot_lengths, plot_shared
 from curation.audit.report import OpenedSource, make_report
-from curation.sections import read_section
-from curation.shards import SETTINGS, ShardFiles, claim, deal
 from curation.sources import Source, open_pairs
 from nomic_bert.prompts import prefix_text
 from recipes.shared.arguments import read_yaml
 from recipes.shared.ranks import join_ranks
 from textfiles.atomic import atomic_file, write_json
+from textfiles.begun import SETTINGS, begin_directory
 from textfiles.commands import one_line_errors
+from textfiles.settings import read_section
+from textfiles.shards import ShardFiles, deal
 
 _WORK = ".work"  # inside output_dir until the audit is finished: settings, keys and lengths
 _REPORT, _PAGE = "audit.json", "audit.md"
@@ -144,7 +145,7 @@ def _claim(
         "vocabulary_sha256": hashlib.sha256(vocabulary).hexdigest(),
         **{key: getattr(args, key) for key in ("sample_rows", "rows_to_read", "rows_per_shard", "seed")},
     }
-    claim(output_dir, settings, output_dir / _WORK / SETTINGS)
+    begin_directory(output_dir, settings, settings_file=output_dir / _WORK / SETTINGS)
 
 
 def _read_rows(opened: list[OpenedSource], state: PartialState) -> None:

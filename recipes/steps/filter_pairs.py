@@ -10,11 +10,12 @@ from tqdm.auto import tqdm
 from curation.embedding import EmbedderSettings, PairEmbedder
 from curation.filtering.consistency import KeepRule, Samples, SourceFilter
 from curation.filtering.report import summary_table, write_report
-from curation.sections import read_sections
-from curation.shards import claim, deal
 from curation.sources import Source, open_pairs
 from recipes.shared.ranks import join_ranks, ranks_here
+from textfiles.begun import begin_directory
 from textfiles.commands import one_line_errors
+from textfiles.settings import read_sections
+from textfiles.shards import deal
 
 
 @dataclass(kw_only=True)
@@ -69,7 +70,7 @@ def _claim(args: FilterArguments, rule: KeepRule, settings: EmbedderSettings, so
     made_by = {key: getattr(args, key) for key in ("sample_size", "seed", "rows_to_read", "write_dropped")}
     made_by |= {"keep_embeddings": args.keep_embeddings, **asdict(rule), "embedder": settings.identity()}
     for source in sources:
-        claim(Path(args.output_dir, source.name), {"source": source.identity(), **made_by})
+        begin_directory(Path(args.output_dir, source.name), {"source": source.identity(), **made_by})
 
 
 def _prepare(args: FilterArguments, rule: KeepRule, source: Source) -> SourceFilter:

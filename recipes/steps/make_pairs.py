@@ -12,10 +12,11 @@ from tqdm.auto import tqdm
 from curation.raw.pairs import REPORT, counts_file, finish, make_shard, pair_files
 from curation.raw.rows import open_raw_rows
 from curation.raw.rules import AVAILABLE, RawSource
-from curation.sections import read_sections
-from curation.shards import claim, deal
 from recipes.shared.ranks import join_ranks
+from textfiles.begun import begin_directory
 from textfiles.commands import one_line_errors
+from textfiles.settings import read_sections
+from textfiles.shards import deal
 
 _WORK = ".work"  # in a source's directory until it is finished: the copy of local files
 
@@ -95,7 +96,7 @@ def _make(source: RawSource, args: MakePairsArguments, state: PartialState) -> N
     with state.main_process_first():
         if state.is_main_process:
             made_from = {**source.identity(), "rows_per_shard": args.rows_per_shard, "seed": args.seed}
-            claim(directory, made_from)
+            begin_directory(directory, made_from)
         is_finished = (directory / REPORT).exists()
         rows = None if is_finished else open_raw_rows(source, directory / _WORK / "rows.arrow")
     if rows is not None:

@@ -15,11 +15,12 @@ from curation.mining.miner import MiningSettings, SourceMiner
 from curation.mining.negatives import NegativeLimits
 from curation.mining.report import summary, write_report
 from curation.mining.tasks import MiningSource, open_task
-from curation.sections import read_sections
-from curation.shards import claim, deal
 from nomic_bert.prompts import prefix_text
 from recipes.shared.ranks import join_ranks
+from textfiles.begun import begin_directory
 from textfiles.commands import one_line_errors
+from textfiles.settings import read_sections
+from textfiles.shards import deal
 
 _WORK = ".work"  # inside a source's directory until it is mined: copies of its texts, numbers and embeddings
 _REPORT = "report.json"
@@ -101,7 +102,7 @@ def _claim(args: MineArguments, settings: EmbedderSettings, sources: list[Mining
         embedded["embedder"] = settings.identity()
     for source in sources:
         more = embedded if source.draw == "nearest" else {}
-        claim(Path(args.output_dir, source.name), {"source": source.identity(), **made_by, **more})
+        begin_directory(Path(args.output_dir, source.name), {"source": source.identity(), **made_by, **more})
 
 
 def _mine_source(source: MiningSource, args: MineArguments, embedder: PairEmbedder | None, state: PartialState) -> None:

@@ -9,10 +9,11 @@ from transformers import AutoTokenizer
 
 from curation.documents import DocumentSource, open_documents
 from curation.packing import MANIFEST, PackingPlan, finish, pack_shards
-from curation.shards import SETTINGS, claim, deal
 from curation.tokenizer import plain_tokenizer, tokenizer_hash
 from recipes.shared.ranks import join_ranks
+from textfiles.begun import SETTINGS, begin_directory
 from textfiles.commands import one_line_errors
+from textfiles.shards import deal
 
 _WORK = ".work"  # inside output_dir until the packing is finished: settings and copies of the documents
 
@@ -79,4 +80,4 @@ def _claim(output_dir: Path, args: PackArguments, sources: list[DocumentSource],
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         **{key: getattr(args, key) for key in ("block_size", "documents_per_shard", "seed")},
     }
-    claim(output_dir, settings, output_dir / _WORK / SETTINGS)
+    begin_directory(output_dir, settings, settings_file=output_dir / _WORK / SETTINGS)

@@ -13,7 +13,6 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer, set_seed
 
-from curation.files import read_jsonl
 from curation.packing import MANIFEST
 from curation.tokenizer import train_tokenizer
 from evaluation.plots import plot_embedding_map, plot_loss_curves, plot_scores
@@ -28,6 +27,7 @@ from recipes.shared.arguments import parse_arguments
 from recipes.shared.training import FINAL
 from recipes.steps.stage1 import build_model
 from textfiles.atomic import atomic_directory
+from textfiles.rows import rows_of
 
 RECIPES = Path(__file__).resolve().parents[1]
 CONFIGS = RECIPES / "configs" / "quickstart"
@@ -151,7 +151,7 @@ class Quickstart:
         return [{**s, "path": str(self.negatives / s["name"]), "negatives": "negatives"} for s in sources]
 
     def _train_tokenizer(self) -> None:
-        texts = (row["text"] for row in read_jsonl(self.corpus / "documents.jsonl.gz"))
+        texts = (row["text"] for row in rows_of(self.corpus / "documents.jsonl.gz"))
         train_tokenizer(texts, self.corpus_settings.vocab_size, self.tokenizer)
 
     def _pack(self) -> None:
@@ -203,7 +203,7 @@ class Quickstart:
             raise SystemExit("error: the exported model does not give the same embedding in a fresh process.")
 
     def _held_out(self) -> dict[str, list[dict[str, Any]]]:
-        return {part: list(read_jsonl(self.corpus / f"held_out_{part}.jsonl.gz")) for part in ("seen", "unseen")}
+        return {part: list(rows_of(self.corpus / f"held_out_{part}.jsonl.gz")) for part in ("seen", "unseen")}
 
     def _evaluate(self) -> None:
         sets = {part: RetrievalSet.from_pairs(rows) for part, rows in self._held_out().items()}

@@ -9,10 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation import files, sources
-from curation.files import read_jsonl, write_jsonl
-from curation.sections import read_section
+from curation import sources
 from curation.sources import Source, open_pairs, preview
+from textfiles import rows as row_files
+from textfiles import writing
+from textfiles.rows import rows_of
+from textfiles.settings import read_section
+from textfiles.writing import write_jsonl
 
 ROWS = [{"query": f"query {number}", "document": f"document {number}", "other": number} for number in range(5)]
 
@@ -38,7 +41,7 @@ def write(path, lines):
 def test_rows_come_back_from_jsonl_as_they_were_written(tmp_path, name):
     rows = [*ROWS, {"query": "Ünïcode \u2028 and\nlines", "document": "d", "other": None}]
     assert write_jsonl(rows, tmp_path / name) == 6
-    assert list(read_jsonl(tmp_path / name)) == rows
+    assert list(rows_of(tmp_path / name)) == rows
     pairs = open_pairs(source(tmp_path / name))
     assert pairs.column_names == ["query", "document"]
     assert pairs.to_list() == [{"query": row["query"], "document": row["document"]} for row in rows]
@@ -72,7 +75,7 @@ GOOD = {"query": "q", "document": "d", "negatives": ["n"]}
     [
         ({"query": "q"}, "no column 'document'; the columns are query"),
         ({**GOOD, "query": 3}, "column 'query': the int '3'"),
-        ({**GOOD, "document": None}, "column 'document': the NoneType"),
+        ({**GOOD, "document": None}, "column 'document': null"),
         ({**GOOD, "document": " \n\t"}, "column 'document': the text is blank"),
         ({**GOOD, "query": "\ud800"}, "column 'query': not valid Unicode"),
         ({**GOOD, "negatives": "n"}, "column 'negatives': the str 'n', not a list"),
@@ -111,7 +114,7 @@ def test_missing_empty_and_unreadable_paths_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing.jsonl"):
         open_pairs(source(tmp_path / "nothing.jsonl"))
     with pytest.raises(ValueError, match="cannot read this kind of file"):
-        open_pairs(source(write(tmp_path / "a.csv", ["query,document"])))
+        open_pairs(source(write(tmp_path / "a.xlsx", ["query,document"])))
     with pytest.raises(ValueError, match="no rows in"):
         open_pairs(source(write(tmp_path / "empty.jsonl", [])))
 
@@ -167,8 +170,8 @@ def test_a_refused_file_leaves_no_copy(tmp_path, copies):
     [(25_000, 2**28, [20_000, 23_210]), (10**9, 230_000, [10_000, 10_000, 10_000, 10_000, 3_210])],
 )
 def test_copies_have_few_batches_but_bounded_ones(tmp_path, monkeypatch, rows, size, lengths):
-    monkeypatch.setattr(files, "ROWS_PER_BATCH", rows)
-    monkeypatch.setattr(files, "_BYTES_PER_BATCH", size)
+    monkeypatch.setattr(writing, "ROWS_PER_BATCH", rows)
+    monkeypatch.setattr(writing, "_BYTES_PER_BATCH", size)
     written = [{"query": f"q{i}", "document": f"d{i}"} for i in range(43_210)]
     pq.write_table(pa.Table.from_pylist(written), tmp_path / "a.parquet")
     pairs = open_pairs(source(tmp_path / "a.parquet"))
@@ -179,7 +182,7 @@ def test_copies_have_few_batches_but_bounded_ones(tmp_path, monkeypatch, rows, s
 
 def test_a_table_too_large_for_one_piece_keeps_its_pieces(tmp_path):
     column = pa.chunked_array([["a", "b"], ["c"]])
-    files.write_arrow([pa.table({"text": column})], pa.schema([("text", pa.string())]), tmp_path / "a.arrow")
+    writing.write_arrow([pa.table({"text": column})], pa.schema([("text", pa.string())]), tmp_path / "a.arrow")
     opened = datasets.Dataset.from_file(str(tmp_path / "a.arrow"))
     assert [len(batch) for batch in opened.data.to_batches()] == [2, 1] and opened["text"] == ["a", "b", "c"]
 
@@ -192,14 +195,14 @@ def test_progress_reaches_the_bytes_of_the_files(tmp_path, monkeypatch):
         def update(self, step):
             self.steps.append(step)
 
-    monkeypatch.setattr(files, "ROWS_AT_ONCE", 1_000)
+    monkeypatch.setattr(row_files, "ROWS_AT_ONCE", 1_000)
     rows = [{"query": f"a longer query {i}", "document": f"{i * i} {i}"} for i in range(20_000)]
     write_jsonl(rows, tmp_path / "a.jsonl")
     write_jsonl(rows, tmp_path / "a.jsonl.gz")
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     for path in tmp_path.iterdir():
         bar = Bar()
-        assert sum(len(batch.rows) for batch in files.read_row_batches(path, ["query"], bar)) == 20_000
+        assert sum(len(batch.rows) for batch in row_files.read_row_batches(path, ["query"], bar)) == 20_000
         assert sum(bar.steps) == path.stat().st_size
         assert min(bar.steps) >= 0 and max(bar.steps) < path.stat().st_size / 2
 
@@ -336,17 +339,8 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         write_jsonl(interrupted(), tmp_path / "a.jsonl.gz")
-    assert list(read_jsonl(tmp_path / "a.jsonl.gz")) == ROWS
+    assert list(rows_of(tmp_path / "a.jsonl.gz")) == ROWS
     assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl.gz"]
-
-
-def test_two_writers_of_one_file_do_not_meet(tmp_path):
-    with files.atomic_file(tmp_path / "a") as late:
-        late.write_text("late")
-        with files.atomic_file(tmp_path / "a") as early:  # the same process number, as in another machine's container
-            early.write_text("early")
-        assert (tmp_path / "a").read_text() == "early"
-    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "late")]
 
 
 def test_gzipped_rows_give_the_same_bytes_under_any_name(tmp_path):

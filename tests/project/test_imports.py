@@ -26,7 +26,13 @@ ALLOWED = {
     "benchmarks": ROOMS | {"recipes"},
 }
 PARTS = ALLOWED.keys() | {"tests"}
-EXTRAS = {"curation": {"train"}, "trainers": {"train"}, "evaluation": {"train", "evaluation"}, "publishing": {"onnx"}}
+EXTRAS = {
+    "textfiles": {"train"},
+    "curation": {"train"},
+    "trainers": {"train"},
+    "evaluation": {"train", "evaluation"},
+    "publishing": {"onnx"},
+}
 REMOTE_CODE = ("configuration", "cpu", "loading", "modeling", "rotary", "unpadding")
 REMOTE_CODE_MAY_IMPORT = sys.stdlib_module_names | {"torch", "transformers"}
 

@@ -11,10 +11,11 @@ import yaml
 from transformers import AutoTokenizer
 
 from curation.duplicates import normalize_text
-from curation.files import read_jsonl, write_jsonl
 from curation.tokenizer import train_tokenizer
 from recipes import audit
 from recipes.steps import audit as step
+from textfiles.rows import rows_of
+from textfiles.writing import write_jsonl
 
 WORDS = ["river", "stone", "house", "light", "paper", "water", "night", "field"]
 
@@ -49,7 +50,7 @@ def argv(data, output, *more):
 
 
 def contents(directory):
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != ".in-use"}
 
 
 def refusal(arguments):
@@ -77,12 +78,12 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(data, monkeypatch):
     assert refusal(argv(data, "again")) == "stopped"
     monkeypatch.undo()
     work = data / "again" / ".work"
-    files = sorted(path for path in work.iterdir() if path.name != "settings.json")
+    files = sorted(path for path in work.iterdir() if path.name not in ("settings.json", ".in-use"))
     assert len(files) == 6 + 3 + 2  # shards of keys, and lengths
     for path in files[::3]:
         path.unlink()
     made = {path: path.stat().st_mtime_ns for path in files if path.exists()}
-    assert "(sample_rows changed)" in refusal(argv(data, "again", "--sample_rows", "3"))
+    assert "sample_rows was " in refusal(argv(data, "again", "--sample_rows", "3"))
     monkeypatch.setattr(step.shutil, "rmtree", lambda _: None)
     audit.main(argv(data, "again"))
     assert {path: path.stat().st_mtime_ns for path in made} == made
@@ -96,7 +97,7 @@ def test_the_report_says_what_is_there(data):
     report = json.loads((data / "out" / "audit.json").read_text())
     plain, mined = report["sources"]
     assert (plain["name"], plain["rows"], mined["name"], mined["rows"]) == ("plain", 50, "mined", 23)
-    rows = list(read_jsonl(data / "mined.jsonl"))
+    rows = list(rows_of(data / "mined.jsonl"))
     tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
     for name, texts in {
         "query": ["search_query: " + row["q"] for row in rows],
@@ -111,7 +112,7 @@ def test_the_report_says_what_is_there(data):
         row = rows[sample["row"] - 1]
         assert (sample["query"], sample["negatives"]) == (row["q"], row["negatives"])
     (held_out,) = report["evaluation_sets"]
-    plain_rows = list(read_jsonl(data / "plain.jsonl.gz"))
+    plain_rows = list(rows_of(data / "plain.jsonl.gz"))
     hits = [i for i, row in enumerate(plain_rows, 1) if normalize_text(row["document"]) == "river stone"]
     (overlap,) = [o for o in held_out["overlaps"][0]["by_text"] if o["side"] == "document"]
     assert (overlap["texts"], overlap["rows"]) == (1, len(hits))
@@ -142,7 +143,7 @@ def test_real_sources_against_sets(shared_data, data):
     paths = [shared_data / "pairs" / f"{name}.jsonl.gz" for name in ("foldoc", "jargon_file")]
     audit.main([*map(str, paths), *argv(data, "real")[3:]])
     report = json.loads((data / "real" / "audit.json").read_text())
-    queries = [{normalize_text(row["query"]) for row in read_jsonl(path)} for path in paths]
+    queries = [{normalize_text(row["query"]) for row in rows_of(path)} for path in paths]
     (shared,) = report["shared"]
     assert shared["query"] == len(queries[0] & queries[1]) > 1000
     assert [source["distinct"]["query"] for source in report["sources"]] == [len(found) for found in queries]

@@ -8,7 +8,6 @@ import yaml
 
 from curation.embedding import EmbedderSettings
 from curation.filtering.consistency import KeepRule
-from curation.sections import read_section
 from curation.sources import Source
 from recipes.quickstart_text.corpus import CorpusSettings
 from recipes.shared.arguments import parse_arguments
@@ -19,6 +18,7 @@ from recipes.steps.mine_negatives import MineArguments
 from recipes.steps.pack_corpus import PackArguments
 from recipes.steps.quickstart import QuickstartSettings
 from recipes.steps.stage1 import Stage1Arguments
+from textfiles.settings import read_section
 from trainers import ContrastiveConfig, MLMConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"

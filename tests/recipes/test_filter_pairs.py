@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from curation.files import read_jsonl, write_jsonl
 from recipes import filter_pairs
 from recipes.steps import filter_pairs as step
+from textfiles.rows import rows_of
+from textfiles.writing import write_jsonl
 
 COLOURS = ["red", "green", "blue", "yellow", "black", "white", "purple", "orange"]
 THINGS = ["river", "stone", "house", "lamp", "paper", "bottle", "engine", "field", "coat", "boat"]
@@ -105,7 +106,7 @@ def test_rows_are_judged_as_the_definition_says(settings, model, tmp_path, capsy
     distinct = {row["document"]: place for place, row in enumerate(rows)}
     ranks = 1 + (scores[:, list(distinct.values())] > own[:, None] + 1e-6).sum(axis=1)
     written = {row["id"]: row for what in ("kept", "dropped")
-               for row in read_jsonl(tmp_path / "out" / "a" / what / "sample-00000-of-00001.jsonl.gz")}  # fmt: skip
+               for row in rows_of(tmp_path / "out" / "a" / what / "sample-00000-of-00001.jsonl.gz")}  # fmt: skip
     assert [written[number]["rank"] for number in range(80)] == ranks.tolist()
     assert np.allclose([written[number]["similarity"] for number in range(80)], own, atol=1e-5)
     mismatched = list(range(0, 80, 5))
@@ -145,11 +146,11 @@ def test_what_cannot_be_filtered_is_named(settings, tmp_path):
     (tmp_path / "old.yaml").write_text("batch_size: 256\n")
     assert "old.yaml: unknown key 'batch_size'; --help lists" in refusal(["--config", str(tmp_path / "old.yaml")])
     twice = [{"name": "c", "path": "c", "query_prefix": "", "document_prefix": ""}] * 2
-    assert "the name 'c' stands twice" in refusal(["--sources", json.dumps(twice), *arguments[2:]])
+    assert "the name 'c' is used twice" in refusal(["--sources", json.dumps(twice), *arguments[2:]])
     assert "a/b" in refusal(["--sources", json.dumps([{**twice[0], "name": "a/b"}]), *arguments[2:]])
 
 
 def test_another_seed_in_the_same_place_is_refused(settings, tmp_path):
     arguments = [*settings, "--output_dir", str(tmp_path / "out"), "--sample_size", "80"]
     filter_pairs.main(arguments)
-    assert "begun with other settings (seed changed)" in refusal([*arguments, "--seed", "1"])
+    assert "begun with other settings: seed was 0, is 1" in refusal([*arguments, "--seed", "1"])

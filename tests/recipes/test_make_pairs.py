@@ -8,11 +8,12 @@ import sys
 
 import pytest
 
-from curation.files import read_jsonl, write_jsonl
 from curation.raw.rules import NO_DOCUMENT, SAME_TEXT, RawSource
-from curation.sections import read_section
 from curation.sources import Source, open_pairs
 from recipes import make_pairs
+from textfiles.rows import rows_of
+from textfiles.settings import read_section
+from textfiles.writing import write_jsonl
 
 NAMES = ["papers", "sets"]
 
@@ -51,7 +52,8 @@ def refusal(*more):
 
 
 def contents(directory):
-    return {path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    files = (path for path in directory.rglob("*") if path.is_file() and path.name != ".in-use")
+    return {path.relative_to(directory): path.read_bytes() for path in files}
 
 
 def expected_papers():
@@ -65,9 +67,9 @@ def test_pairs_and_report(raw, capsys):
     run()
     files = sorted((raw / "out" / "papers").glob("*.jsonl.gz"))
     assert [file.name for file in files] == [f"pairs-{shard:05}-of-00005.jsonl.gz" for shard in range(5)]
-    pairs = [row for file in files for row in read_jsonl(file)]
+    pairs = [row for file in files for row in rows_of(file)]
     assert [(row["query"], row["document"], row["id"]) for row in pairs] == expected_papers()
-    assert [row["id"] // 7 for row in read_jsonl(files[2])] == [2] * len(list(read_jsonl(files[2])))
+    assert [row["id"] // 7 for row in rows_of(files[2])] == [2] * len(list(rows_of(files[2])))
     report = json.loads((raw / "out" / "papers" / "report.json").read_text())
     assert (report["rows"], report["pairs"]) == (30, len(pairs))
     # rows 0, 4, 8, ... cite nothing
@@ -134,7 +136,7 @@ make_pairs.main(["--config", "raw.yaml", "--output_dir", "out"])
     assert killed.returncode == -9, killed.stderr[-3000:]
     begun = {path: path.stat().st_mtime_ns for path in sorted((raw / "out" / "papers").glob("*-0000[01]-of-*"))}
     assert len(begun) == 4 and len(list(raw.glob("out/papers/*.jsonl.gz"))) == 3
-    assert "(rows_per_shard changed)" in refusal("--rows_per_shard", "8")
+    assert "rows_per_shard was " in refusal("--rows_per_shard", "8")
     run()
     assert contents(raw / "out") == whole
     assert {path: path.stat().st_mtime_ns for path in begun} == begun
@@ -154,7 +156,7 @@ def test_what_cannot_be_made_is_named(raw, capsys):
     assert "To get it: ask the library" in refusal("--sources", json.dumps([missing]))
     assert "sources[0] (x): unknown key 'qery'; did you mean 'query'" in refusal("--sources", "[{name: x, qery: a}]")
     twice = [{"name": "x", "path": "p", "pairs_of": "s"}] * 2
-    assert "sources: the name 'x' stands twice" in refusal("--sources", json.dumps(twice))
+    assert "sources: the name 'x' is used twice" in refusal("--sources", json.dumps(twice))
     (raw / "bad.jsonl").write_text('{"q": "fine", "d": "x"}\n{"q": 3, "d": "x"}\n')
     bad = [{"name": "bad", "path": "bad.jsonl", "query": "q", "document": "d"}]
     assert "bad.jsonl, line 2, column 'q': the int '3'" in refusal("--sources", json.dumps(bad))
@@ -169,7 +171,7 @@ def test_real_text(shared_data, tmp_path):
     entry = {"name": "trivia", "path": str(file), "query": "query", "document": "document", "limit": 300}
     assert RawSource(**entry).rule == "query -> document"
     make_pairs.main(["--sources", json.dumps([entry]), "--output_dir", str(tmp_path), "--rows_per_shard", "128"])
-    made = [row for path in sorted((tmp_path / "trivia").glob("*.jsonl.gz")) for row in read_jsonl(path)]
+    made = [row for path in sorted((tmp_path / "trivia").glob("*.jsonl.gz")) for row in rows_of(path)]
     with gzip.open(file, "rt", encoding="utf-8") as lines:
         rows = [json.loads(next(lines)) for _ in range(300)]
     report = json.loads((tmp_path / "trivia" / "report.json").read_text())

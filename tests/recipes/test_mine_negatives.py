@@ -11,11 +11,12 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from curation.duplicates import normalize_text
-from curation.files import find_files, read_jsonl, write_jsonl
 from curation.sources import Source, open_pairs
 from nomic_bert.embedder import load_embedder, save_embedder
 from recipes import mine_negatives
 from tests.trainers.toys import WORDS, encoder, tokenizer
+from textfiles.rows import find_files, rows_of
+from textfiles.writing import write_jsonl
 
 PREFIXES = {"query_prefix": "search_query", "document_prefix": "search_document"}
 SHARDS = ["--documents_per_shard", "9", "--rows_per_shard", "11", "--tokens_per_batch", "24"]
@@ -59,7 +60,7 @@ def argv(model, output, sources, *more):
 
 
 def mined(directory):
-    return [row for file in find_files(directory, (".jsonl.gz",)) for row in read_jsonl(file)]
+    return [row for file in find_files(directory, (".jsonl.gz",)) for row in rows_of(file)]
 
 
 def contents(directory):
@@ -253,7 +254,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(model, tmp_path, whol
         assert run.returncode == -9, run.stderr[-3000:]
         begun = {path: path.stat().st_mtime_ns for path in (tmp_path / "again" / "mine").glob(pattern)}
         assert len(begun) == made
-    assert "(num_negatives changed)" in refusal(argv(model, tmp_path / "again", sources, "--num_negatives", "3"))
+    assert "num_negatives was " in refusal(argv(model, tmp_path / "again", sources, "--num_negatives", "3"))
     mine_negatives.main(argv(model, tmp_path / "again", sources))
     assert {path: path.stat().st_mtime_ns for path in begun} == begun
     for path in (tmp_path / "again").rglob(".partial-*"):  # what the killed run was writing
@@ -276,7 +277,7 @@ def test_what_cannot_be_mined_is_named(model, tmp_path):
     )
     assert "nowhere" in refusal(argv(model, tmp_path / "b", [{**source, "corpus": str(tmp_path / "nowhere")}]))
     assert "no column 'reply'" in refusal(argv(model, tmp_path / "c", [{**source, "document": "reply"}]))
-    assert "the name 'mine' stands twice" in refusal(argv(model, tmp_path / "d", [source, source]))
+    assert "the name 'mine' is used twice" in refusal(argv(model, tmp_path / "d", [source, source]))
     assert "range_max must be" in refusal(argv(model, tmp_path / "e", [source], "--range_max", "5"))
     more = ["--source_prefixes", "true", "--query_prompt", "x"]
     assert "in place of query_prompt" in refusal(argv(model, tmp_path / "f", [source], *more))

@@ -74,7 +74,7 @@ def test_an_evaluation_on_a_file_chooses_the_checkpoint(finetune, tmp_path, caps
             ["--evaluators", '[{"name": "x", "kind": "pear", "path": "p"}]'],
             r"evaluators\[0\] \(x\): kind must be one of",
         ),
-        (["--evaluators", json.dumps([EVALUATOR, EVALUATOR])], "evaluators: the name 'x' stands twice"),
+        (["--evaluators", json.dumps([EVALUATOR, EVALUATOR])], "evaluators: the name 'x' is used twice"),
         (["--train_file", "no_such.jsonl"], "no_such.jsonl"),
     ],
 )

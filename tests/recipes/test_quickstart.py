@@ -10,11 +10,11 @@ import time
 import numpy as np
 import pytest
 
-from curation.files import read_jsonl
 from nomic_bert.embedder import load_embedder
 from nomic_bert.training_record import STAGE_BEFORE, read_training
 from recipes.quickstart_text.index import search
 from recipes.steps.quickstart import Quickstart
+from textfiles.rows import rows_of
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_it_leaves_a_model_plots_and_a_report(smoke):
 @pytest.mark.slow
 def test_held_out_text_is_not_trained_on(smoke):
     directory, _ = smoke
-    lines = lambda path: list(read_jsonl(path))  # noqa: E731
+    lines = lambda path: list(rows_of(path))  # noqa: E731
     held_out = [row for part in ("seen", "unseen") for row in lines(directory / f"corpus/held_out_{part}.jsonl.gz")]
     trained = [row for file in (directory / "corpus").glob("stage?/*") for row in lines(file)]
     documents = {row["text"] for row in lines(directory / "corpus/documents.jsonl.gz")}

@@ -117,3 +117,12 @@ def test_what_is_not_json_is_named_with_the_remedy(tmp_path):
         (tmp_path / "cut.json").write_text(content)
         with pytest.raises(ValueError, match=r"cut\.json is not valid JSON .*\. Remove it\."):
             read_json(tmp_path / "cut.json", "Remove it.")
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    with atomic_file(tmp_path / "a") as late:
+        late.write_text("late")
+        with atomic_file(tmp_path / "a") as early:  # the same process number, as in another machine's container
+            early.write_text("early")
+        assert (tmp_path / "a").read_text() == "early"
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "late")]

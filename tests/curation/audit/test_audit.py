@@ -23,8 +23,8 @@ from curation.audit.held_out import EvaluationSet, find_overlaps
 from curation.audit.page import audit_page
 from curation.audit.report import OpenedSource, make_report
 from curation.duplicates import normalize_text
-from curation.files import write_jsonl
 from curation.sources import Source
+from textfiles.writing import write_jsonl
 
 WORDS = ["river", "stone", "house", "light", "paper", "water"]
 

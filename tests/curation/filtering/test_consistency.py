@@ -7,7 +7,6 @@ import pytest
 import torch
 from tqdm.auto import tqdm
 
-from curation.files import read_jsonl, write_jsonl
 from curation.filtering.consistency import (
     RANK_BINS,
     EmbeddedPairs,
@@ -20,6 +19,8 @@ from curation.filtering.consistency import (
 )
 from curation.filtering.report import summary_table, write_report
 from curation.sources import Source, open_pairs
+from textfiles.rows import rows_of
+from textfiles.writing import write_jsonl
 
 
 class TableEmbedder:
@@ -176,7 +177,7 @@ def test_rows_are_written_whole_with_rank_and_similarity(job):
         expected = dict(zip(numbers.tolist(), brute_force(members, embedder), strict=True))
         seen = {}
         for what, keep in (("kept", True), ("dropped", False)):
-            for row in read_jsonl(job.files(what).path(sample)):
+            for row in rows_of(job.files(what).path(sample)):
                 rank, similarity = expected[row["id"]]
                 assert row["rank"] == rank and (rank <= 2) == keep
                 assert row["similarity"] == pytest.approx(similarity, abs=1e-5)
@@ -192,8 +193,8 @@ def test_rows_are_written_whole_with_rank_and_similarity(job):
 def test_report_counts_what_was_written(job):
     run_all(job, TableEmbedder())
     report = write_report(job)
-    kept = [row for path in job.files("kept").paths() for row in read_jsonl(path)]
-    dropped = [row for path in job.files("dropped").paths() for row in read_jsonl(path)]
+    kept = [row for path in job.files("kept").paths() for row in rows_of(path)]
+    dropped = [row for path in job.files("dropped").paths() for row in rows_of(path)]
     assert (report["rows"], report["kept"], report["blank"]) == (125, len(kept), 0)
     assert sum(report["ranks"]) == 125 and report["ranks"][0] == sum(row["rank"] == 1 for row in kept)
     assert (sum(report["similarities_of_kept"]), sum(report["similarities_of_dropped"])) == (len(kept), len(dropped))
@@ -232,7 +233,7 @@ def test_rows_whose_query_has_other_documents_are_counted(job):
         documents = {}
         for number in numbers:
             documents.setdefault(rows()[number]["query"], set()).add(rows()[number]["document"])
-        dropped = list(read_jsonl(job.files("dropped").path(sample)))
+        dropped = list(rows_of(job.files("dropped").path(sample)))
         expected = sum(len(documents[row["ask"]]) > 1 for row in dropped)
         assert merge_counts([job.files("audit", ".json").path(sample)])["dropped_with_another_document"] == expected > 0
 

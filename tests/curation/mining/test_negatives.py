@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from curation import files
 from curation.duplicates import normalize_text
-from curation.files import write_jsonl
 from curation.mining.corpora import copy_beir
 from curation.mining.negatives import NegativeLimits, draw_random, nearest_documents
 from curation.mining.tasks import MiningSource, open_task
+from textfiles import rows as row_files
+from textfiles.writing import write_jsonl
 
 PREFIXES = {"query_prefix": "", "document_prefix": ""}
 
@@ -137,7 +137,7 @@ def write_beir(directory, corpus=None, queries=None, judged=None, split=None):
 
 @pytest.mark.parametrize("split", [None, "dev"])
 def test_beir_is_read_as_pairs_and_a_corpus(tmp_path, monkeypatch, split):
-    monkeypatch.setattr(files, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(row_files, "ROWS_AT_ONCE", 3)
     write_beir(tmp_path / "set", split=split)
     source = MiningSource(name="x", path=str(tmp_path / "set"), split=split or "train", **PREFIXES)
     task = open_task(source, tmp_path / "work")

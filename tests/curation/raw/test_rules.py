@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from curation.files import write_jsonl
 from curation.raw import rows as raw_rows
 from curation.raw import rules
 from curation.raw.pairs import summarize
 from curation.raw.rows import open_raw_rows
 from curation.raw.rules import PairRule, RawSource
-from curation.sections import read_section
 from curation.sources import Source
+from textfiles.settings import read_section
+from textfiles.writing import write_jsonl
 
 CONFIGS = Path(__file__).resolve().parents[3] / "recipes" / "configs"
 

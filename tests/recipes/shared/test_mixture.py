@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from curation.sections import read_section
 from curation.sources import Preview, Source
 from nomic_bert.prompts import prefix_text
 from recipes import stage2
 from recipes.shared import mixture
 from recipes.shared.mixture import describe_mixture
 from tests.trainers.toys import encoder, tokenizer
+from textfiles.settings import read_section
 from trainers import ContrastiveConfig
 
 CONFIGS = Path(__file__).resolve().parents[3] / "recipes" / "configs"

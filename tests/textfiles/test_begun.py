@@ -1,0 +1,99 @@
+import subprocess
+import sys
+
+import pytest
+
+from textfiles.begun import begin_directory, changed_settings
+
+# Begins argv[1] with seed argv[2], says so, and keeps it in use until its standard input ends.
+USER = """
+import sys
+from pathlib import Path
+from textfiles.begun import begin_directory
+try:
+    begin_directory(Path(sys.argv[1]), {"seed": int(sys.argv[2])})
+    print("begun", flush=True)
+except ValueError as error:
+    print(error, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def user(repository):
+    """Start a process that begins a directory; returns it and what it said."""
+    started = []
+
+    def start(directory, seed):
+        command = [sys.executable, "-c", USER, str(directory), str(seed)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=repository)
+        started.append(process)
+        return process, process.stdout.readline()
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_directory_with_results_goes_on_with_the_same_settings_only(tmp_path):
+    out = tmp_path / "out"
+    begin_directory(out, {"seed": 1, "shape": (2, 3)})
+    (out / "shard").write_text("made")
+    begin_directory(out, {"shape": [2, 3], "seed": 1})
+    with pytest.raises(ValueError, match=r"begun with other settings: seed was 1, is 2; more was null, is 1\. Remove"):
+        begin_directory(out, {"seed": 2, "shape": (2, 3), "more": 1, "none": None})
+
+
+def test_a_directory_without_results_can_be_begun_anew(tmp_path):
+    begin_directory(tmp_path, {"seed": 1})
+    (tmp_path / ".partial-0123-shard").write_text("left by a writer that was killed")
+    begin_directory(tmp_path, {"seed": 2})
+    assert not (tmp_path / ".partial-0123-shard").exists()
+    (tmp_path / "shard").write_text("made")
+    begin_directory(tmp_path, {"seed": 2})
+
+
+def test_an_interrupt_before_the_settings_were_written_refuses_nothing(tmp_path):
+    (tmp_path / "out" / ".work").mkdir(parents=True)
+    begin_directory(tmp_path / "out", {"seed": 1}, settings_file=tmp_path / "out" / ".work" / "settings.json")
+    assert (tmp_path / "out" / ".work" / "settings.json").exists()
+
+
+def test_a_directory_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(ValueError, match="does not say what it was made from"):
+        begin_directory(tmp_path, {"seed": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+def test_processes_share_a_directory_with_equal_settings_and_no_others(tmp_path, user):
+    first, said = user(tmp_path, 1)
+    assert said == "begun\n"
+    assert user(tmp_path, 1)[1] == "begun\n"
+    _, refused = user(tmp_path, 2)
+    assert f"in use with other settings (process {first.pid} on " in refused and "seed was 1, is 2" in refused
+
+
+def test_a_process_that_was_killed_does_not_use_a_directory(tmp_path, user):
+    first, _ = user(tmp_path, 1)
+    first.kill()
+    first.wait()
+    assert user(tmp_path, 2)[1] == "begun\n"
+
+
+def test_changes_are_named_by_their_path():
+    before = {"sources": [{"limit": 1, "files": ["a"]}], "rule": {"top_k": 2}, "list": [1]}
+    now = {"sources": [{"limit": 5, "files": ["a", "b" * 100]}], "rule": {"top_k": 2, "seed": 0}, "list": [1]}
+    limit, files, seed = changed_settings(before, now)
+    assert limit == "sources[0].limit was 1, is 5" and seed == "rule.seed was null, is 0"
+    assert files.startswith('sources[0].files was ["a"], is ["a", "bbb') and len(files) < 120
+    assert changed_settings(now, now) == []
+
+
+def test_nothing_but_the_settings_is_left_when_the_last_user_ends(tmp_path, user):
+    users = [user(tmp_path, 1)[0] for _ in range(2)]
+    for process in users:
+        assert (tmp_path / ".in-use").exists()
+        process.communicate()
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]

@@ -1,0 +1,120 @@
+"""Directories that were begun with certain settings, into which nothing made with other settings goes."""
+
+import atexit
+import json
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .atomic import read_json, remove_leftovers, write_json
+from .locks import fcntl, hold
+
+SETTINGS = "settings.json"
+_LOCK = ".in-use"
+_REMEDY = "Remove the directory, or choose another output_dir."
+_locks: dict[Path, int] = {}  # open files; the system closes them, and so ends the locks, with the process
+
+
+def begin_directory(
+    directory: Path,
+    settings: Mapping[str, Any],
+    *,
+    settings_file: Path | None = None,
+    has_results: Callable[[], bool] | None = None,
+) -> None:
+    """Record what the files of a directory are made from, or check that it is the same as before.
+
+    The directory counts as in use until this process ends. Processes with the same settings may share it. As long as
+    it holds no results and nobody else uses it, it may be begun anew with other settings. Leftovers of killed writers
+    are removed.
+
+    Args:
+        directory: where the files are going to be; made if absent. Check all that can be refused before this call.
+        settings: JSON values that decide what the files hold.
+        settings_file: where they are recorded; None: `settings.json` in the directory.
+        has_results: whether anything was made in it that other settings would contradict; None: whether there are
+            visible files in it, or beside the settings.
+
+    Raises:
+        ValueError: the directory was begun with other settings, holds something else, or is in use with other
+            settings; the message names what differs.
+    """
+    path = settings_file or directory / SETTINGS
+    now = json.loads(json.dumps(settings))  # as they are read again: tuples become lists
+    if directory.is_dir() and not path.exists() and _visible_files(directory, path):
+        raise ValueError(f"{directory} exists and does not say what it was made from. Choose another output_dir.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    alone = _use(directory)
+    if alone:
+        remove_leftovers(directory)
+    before = read_json(path, _REMEDY) if path.exists() else None
+    if before == now:
+        return
+    made = has_results() if has_results else _visible_files(directory, path)
+    if before is None or (alone and not made):
+        write_json(path, now)
+        return
+    changes = "; ".join(changed_settings(before, now))
+    if made:
+        raise ValueError(f"{directory} was begun with other settings: {changes}. {_REMEDY}")
+    raise ValueError(f"{directory} is in use with other settings ({_user(directory)}): {changes}. {_REMEDY}")
+
+
+def changed_settings(before: Any, now: Any, name: str = "") -> list[str]:
+    """What differs between two settings, such as `"sources[0].limit was 10, is 20"`; nested settings by their path."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = list(dict.fromkeys([*before, *now]))
+        return [
+            change
+            for key in keys
+            for change in changed_settings(before.get(key), now.get(key), f"{name}.{key}" if name else str(key))
+        ]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        parts = zip(before, now, strict=True)
+        return [change for i, (old, new) in enumerate(parts) for change in changed_settings(old, new, f"{name}[{i}]")]
+    return [] if before == now else [f"{name} was {_shown(before)}, is {_shown(now)}"]
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _visible_files(directory: Path, settings_file: Path) -> bool:
+    places = {directory, settings_file.parent}
+    found = (path for place in places if place.is_dir() for path in place.iterdir())
+    return any(not path.name.startswith(".") and path != settings_file for path in found)
+
+
+def _use(directory: Path) -> bool:
+    """Hold a shared lock on the directory until this process ends; returns whether nobody else holds one."""
+    if fcntl is None:
+        return True
+    path = directory.resolve() / _LOCK
+    descriptor = _locks.get(path)
+    while descriptor is None:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(descriptor)):
+            os.close(descriptor)  # its last user has just removed it
+            descriptor = None
+    alone = hold(descriptor)
+    if alone and path not in _locks:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    if path not in _locks:
+        _locks[path] = descriptor
+        atexit.register(_leave, path, descriptor)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return alone
+
+
+def _leave(path: Path, descriptor: int) -> None:
+    if hold(descriptor):
+        path.unlink(missing_ok=True)
+
+
+def _user(directory: Path) -> str:
+    return (directory / _LOCK).read_text(encoding="utf-8")

@@ -1,0 +1,268 @@
+"""Retrieval sets in the BEIR layout: `corpus.jsonl`, `queries.jsonl` and judgements, each plain or gzipped.
+
+Judgements are in `qrels/SPLIT.tsv`, or in `qrels.tsv` where a set has one split. They have three columns (query,
+document, grade) with or without a header, or TREC's four. As published, sets have blank documents and judge documents
+that are absent: the former are empty documents, the latter are counted and left out.
+"""
+
+import dataclasses
+from collections.abc import Container, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm.auto import tqdm
+
+from .rows import read_lines, read_row_batches, require_columns
+from .texts import check_text, id_of, number_of, text_of
+
+_COLUMNS = ("query-id", "corpus-id", "score")
+_TREC_COLUMNS = ("query-id", "iteration", "corpus-id", "score")
+
+
+@dataclasses.dataclass(frozen=True)
+class BeirFiles:
+    """The files of a set, for one split of its judgements.
+
+    Attributes:
+        corpus: rows with `_id`, `text` and perhaps `title`.
+        queries: rows with `_id` and `text`.
+        judgements: rows of a query, a document and a grade.
+    """
+
+    corpus: Path
+    queries: Path
+    judgements: Path
+
+    def all(self) -> tuple[Path, Path, Path]:
+        """The three files."""
+        return self.corpus, self.queries, self.judgements
+
+
+class Document(NamedTuple):
+    """A document of a corpus. Title and text may be empty."""
+
+    id: str
+    title: str
+    text: str
+
+    @property
+    def whole(self) -> str:
+        """Title and text with a space between, as BEIR encodes a document."""
+        return f"{self.title} {self.text}".strip()
+
+
+class Judgement(NamedTuple):
+    """The grade of a document for a query; above 0 it is relevant. `where` names the line."""
+
+    query: str
+    document: str
+    grade: int
+    where: str
+
+
+@dataclasses.dataclass(frozen=True)
+class BeirSet:
+    """A set in memory: its documents, and the queries that have a relevant one.
+
+    Attributes:
+        documents: id -> document.
+        queries: id -> text.
+        grades: query id -> document id -> grade; documents of grade 0 or less may be among them.
+        absent_queries: positive judgements that were left out because their query is not in the set.
+        absent_documents: likewise for documents.
+    """
+
+    documents: dict[str, Document]
+    queries: dict[str, str]
+    grades: dict[str, dict[str, int]]
+    absent_queries: int
+    absent_documents: int
+
+    def describe_absent(self) -> str | None:
+        """A sentence about judgements that were left out; None if there are none."""
+        return describe_absent(self.absent_queries, self.absent_documents)
+
+
+def describe_absent(queries: int, documents: int) -> str | None:
+    """A sentence about positive judgements that were left out; None if there are none."""
+    counts = [(queries, "query"), (documents, "document")]
+    parts = [f"{count:,} name an absent {what}" for count, what in counts if count]
+    return f"judgements left out: {' and '.join(parts)}" if parts else None
+
+
+def corpus_file(directory: Path) -> Path | None:
+    """The corpus of a directory in the BEIR layout; None if it is not one."""
+    return _existing(directory / "corpus.jsonl")
+
+
+def find_beir(directory: Path, split: str = "test") -> BeirFiles:
+    """The files of a set for one split of its judgements.
+
+    Raises:
+        FileNotFoundError: one is missing; the message names it, and the splits that are there.
+    """
+    if (directory / "qrels").is_dir():
+        wanted = directory / "qrels" / f"{split}.tsv"
+        splits = sorted({path.name.partition(".")[0] for path in (directory / "qrels").glob("[!.]*.tsv*")})
+        hint = f"the splits are {', '.join(splits) or '(none)'}"
+    else:
+        wanted, hint = directory / "qrels.tsv", "the layout is corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv"
+    found = []
+    for path in (directory / "corpus.jsonl", directory / "queries.jsonl", wanted):
+        existing = _existing(path)
+        if existing is None:
+            raise FileNotFoundError(f"{path}: neither it nor {path.name}.gz is there; {hint}.")
+        found.append(existing)
+    return BeirFiles(*found)
+
+
+def read_documents(
+    file: Path, progress: tqdm | None = None, *, unique: Container[str] | None = None
+) -> Iterator[Document]:
+    """Yield the documents of a corpus in their order.
+
+    Args:
+        file: the corpus.
+        progress: as for `textfiles.rows.read_row_batches`.
+        unique: ids that are checked to be used only once; a large corpus need not keep all of its ids. None: all.
+
+    Raises:
+        ValueError: a line cannot be read, a value is not a text, or an id is used twice.
+    """
+    seen: set[str] = set()
+    for batch in read_row_batches(file, ("_id", "text"), progress):
+        for number, row in zip(batch.numbers, batch.rows, strict=True):
+            where = f"{batch.where} {number}"
+            name = id_of(row, "_id", where)
+            if unique is None or name in unique:
+                _add_once(seen, name, where)
+            title = row.get("title")
+            title = "" if title is None else check_text(title, f"{where}, column 'title'", may_be_blank=True)
+            yield Document(name, title.strip(), text_of(row, "text", where, may_be_blank=True))
+
+
+def read_queries(file: Path, wanted: Container[str]) -> Iterator[tuple[str, str]]:
+    """Yield id and text of the queries with the wanted ids.
+
+    Raises:
+        ValueError: a line cannot be read, an id is used twice, or the text of a wanted query is blank or not a text.
+    """
+    seen: set[str] = set()
+    for batch in read_row_batches(file, ("_id", "text")):
+        for number, row in zip(batch.numbers, batch.rows, strict=True):
+            where = f"{batch.where} {number}"
+            name = id_of(row, "_id", where)
+            _add_once(seen, name, where)
+            if name in wanted:
+                yield name, text_of(row, "text", where)
+
+
+def read_judgements(file: Path) -> Iterator[Judgement]:
+    """Yield the judgements of a file in their order, one for each query and document.
+
+    Raises:
+        ValueError: a line cannot be read, a grade is not a whole number, or two lines grade one document differently.
+    """
+    columns: tuple[str, ...] | list[str] | None = None
+    grades: dict[tuple[str, str], int] = {}
+    for number, line in read_lines(file):
+        where = f"{file}, line {number}"
+        cells = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
+        if not any(cells):
+            continue
+        if columns is None:
+            columns = _columns(cells, where)
+            if columns is cells:
+                continue
+        if len(cells) != len(columns):
+            raise ValueError(f"{where}: {len(cells)} cells under {len(columns)} columns; correct the line.")
+        row = dict(zip(columns, cells, strict=True))
+        grade = number_of(row, "score", where)
+        if not grade.is_integer():
+            raise ValueError(f"{where}: the grade {row['score']!r} is not a whole number; correct the line.")
+        query, document = id_of(row, "query-id", where), id_of(row, "corpus-id", where)
+        if (known := grades.setdefault((query, document), int(grade))) != int(grade):
+            raise ValueError(f"{where}: grade {int(grade)} for a document graded {known} above; remove one line.")
+        yield Judgement(query, document, int(grade), where)
+
+
+def load_beir(directory: Path, split: str = "test", *, strict: bool = False) -> BeirSet:
+    """Read a set into memory.
+
+    Queries without a relevant document are left out, as in BEIR.
+
+    Args:
+        directory: in the BEIR layout.
+        split: of the judgements.
+        strict: whether a positive judgement of an absent query or document is an error.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: as the readers of the three files; or nothing is judged relevant, or, where `strict`, something
+            absent is.
+    """
+    files = find_beir(directory, split)
+    judgements = list(read_judgements(files.judgements))
+    documents = {document.id: document for document in read_documents(files.corpus)}
+    queries = dict(read_queries(files.queries, {judgement.query for judgement in judgements if judgement.grade > 0}))
+    kept, absent_queries, absent_documents = keep_present(judgements, queries, documents, files, strict=strict)
+    grades: dict[str, dict[str, int]] = {}
+    for judgement in kept:
+        grades.setdefault(judgement.query, {})[judgement.document] = judgement.grade
+    grades = {query: found for query, found in grades.items() if max(found.values()) > 0}
+    if not grades:
+        raise ValueError(f"{files.judgements}: no query has a relevant document.")
+    texts = {query: text for query, text in queries.items() if query in grades}
+    return BeirSet(documents, texts, grades, absent_queries, absent_documents)
+
+
+def keep_present(
+    judgements: Iterable[Judgement],
+    queries: Container[str],
+    documents: Container[str],
+    files: BeirFiles,
+    *,
+    strict: bool = False,
+) -> tuple[list[Judgement], int, int]:
+    """The judgements whose query and document are there, and how many positive ones lack a query or a document.
+
+    Raises:
+        ValueError: `strict`, and there is one of the latter; the message names line and id.
+    """
+    kept = []
+    absent = {"query": 0, "document": 0}
+    for judgement in judgements:
+        if judgement.query not in queries:
+            what, name, file = "query", judgement.query, files.queries
+        elif judgement.document not in documents:
+            what, name, file = "document", judgement.document, files.corpus
+        else:
+            kept.append(judgement)
+            continue
+        if judgement.grade > 0:
+            absent[what] += 1
+            if strict:
+                raise ValueError(f"{judgement.where}: the {what} {name!r} is not in {file}; remove the line.")
+    return kept, absent["query"], absent["document"]
+
+
+def _columns(cells: list[str], where: str) -> tuple[str, ...] | list[str]:
+    """The names of the columns; `cells` themselves where the first line is a header."""
+    try:
+        float(cells[-1])
+    except ValueError:
+        require_columns(cells, _COLUMNS, where)
+        return cells
+    if len(cells) not in (3, 4):
+        raise ValueError(f"{where}: {len(cells)} cells; judgements have {', '.join(_COLUMNS)}.")
+    return _COLUMNS if len(cells) == 3 else _TREC_COLUMNS
+
+
+def _existing(path: Path) -> Path | None:
+    return next((each for each in (path, path.with_name(f"{path.name}.gz")) if each.is_file()), None)
+
+
+def _add_once(seen: set[str], name: str, where: str) -> None:
+    if name in seen:
+        raise ValueError(f"{where}: the id {name!r} is used twice; rename or remove one.")
+    seen.add(name)
