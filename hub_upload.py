@@ -12,16 +12,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_token
+import huggingface_hub
 
-from publishing.directory import DirectorySettings, write_directory
-from publishing.upload import plan_upload, require_repo_id, upload
+from textfiles.commands import one_line_errors, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Do as the command line says."""
     args = _parser().parse_args(argv)
-    try:
+    # These import torch, which --help does not need.
+    from publishing.directory import DirectorySettings, write_directory
+    from publishing.upload import require_repo_id
+
+    with one_line_errors():
         require_repo_id(args.repo_id)
         directory = Path(args.output_dir or Path("outputs", "hub", *args.repo_id.split("/")))
         settings = DirectorySettings(
@@ -37,20 +40,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"Writing and verifying {directory}", flush=True)
         write_directory(settings, directory)
         publish(directory, args)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
 
 
 def publish(directory: Path, args: argparse.Namespace) -> None:
     """Show what an upload would do, and do it if told."""
-    token = get_token()
+    from publishing.upload import plan_upload, upload
+
+    token = huggingface_hub.get_token()
     if token is None:
         print(
             f"No token, so nothing was uploaded: {directory} is ready. Log in (`hf auth login`) and "
             f"run this again, or: hf upload {args.repo_id} {directory}"
         )
         return
-    api = HfApi(token=token)
+    api = huggingface_hub.HfApi(token=token)
     try:
         plan = plan_upload(api, directory, args.repo_id, args.revision, args.private)
     except ConnectionError as error:
@@ -94,4 +97,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, "Rerun the command to publish; it writes the directory anew.")

@@ -14,16 +14,9 @@ start it once for each, with CUDA_VISIBLE_DEVICES: the processes share the tasks
 import argparse
 from collections.abc import Sequence
 
-from evaluation.harness.arguments import (
-    add_shared_arguments,
-    chosen_tasks,
-    finish,
-    model_at_length,
-    quiet_libraries,
-    show_outcome,
-)
-from evaluation.harness.runner import run_tasks
-from evaluation.tasks.lists import PAPER_BENCHMARK, PAPER_LENGTH, benchmark_tasks
+from evaluation.harness.arguments import add_shared_arguments
+from evaluation.protocol import PAPER_BENCHMARK, PAPER_LENGTH
+from textfiles.commands import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,18 +28,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--max_seq_length", type=int, default=PAPER_LENGTH, help="tokens; default 512 (paper §5.2.1)")
     arguments = parser.parse_args(argv)
-    quiet_libraries()
-    try:
-        tasks = chosen_tasks(arguments)
-        if arguments.benchmark or not tasks:
-            tasks = benchmark_tasks(arguments.benchmark or PAPER_BENCHMARK, data_dir=arguments.data_dir) + tasks
-        model = model_at_length(arguments, arguments.max_seq_length)
-        outcome = run_tasks(model, tasks, arguments.output_dir, data_dir=arguments.data_dir)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
-    show_outcome(model, outcome)
-    finish(outcome.failures, arguments.output_dir)
+    from evaluation.harness.commands import run_mteb  # imports torch and mteb, which --help does not need
+
+    run_mteb(arguments)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -74,7 +74,10 @@ def work_in_processes(jobs: Sequence[Job], processes: int, command: Sequence[str
         command: that starts one worker.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the workers end too
-    workers = [subprocess.Popen(command, env=_environment(index, processes)) for index in range(processes)]
+    # in groups of their own, so that Ctrl-C reaches this process alone, which then ends them
+    workers = [
+        subprocess.Popen(command, env=_environment(index, processes), process_group=0) for index in range(processes)
+    ]
     try:
         with progress_bar(jobs) as bar:
             while any(worker.poll() is None for worker in workers):

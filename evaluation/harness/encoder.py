@@ -18,7 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, PretrainedConfig
 
-from evaluation.tasks.lists import PAPER_LENGTH, PAPER_SCALING
+from evaluation.protocol import PAPER_LENGTH, PAPER_SCALING
 from nomic_bert import NomicBertConfig
 from nomic_bert.embedder import load_embedder
 from nomic_bert.encoding import encode_by_tokens

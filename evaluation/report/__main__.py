@@ -11,12 +11,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.report.content import as_json, build_report
-from evaluation.report.page import render_page
-from evaluation.report.pictures import draw_plots
-from evaluation.report.results import read_results
-from evaluation.report.tables import PAPER_ENCODERS, PAPER_MODELS
+from evaluation.reported import PAPER_ENCODERS, PAPER_MODELS
 from textfiles.atomic import atomic_file, write_json
+from textfiles.commands import one_line_errors, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,15 +35,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--note", default="", help="a line under the title, such as the date and the hardware")
     arguments = parser.parse_args(argv)
-    try:
+    # These import torch and mteb, which --help does not need.
+    from evaluation.report.content import as_json, build_report
+    from evaluation.report.page import render_page
+    from evaluation.report.pictures import draw_plots
+    from evaluation.report.results import read_results
+
+    with one_line_errors():
         report = build_report(read_results(arguments.results), arguments.compare)
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
         plots = draw_plots(report, arguments.output_dir)
         write_json(arguments.output_dir / "report.json", {**as_json(report), "plots": plots, "note": arguments.note})
         with atomic_file(arguments.output_dir / "report.md") as partial:
             partial.write_text(render_page(report, plots, arguments.note), encoding="utf-8")
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
     for model in report.models:
         print(f"{model.label}: {len({task for run in model.runs.values() for task in run.scores})} tasks")
     for encoder in report.encoders:
@@ -55,4 +56,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, "Rerun the command to write the report.")

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from evaluation.glue.results import summary_content
+from evaluation.protocol import PAPER_LENGTH, PAPER_SCALING
 from evaluation.report.results import EvaluatedEncoder, EvaluatedModel, Results, Run, short_revision
 from evaluation.report.tables import (
     JINA_BENCHMARK,
@@ -19,7 +20,6 @@ from evaluation.report.tables import (
 )
 from evaluation.report.task_scores import AGGREGATE, aggregate_parts, known_task
 from evaluation.reported import MISPRINTS, TABLES, Misprint
-from evaluation.tasks.lists import PAPER_LENGTH, PAPER_SCALING
 
 _TRAINED_LENGTH = 2048  # paper §4.1.2: longer texts are scaled
 _CHANGED_DATA = (

@@ -5,23 +5,20 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from evaluation.glue.results import TASKS as GLUE_TITLES
+from evaluation.protocol import LENGTHS, PAPER_LENGTH
 from evaluation.report.results import EvaluatedEncoder, EvaluatedModel
 from evaluation.report.task_scores import aggregate_parts, paper_tasks
-from evaluation.reported import GLUE, JINA, LOCO, MTEB, OVERVIEW, ReportedRow, ReportedTable
-from evaluation.tasks.lists import LENGTHS, PAPER_LENGTH
-
-PAPER_MODELS = (
-    "nomic-embed-text-v1",
-    "nomic-embed-text-v1-ablated",
-    "nomic-embed-text-v1-unsup",
-    "jina-embeddings-v2-base-en",
-    "bge-base",
-    "gte-base",
-    "e5-base",
-    "text-embedding-ada-002",
-    "text-embedding-3-small",
+from evaluation.reported import (
+    GLUE,
+    JINA,
+    LOCO,
+    MTEB,
+    OVERVIEW,
+    PAPER_ENCODERS,
+    PAPER_MODELS,
+    ReportedRow,
+    ReportedTable,
 )
-PAPER_ENCODERS = ("nomic-bert-2048", *(row.model for row in GLUE.rows if row.model != "nomic-bert-2048"))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from mteb.abstasks import AbsTask
 from mteb.abstasks.aggregated_task import AbsTaskAggregate
 from mteb.results import TaskResult
 
-from evaluation.tasks.lists import LOCO, PAPER_BENCHMARK, mteb_task_names, resolve_tasks
+from evaluation.protocol import PAPER_BENCHMARK
+from evaluation.tasks.lists import LOCO, mteb_task_names, resolve_tasks
 
 AGGREGATE = "CQADupstackRetrieval"  # one of its tasks, the mean of twelve
 # A file does not say which of its metrics is the main one; these are the candidates.

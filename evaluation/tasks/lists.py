@@ -8,21 +8,15 @@ import mteb
 from mteb.abstasks import AbsTask
 from mteb.get_tasks import TASK_LIST
 
+from evaluation.protocol import PAPER_BENCHMARK
 from evaluation.tasks.data import with_data_dir
 from evaluation.tasks.loco import LOCO_TASKS
 
-PAPER_BENCHMARK = "MTEB(eng, v1)"  # paper §5.2.1, Table 4: its 56 tasks
-PAPER_LENGTH = 512  # paper §5.2.1, in tokens, of that benchmark
-PAPER_SCALING = 2.0  # paper §5.2.2: alpha of Eq. 5, beyond the trained length
 # paper §5.2.3, Table 5. BigPatentClustering as it was then: its successor .v2 has other data and other scores
 JINA_LONG_CONTEXT = ("NarrativeQARetrieval", "WikiCitiesClustering", "SciFact", "BigPatentClustering")
 LOCO = tuple(LOCO_TASKS)  # paper §5.2.4, Table 6
-# Benchmarks that mteb does not have, and the lengths in tokens that the paper has them at
+# Benchmarks that mteb does not have
 BENCHMARKS = {"JinaLongContext": JINA_LONG_CONTEXT, "LoCo": LOCO}
-LENGTHS = {
-    "JinaLongContext": (128, 512, 8191),  # paper §5.2.3
-    "LoCo": (2048, 4096, 8192),  # paper §5.2.4
-}
 
 
 def resolve_tasks(names: Sequence[str], *, data_dir: Path | None = None) -> list[AbsTask]:

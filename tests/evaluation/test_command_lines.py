@@ -3,6 +3,7 @@ import json
 import pytest
 
 from evaluation import long_context, mteb_run
+from evaluation.harness import commands
 from evaluation.harness.runner import Outcome
 from evaluation.mteb_run import main
 from tests.checkpoints import save_other
@@ -62,9 +63,9 @@ def test_long_context_reads_each_benchmark_to_its_lengths(monkeypatch):
             found[length] = sorted(task.metadata.name for task in tasks)
             return Outcome()
 
-        monkeypatch.setattr(long_context, "model_at_length", lambda _, length: length)
-        monkeypatch.setattr(long_context, "run_tasks", run)
-        monkeypatch.setattr(long_context, "show_outcome", lambda *_: None)
+        monkeypatch.setattr(commands, "model_at_length", lambda _, length: length)
+        monkeypatch.setattr(commands, "run_tasks", run)
+        monkeypatch.setattr(commands, "show_outcome", lambda *_: None)
         long_context.main(["model", *argv])
         return found
 

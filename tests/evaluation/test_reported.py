@@ -3,6 +3,7 @@ from decimal import Decimal
 import pytest
 
 from evaluation import reported
+from evaluation.protocol import LENGTHS
 from evaluation.report.task_scores import paper_tasks
 from evaluation.reported import JINA, LOCO, MISPRINTS, MTEB, OVERVIEW, TABLES
 from evaluation.tasks import lists
@@ -72,8 +73,8 @@ def test_columns_are_the_tasks_that_are_run():
     assert sum(MTEB.columns.values()) == 56
     assert set(JINA.columns) == set(lists.JINA_LONG_CONTEXT)
     assert set(LOCO.columns) == set(lists.LOCO)
-    assert {row.length for row in JINA.rows} == set(lists.LENGTHS["JinaLongContext"])
-    assert {row.length for row in LOCO.rows} == set(lists.LENGTHS["LoCo"])
+    assert {row.length for row in JINA.rows} == set(LENGTHS["JinaLongContext"])
+    assert {row.length for row in LOCO.rows} == set(LENGTHS["LoCo"])
 
 
 def test_a_row_with_a_number_too_few_is_refused():

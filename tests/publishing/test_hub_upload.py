@@ -39,7 +39,7 @@ def written(checkpoint, tmp_path_factory):
     directory = tmp_path_factory.mktemp("hub") / "model"
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
-        patch.setattr(hub_upload, "get_token", lambda: None)
+        patch.setattr(hub_upload.huggingface_hub, "get_token", lambda: None)
         hub_upload.main([str(checkpoint), "me/model", "--output_dir", str(directory), "--onnx_int8"])
     return directory, said.getvalue()
 
@@ -65,7 +65,7 @@ def test_the_directory_is_complete_and_holds_nothing_else(written, checkpoint):
 def hub(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(hub_upload, "get_token", lambda: "hf_secret")
+    monkeypatch.setattr(hub_upload.huggingface_hub, "get_token", lambda: "hf_secret")
     with running() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.address)
         yield hub
@@ -105,7 +105,7 @@ def test_a_foreign_repository_stops_the_command(hub, written):
 
 
 def test_without_a_network_the_directory_stays(written, monkeypatch):
-    monkeypatch.setattr(hub_upload, "get_token", lambda: "hf_secret")
+    monkeypatch.setattr(hub_upload.huggingface_hub, "get_token", lambda: "hf_secret")
     with pytest.raises(ConnectionError, match="(?s)offline.*is ready"):
         publish(written[0], "--yes")
 

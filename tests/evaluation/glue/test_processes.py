@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.glue import __main__ as command_line
+from evaluation.glue import command as command_line
 from evaluation.glue import sweep as sweep_module
 from evaluation.glue import workers
 from evaluation.glue.data import GlueData

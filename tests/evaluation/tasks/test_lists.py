@@ -8,7 +8,8 @@ from mteb.models.abs_encoder import AbsEncoder, get_prompt
 from mteb.types import PromptType
 
 from evaluation.harness.encoder import PAPER_LENGTH
-from evaluation.tasks.lists import LENGTHS, benchmark_tasks, resolve_tasks
+from evaluation.protocol import LENGTHS
+from evaluation.tasks.lists import benchmark_tasks, resolve_tasks
 from nomic_bert.prompts import PREFIXES, PROMPTS
 
 BENCHMARKS = ("MTEB(eng, v1)", "JinaLongContext", "LoCo")

@@ -44,11 +44,17 @@ def test_every_recipe_is_listed_here():
     assert scripts == STEPS.keys()
 
 
-@pytest.mark.parametrize("command", [*(f"recipes/{name}.py" for name in [*STEPS, "search"])])
+COMMANDS = [
+    *(f"recipes/{name}.py" for name in [*STEPS, "search"]),
+    *(f"-m evaluation.{name}" for name in ["mteb_run", "long_context", "glue", "report"]),
+    "hub_upload.py",
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_imports_no_torch(command, repository):
-    run = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, command, ""], cwd=repository, capture_output=True, text=True, check=False
-    )
+    program = [sys.executable, "-c", WITHOUT_TORCH, command.removeprefix("-m "), command.partition(" ")[0]]
+    run = subprocess.run(program, cwd=repository, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert len(run.stdout.splitlines()) > 8
 

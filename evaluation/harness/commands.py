@@ -1,0 +1,141 @@
+"""What the command lines do that run mteb tasks, once their arguments are read."""
+
+import argparse
+import json
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import torch
+from mteb.abstasks import AbsTask
+
+from evaluation.harness.bm25 import Bm25Search
+from evaluation.harness.encoder import ProtocolEncoder, load_encoder
+from evaluation.harness.runner import Outcome, run_tasks
+from evaluation.protocol import LENGTHS, PAPER_BENCHMARK
+from evaluation.tasks.lists import BENCHMARKS, benchmark_tasks, resolve_tasks
+from evaluation.tasks.local import read_local_tasks
+from nomic_bert.prompts import MTEB_PROMPTS
+from textfiles.commands import one_line_errors
+
+
+def run_mteb(arguments: argparse.Namespace) -> None:
+    """Run tasks to one length, and print their scores."""
+    quiet_libraries()
+    with one_line_errors():
+        tasks = chosen_tasks(arguments)
+        if arguments.benchmark or not tasks:
+            tasks = benchmark_tasks(arguments.benchmark or PAPER_BENCHMARK, data_dir=arguments.data_dir) + tasks
+        model = model_at_length(arguments, arguments.max_seq_length)
+        outcome = run_tasks(model, tasks, arguments.output_dir, data_dir=arguments.data_dir)
+    show_outcome(model, outcome)
+    finish(outcome.failures, arguments.output_dir)
+
+
+def run_long_context(arguments: argparse.Namespace) -> None:
+    """Run tasks to several lengths, and print their scores."""
+    quiet_libraries()
+    failures: dict[str, str] = {}
+    with one_line_errors():
+        for length, tasks in _by_length(arguments).items():
+            model = model_at_length(arguments, length)
+            if isinstance(model, ProtocolEncoder) and model.protocol.max_seq_length < length:
+                print(f"{arguments.model} reads {model.protocol.max_seq_length} tokens, not {length}.")
+            outcome = run_tasks(model, tasks, arguments.output_dir, data_dir=arguments.data_dir)
+            show_outcome(model, outcome)
+            failures |= {f"{name}, {length} tokens": message for name, message in outcome.failures.items()}
+    finish(failures, arguments.output_dir)
+
+
+def _by_length(arguments: argparse.Namespace) -> dict[int, list[AbsTask]]:
+    """Which tasks are read to which length, the shortest first."""
+    groups = [(_lengths_of(task), [task]) for task in chosen_tasks(arguments)]
+    if arguments.benchmark or not groups:
+        for name in [arguments.benchmark] if arguments.benchmark else LENGTHS:
+            groups.append((LENGTHS[name], benchmark_tasks(name, data_dir=arguments.data_dir)))
+    by_length: dict[int, list[AbsTask]] = {}
+    for lengths, tasks in groups:
+        # BM25 reads words and knows no length
+        for length in [0] if arguments.model == "bm25" else arguments.lengths or lengths:
+            by_length.setdefault(length, []).extend(tasks)
+    return dict(sorted(by_length.items()))
+
+
+def _lengths_of(task: AbsTask) -> Sequence[int]:
+    for name, tasks in BENCHMARKS.items():
+        if task.metadata.name in tasks:
+            return LENGTHS[name]
+    return sorted({length for lengths in LENGTHS.values() for length in lengths})
+
+
+def quiet_libraries() -> None:
+    """Leave out what libraries say of each task: bars of reading files, and that there are successors."""
+    datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", "The task '.*' is superseded")
+    logging.getLogger("mteb.abstasks.abstask").setLevel(logging.ERROR)
+
+
+def model_at_length(arguments: argparse.Namespace, max_seq_length: int) -> ProtocolEncoder | Bm25Search:
+    """The model of a command line, reading texts to a length in tokens."""
+    if arguments.model == "bm25":
+        return Bm25Search()
+    return load_encoder(
+        arguments.model,
+        max_seq_length=max_seq_length,
+        name=arguments.name,
+        rules=arguments.rules,
+        prompts=_prompts(arguments.prompts),
+        rotary_scaling_factor=arguments.rotary_scaling_factor,
+        tokens_per_batch=arguments.tokens_per_batch,
+        device=arguments.device,
+        dtype=getattr(torch, arguments.dtype) if arguments.dtype else None,
+        trust_remote_code=arguments.trust_remote_code,
+    )
+
+
+def chosen_tasks(arguments: argparse.Namespace) -> list[AbsTask]:
+    """Tasks that are named one by one, and those of one's own files; none if neither is given."""
+    tasks = resolve_tasks(arguments.tasks, data_dir=arguments.data_dir) if arguments.tasks else []
+    return tasks + (read_local_tasks(arguments.local_tasks) if arguments.local_tasks else [])
+
+
+def show_outcome(model: ProtocolEncoder | Bm25Search, outcome: Outcome) -> None:
+    """Print the main scores."""
+    length = f", {model.protocol.max_seq_length} tokens" if isinstance(model, ProtocolEncoder) else ""
+    print(f"\n{model.mteb_model_meta.name}{length}")
+    width = max(map(len, outcome.scores), default=0)
+    for name, (score, metric) in outcome.scores.items():
+        print(f"  {name:{width}}  {score:6.2f}  {metric}")
+    for name in outcome.elsewhere:
+        print(f"  {name}: another process is at it")
+
+
+def finish(failures: dict[str, str], output_dir: Path) -> None:
+    """Say where results are, and which tasks failed.
+
+    Raises:
+        SystemExit: A task failed.
+    """
+    print(f"\nresults: {output_dir}; set them beside the paper's with\n  python -m evaluation.report {output_dir}")
+    if failures:
+        lines = [f"  {name}: {message}" for name, message in failures.items()]
+        what = "1 task" if len(lines) == 1 else f"{len(lines)} tasks"
+        raise SystemExit("\n".join([f"error: {what} failed; the others are kept:", *lines]))
+
+
+def _prompts(given: str | None) -> dict[str, str] | None:
+    if given is None:
+        return None
+    if given in ("none", "nomic"):
+        return {} if given == "none" else MTEB_PROMPTS
+    try:
+        prompts = json.loads(given)
+        if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+            raise ValueError("it is no mapping of names to texts")
+    except ValueError as error:
+        raise ValueError(
+            f"""--prompts {given!r}: {error}; write '{{"query": "query: ", ...}}', none or nomic."""
+        ) from error
+    return prompts
