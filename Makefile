@@ -21,20 +21,13 @@ GPU_SECONDS ?= 560
 RESULTS ?= outputs/benchmarks
 MODEL ?=
 
-# What each benchmark measures on a GPU: one round, as short as a figure allows.
-GPU_train_mlm := --size base --device cuda --precision bf16 --attend across inside --warmup 5 --steps 15 --repeats 1 --profile
-GPU_train_contrastive := --size base --device cuda --precision bf16 --pairs 4096 --chunk_tokens 65536 --mini_batch_sizes 256 --mini_batch_tokens 32768 --repeats 1 --profile
-GPU_encode := --sizes base --device cuda --precision bf16 --together --repeats 1 --profile
-GPU_search := --device cuda --rows 100000 500000 --queries 100000 --dim 768 --repeats 2
-NEED_DATASETS := train_mlm train_contrastive
-
 VENV := .venv
 BIN := $(VENV)/bin
 OLDER := .venv-older
 INSTALL := $(BIN)/python -m pip install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint docs gpu gpu-benchmarks older-readers clean
+.PHONY: help quickstart test lint docs gpu older-readers clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -53,39 +46,9 @@ lint: $(VENV)/.installed-test  ## ruff (rules and format) and mypy
 docs: $(VENV)/.installed-test  ## build the documentation into outputs/site, strict about dead links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# What needs a GPU, on the packages that $(PYTHON) has: nothing is installed, constrained or fetched. torch,
-# transformers, sentence-transformers, accelerate, pyarrow and pytest are enough, save for the benchmarks of training:
-# these need datasets too (with dill and multiprocess), as their peer does, and are left out without it. Only files
-# that hold a GPU test are collected, so a package that only other tests import may be missing.
+# With the packages that $(PYTHON) has: nothing is installed, constrained or fetched.
 gpu:  ## every test and every benchmark that needs a GPU, with the packages found (no .venv), in ten minutes
-	@$(PYTHON) -c "import pytest, torch, transformers" || { echo "make gpu: $(PYTHON) must have torch, transformers and pytest"; exit 1; }
-	@$(PYTHON) -c "import sys, torch; sys.exit(not torch.cuda.is_available())" || { echo "make gpu: torch sees no GPU here; nothing was run"; exit 1; }
-	@end=$(END); status=0; left_out=; files=$$(grep -rl --include='test_*.py' 'mark\.gpu' tests || true); \
-	$(PYTHON) -c "import datasets" 2>/dev/null || left_out="$(filter $(NEED_DATASETS),$(BENCHMARKS))"; \
-	if [ -n "$$left_out" ]; then echo "make gpu: left out: $$left_out, for want of datasets; pip install datasets dill multiprocess (0.9 MB)"; fi; \
-	if [ -z "$$files" ]; then echo "make gpu: no test carries the gpu marker"; \
-	else HF_HUB_OFFLINE=1 timeout --signal=INT --kill-after=5 $$(($(GPU_SECONDS) / $(words tests $(BENCHMARKS)))) \
-		$(PYTHON) -m pytest -m gpu $(PYTEST_ARGS) $$files; status=$$?; fi; \
-	if [ $$status -eq 5 ]; then echo "make gpu: no GPU test was selected"; fi; \
-	$(MAKE) --no-print-directory gpu-benchmarks END=$$end LEFT_OUT="$$left_out" || status=1; \
-	exit $$status
-
-END = $$(($$(date +%s) + $(GPU_SECONDS)))
-LEFT_OUT =
-GPU_BENCHMARKS = $(filter-out $(LEFT_OUT),$(BENCHMARKS))
-
-# Each may take an equal share of the time that is left, and writes its table after every measurement, so one that is
-# stopped still shows what it has.
-gpu-benchmarks:
-	@end=$(END); mkdir -p $(RESULTS); touch $(RESULTS)/.started; waiting=$(words $(GPU_BENCHMARKS)); failed=; \
-	for name in $(LEFT_OUT); do failed="$$failed $$name (needs datasets)"; done; \
-	$(foreach name,$(GPU_BENCHMARKS),seconds=$$(((end - $$(date +%s)) / waiting)); waiting=$$((waiting - 1)); \
-	echo "make gpu: $(name), at most $$seconds s"; \
-	HF_HUB_OFFLINE=1 PYTHONPATH=. timeout --kill-after=5 $$seconds \
-		$(PYTHON) benchmarks/$(name).py $(GPU_$(name)) --results $(RESULTS) \
-		|| failed="$$failed $(name) (exit $$?)";) \
-	find $(RESULTS) -name '[!.]*.md' -newer $(RESULTS)/.started -exec cat {} +; rm $(RESULTS)/.started; \
-	if [ -n "$$failed" ]; then echo "make gpu: not finished:$$failed; 124 is the time limit"; exit 1; fi
+	@$(PYTHON) benchmarks/gpu.py --seconds $(GPU_SECONDS) --results $(RESULTS) --benchmarks $(BENCHMARKS) -- $(PYTEST_ARGS)
 
 older-readers: $(OLDER)/.installed $(VENV)/.installed-test  ## open a published directory in transformers 4.57 and sentence-transformers 5
 	HF_HUB_OFFLINE=1 PYTHONPATH=. $(BIN)/python -m tests.older_readers.write_expected outputs/older-readers $(if $(MODEL),--model $(MODEL))

@@ -30,11 +30,10 @@ from torch.utils.data import SequentialSampler
 from transformers import AutoConfig, AutoTokenizer, set_seed
 from transformers.models.nomic_bert import NomicBertConfig as NativeConfig
 
-from benchmarks.measure import StepWorkload
-from benchmarks.step_clock import StepClock
-from benchmarks.texts import PACKAGES, load_tokenizer
+from benchmarks.compare import Outcome
+from benchmarks.steps import StepWorkload, measure_steps
+from benchmarks.workloads import PACKAGES, load_tokenizer
 from nomic_bert import NomicBertConfig, NomicBertModel
-from nomic_bert.flops import training_flops
 from nomic_bert.prompts import PROMPTS
 from recipes.quickstart_text.docstrings import docstring_pairs, read_docstrings
 from textfiles.rows import read_rows
@@ -43,7 +42,7 @@ from trainers import ContrastiveConfig, ContrastiveTrainer
 from trainers.sampling import BatchPlan
 
 SCALE = 50.0  # contrastors@613ddfd
-_SEED = 0
+_SEED = 0  # also of StepWorkload.arguments
 _PROMPTS = {side: PROMPTS[side] for side in ("query", "document")}
 _ALL_TOKENS = 2**40  # a chunk that holds any batch
 _COMPARED_PAIRS = 128
@@ -211,19 +210,10 @@ def describe_losses(same: dict[str, Any]) -> str:
     )
 
 
-def measure(workload: Workload, side: Side) -> dict[str, Any]:
-    """Train with one side, in this process.
-
-    Returns:
-        `seconds` of a step, `peak_memory` in bytes, the mean training `loss`, and `profile` (see StepClock).
-    """
+def measure(workload: Workload, side: Side) -> Outcome:
+    """Train with one side, in this process; see `measure_steps`."""
     torch.set_num_threads(workload.threads)
-    trainer = our_trainer(workload, side) if side.ours else their_trainer(workload, side)
-    clock = StepClock(trainer.args.device, workload.warmup, workload.steps, workload.profiled)
-    trainer.add_callback(clock)
-    loss = trainer.train().training_loss
-    assert clock.seconds is not None
-    return {"seconds": clock.seconds, "peak_memory": clock.peak_memory, "loss": loss, "profile": clock.profile}
+    return measure_steps(workload, (our_trainer if side.ours else their_trainer)(workload, side))
 
 
 def our_trainer(workload: Workload, side: Side) -> ContrastiveTrainer:
@@ -285,40 +275,17 @@ def _native_classes() -> Iterator[None]:
         AutoConfig.register(NomicBertConfig.model_type, NomicBertConfig, exist_ok=True)
 
 
-def _in_order(
-    dataset: Dataset,
-    batch_size: int,
-    drop_last: bool,
-    valid_label_columns: list[str] | None = None,
-    generator: torch.Generator | None = None,
-    seed: int = 0,
-) -> DefaultBatchSampler:
-    return DefaultBatchSampler(SequentialSampler(dataset), batch_size, drop_last, valid_label_columns, generator, seed)
+def _in_order(dataset: Dataset, *arguments: Any, **options: Any) -> DefaultBatchSampler:
+    return DefaultBatchSampler(SequentialSampler(dataset), *arguments, **options)
 
 
 def _settings(workload: Workload) -> dict[str, Any]:
-    """TrainingArguments of both sides: the paper's optimizer (§4.2.2) without its schedule, nothing saved."""
-    return {
-        "output_dir": str(workload.directory / "output"),
-        "max_steps": workload.all_steps,
+    """TrainingArguments of both sides: the paper's optimizer (§4.2.2) without its schedule."""
+    return workload.arguments() | {
         "learning_rate": 2e-4,
         "adam_beta1": 0.9,
         "adam_beta2": 0.999,
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
         "lr_scheduler_type": "constant",  # so that few steps change the loss, and a wrong gradient shows
-        "bf16": workload.precision == "bf16",
-        "use_cpu": workload.device == "cpu",
-        "dataloader_num_workers": workload.workers,
-        "dataloader_drop_last": True,
-        "seed": _SEED,
-        "logging_steps": workload.all_steps,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
     }
-
-
-def needed_flops(config: NomicBertConfig, tokens: float, attended: float) -> float:
-    """FLOPs that a step must cost: one forward and backward pass. GradCache's second forward pass is extra."""
-    return training_flops(config, round(tokens), round(attended), labelled=0)

@@ -6,14 +6,12 @@ python benchmarks/encode.py --sizes base --device cuda --precision bf16
 
 All sides read one directory and embed the same texts, whole calls with tokenizing, each workload in a process of its
 own (with --together, each side), in turn. Their embeddings are compared: in fp32 a side whose embeddings differ fails.
-With --growth, speed is measured against length, texts at once and the spread of lengths instead. With --profile, one
-more call of each workload shows where its time goes.
+With --growth, speed is measured against length, texts at once and the spread of lengths instead.
 """
 
 import argparse
-import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,18 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from benchmarks.encode_report import plot_growth, plot_speeds, render, render_growth, summarize, unequal
-from benchmarks.encode_sides import ONNX_FILE, SIDES, Job, Workload, measure, missing_for
-from benchmarks.measure import (
-    alternate,
-    describe_rounds,
-    exit_at_sigterm,
-    in_fresh_process,
-    in_whole_rounds,
-    measure_matmul,
-    try_in_fresh_process,
-    write_results,
-)
+from benchmarks import compare
+from benchmarks.encode_sides import SIDES, Job, Workload, measure, missing_for
+from benchmarks.plots import plot_bars, plot_sweeps
 
 # What imports our package is imported in functions below: every measuring process imports this file again, and in
 # native's, our classes would take the place of transformers' own.
@@ -41,47 +30,50 @@ from benchmarks.measure import (
 WORKLOADS = {"query": "query", "queries": "query", "mixed": "document", "long": "document", "longest": "document"}
 _GROWTH_SIDES = ("ours_tokens", "native_sorted")
 _REFERENCE = "ours_tokens"
-_MATMUL = "matmul"
+_SWEEPS = {
+    "length": "tokens of every text",
+    "batch": "texts at once",
+    "spread": "standard deviation of the lengths' logarithm",
+}
 
 
 def main(argv: Sequence[str]) -> None:
     """Measure as the command line says."""
     args = _parser().parse_args(argv)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("error: --device cuda, but torch sees no GPU here.")
-    if args.threads:
-        torch.set_num_threads(args.threads)
     failures = []
-    try:
-        sides = choose_sides(args.sides, args.device, args.growth)
-        with tempfile.TemporaryDirectory() as directory:
-            texts = _prepare_texts(args, Path(directory))
-            for size in args.sizes:
-                failures += _measure_size(args, size, sides, texts)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+    with compare.session(args) as directory:
+        sides = choose_sides(args.sides, args.device, args.precision, args.growth)
+        texts = _prepare_texts(args, directory)
+        for size in args.sizes:
+            try:
+                _measure_size(args, size, sides, texts)
+            except SystemExit as failed:
+                if not str(failed).startswith("error: "):
+                    raise  # a signal
+                failures.append(f"{size}: {str(failed).removeprefix('error: ')}")
     if failures:
-        raise SystemExit(f"error: {'; '.join(failures)}; see the table above.")
+        raise SystemExit("error: " + " ".join(failures))
 
 
-def choose_sides(asked: Sequence[str] | None, device: str, growth: bool) -> list[str]:
+def choose_sides(asked: Sequence[str] | None, device: str, precision: str, growth: bool) -> list[str]:
     """The sides to measure, the one that all others are compared with first.
 
     Args:
         asked: names; None: every one that runs here, or for growth ours and native's best.
         device: "cpu" or "cuda".
+        precision: "fp32" or "bf16".
         growth: whether it is for --growth.
 
     Raises:
         ValueError: a side that was asked for does not run here.
     """
-    if asked is not None and (missing := [why for side in asked if (why := missing_for(side, device))]):
-        raise ValueError(f"--sides: {'; '.join(missing)}.")
     wanted = asked or (_GROWTH_SIDES if growth else list(SIDES))
-    for side in wanted:
-        if why := missing_for(side, device):
-            print(f"left out: {why}", flush=True)
-    return [side for side in SIDES if side in wanted and not missing_for(side, device)]
+    missing = {side: why for side in wanted if (why := missing_for(side, device, precision))}
+    if asked and missing:
+        raise ValueError(f"--sides: {'; '.join(missing.values())}.")
+    for why in missing.values():
+        print(f"left out: {why}", flush=True)
+    return [side for side in SIDES if side in wanted and side not in missing]
 
 
 class Texts(NamedTuple):
@@ -93,10 +85,11 @@ class Texts(NamedTuple):
 
 
 def _prepare_texts(args: argparse.Namespace, directory: Path) -> Texts:
-    from benchmarks import encode_workloads as prepare
+    from benchmarks import encode_texts as prepare
+    from benchmarks.workloads import read_texts
 
     on_gpu = args.device == "cuda"
-    texts, source = prepare.read_texts(args.texts)
+    texts, source = read_texts(args.texts)
     tokenizer = prepare.prepare_tokenizer(args.tokenizer, texts, directory / "tokenizer")
     if args.growth:
         lengths = prepare.growth_lengths(args.tokens or (262_144 if on_gpu else 8_192))
@@ -108,66 +101,44 @@ def _prepare_texts(args: argparse.Namespace, directory: Path) -> Texts:
     return Texts(tokenizer, tuple(workloads), source)
 
 
-def _measure_size(args: argparse.Namespace, size: str, sides: Sequence[str], texts: Texts) -> list[str]:
-    """Measure a model of one size in rounds; returns what failed."""
+def _measure_size(args: argparse.Namespace, size: str, sides: Sequence[str], texts: Texts) -> None:
+    from benchmarks.encode_texts import forward_cost, save_model
+
     with tempfile.TemporaryDirectory() as directory:
-        job, setting = _prepare_size(args, size, sides, texts, Path(directory))
+        model = Path(directory, "model")
+        config = save_model(size, texts.tokenizer, model)
+        for side in sides:
+            if prepare := SIDES[side].prepare:
+                compare.in_fresh_process(prepare, model)  # whose memory goes with it
+        job = Job(
+            model=model,
+            workloads=texts.workloads,
+            device=args.device,
+            precision=args.precision,
+            threads=torch.get_num_threads(),
+            trained_length=config.max_trained_positions,
+            embeddings=Path(directory),
+            profiled=args.profile,
+        )
         parts = divide(job, sides, args.growth, args.together)
-        measurements: dict[str, Callable[[], Any]] = {
-            _MATMUL: partial(in_fresh_process, measure_matmul, job.device, job.precision, job.threads)
-        }  # first, because all others are compared with it
-        for name, (part, side) in parts.items():
-            measurements[name] = partial(_measure_and_compare, f"{size}, {name}", part, side)
-        table, failures = "", list[str]()
-
-        def write(outcomes: dict[str, list]) -> None:
-            nonlocal table, failures
-            rates = outcomes[_MATMUL]
-            report = summarize(collect(parts, outcomes), setting["workloads"], max(rates))
-            measured = {**setting, "rounds": describe_rounds(outcomes), "matmul_flops": rates}
-            table = _write(args, size, report, measured, plotted=in_whole_rounds(outcomes))
-            failures = _failures(report, args.precision)
-
-        alternate(measurements, args.repeats, write)
-    print(f"\n{table}", flush=True)
-    return failures
-
-
-def _prepare_size(
-    args: argparse.Namespace, size: str, sides: Sequence[str], texts: Texts, directory: Path
-) -> tuple[Job, dict[str, Any]]:
-    """Write the model; what to measure, and what the results say about it."""
-    from benchmarks.encode_workloads import forward_cost, save_model
-    from publishing.onnx_export import export_onnx
-
-    config = save_model(size, texts.tokenizer, directory / "model")
-    if "onnx" in sides:
-        in_fresh_process(export_onnx, directory / "model", directory / ONNX_FILE)  # whose memory goes with it
-    job = Job(
-        model=directory / "model",
-        workloads=texts.workloads,
-        device=args.device,
-        precision=args.precision,
-        threads=torch.get_num_threads(),
-        trained_length=config.max_trained_positions,
-        embeddings=directory,
-        profiled=args.profile,
-    )
-    setting = {
-        "size": f"{size}, {config.num_hidden_layers} layers of {config.hidden_size}",
-        "device": args.device,
-        "precision": args.precision,
-        "source": texts.source,
-        "tokens_in_vocabulary": len(texts.tokenizer),
-        "workloads": {each.name: _describe(each) | forward_cost(config, each) for each in texts.workloads},
-    }
-    return job, setting
-
-
-def _describe(workload: Workload) -> dict[str, Any]:
-    lengths = workload.lengths
-    about = {"texts": len(lengths), "tokens": workload.tokens, "shortest": min(lengths), "longest": max(lengths)}
-    return about | {"prompt": workload.prompt}
+        costs = {each.name: forward_cost(config, each) for each in texts.workloads}
+        about = f"{size}, {config.num_hidden_layers} layers of {config.hidden_size}"
+        compare.run(
+            f"{'encode_growth' if args.growth else 'encode'}-{size}-{args.device}-{args.precision}",
+            build_rows(parts, costs, args.growth),
+            [
+                compare.Measurement(
+                    side=side,
+                    workloads=tuple(each.name for each in part.workloads),
+                    measure=partial(_measure_and_compare, f"{size}, {name}", part, side),
+                )
+                for name, (part, side) in parts.items()
+            ],
+            args,
+            {"size": about, "precision": args.precision, "source": texts.source, "costs": costs},
+            _explain(about, args, sides, texts),
+            partial(plot_sweeps, sweeps=_SWEEPS) if args.growth else plot_bars,
+        )
 
 
 def divide(job: Job, sides: Sequence[str], growth: bool, together: bool) -> dict[str, tuple[Job, str]]:
@@ -192,14 +163,41 @@ def divide(job: Job, sides: Sequence[str], growth: bool, together: bool) -> dict
     return divided
 
 
+def build_rows(
+    parts: Mapping[str, tuple[Job, str]], costs: Mapping[str, Mapping[str, float]], growth: bool
+) -> list[compare.Row]:
+    """Rows of the table, by workload.
+
+    Args:
+        parts: of `divide`.
+        costs: workload -> `flops` and `attention_share`.
+        growth: whether attention's share is shown.
+    """
+    rows: dict[str, list[compare.Row]] = {}
+    for part, side in parts.values():
+        for workload in part.workloads:
+            cost = costs[workload.name]
+            row = compare.Row(
+                side=side,
+                workload=workload.name,
+                reference=_REFERENCE,
+                ours=side.startswith("ours"),
+                tokens=workload.tokens,
+                flops=cost["flops"],
+                notes={"attention's share of FLOPs": f"{cost['attention_share']:.0%}"} if growth else {},
+            )
+            rows.setdefault(workload.name, []).append(row)
+    return [row for workload in rows.values() for row in workload]
+
+
 def _is_comparable(job: Job, workload: Workload, side: str) -> bool:
     """Whether a side computes the same model: native does not scale RoPE beyond the trained length."""
-    return not side.startswith("native") or max(workload.lengths) <= job.trained_length
+    return not SIDES[side].to_trained_length or max(workload.lengths) <= job.trained_length
 
 
-def _measure_and_compare(name: str, job: Job, side: str) -> dict[str, Any]:
+def _measure_and_compare(name: str, job: Job, side: str) -> dict[str, compare.Outcome]:
     """Workload -> what `measure` finds in a new process, with the `difference`; or the `error`."""
-    outcome = try_in_fresh_process(name, _show, measure, job, side)
+    outcome = compare.try_in_fresh_process(name, measure, job, side)
     if "error" in outcome:
         return {each.name: outcome for each in job.workloads}
     for workload in job.workloads:
@@ -224,72 +222,49 @@ def _unit(embeddings: np.ndarray) -> np.ndarray:
     return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
 
 
-def _show(outcome: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {each['seconds']:.3f} s" for name, each in outcome.items())
+def _explain(size: str, args: argparse.Namespace, sides: Sequence[str], texts: Texts) -> str:
+    points = "; ".join(f"{name}: {what}" for name, what in _SWEEPS.items())
+    what = f"Points: {points}." if args.growth else f"Workloads: {'; '.join(map(_describe, texts.workloads))}."
+    return (
+        f"Model: {size}, random weights, {args.precision} on {args.device}. Sides: "
+        f"{'; '.join(f'{side}: {SIDES[side].about}' for side in sides)}. {what} Text: {texts.source}, joined and cut. "
+        f"Largest difference: of any component from {_REFERENCE} at unit length."
+    )
 
 
-def collect(parts: Mapping[str, tuple[Job, str]], outcomes: Mapping[str, list]) -> dict[str, dict[str, list]]:
-    """What each measurement found in each round, rearranged: workload -> side -> one outcome a round, perhaps none."""
-    collected: dict[str, dict[str, list]] = {}
-    for name, (job, side) in parts.items():
-        for workload in job.workloads:
-            rounds = [found[workload.name] for found in outcomes[name]]
-            collected.setdefault(workload.name, {})[side] = rounds
-    return collected
-
-
-def _write(args: argparse.Namespace, size: str, report: dict[str, Any], setting: dict[str, Any], plotted: bool) -> str:
-    """Table, figures and, after a whole round, the plot, as files; returns the table."""
-    table = render_growth(report, setting) if args.growth else render(report, setting)
-    name = f"{'encode_growth' if args.growth else 'encode'}-{size}-{args.device}-{args.precision}"
-    page = write_results(name, {**setting, "figures": report}, table, args.results)
-    if plotted and args.growth:
-        plot_growth(report, setting, page.with_suffix(".png"))
-    elif plotted:
-        plot_speeds(report, page.with_suffix(".png"))
-    return table
-
-
-def _failures(report: dict[str, Any], precision: str) -> list[str]:
-    """Sides of ours without figures, and in fp32 every side with other embeddings."""
-    failed = [
-        f"{workload}, {side} failed"
-        for workload, figures in report.items()
-        for side, figure in figures.items()
-        if "error" in figure and side.startswith("ours")
-    ]
-    return failed + [f"{name}: not the same embeddings" for name in unequal(report) if precision == "fp32"]
+def _describe(workload: Workload) -> str:
+    least, most = min(workload.lengths), max(workload.lengths)
+    lengths = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+    return f"{workload.name}: {len(workload.lengths):,} of {lengths} tokens, {workload.tokens:,} in all"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", choices=("tiny", "base"), default=["tiny"], help="2 layers of 128; 137M")
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser = compare.new_parser(__doc__)
     parser.add_argument(
-        "--sides", nargs="+", choices=SIDES, help="default: all that run here; compared with ours_tokens"
+        "--sizes",
+        nargs="+",
+        choices=("tiny", "small", "base"),
+        default=["tiny"],
+        help="2 layers of 128; 6 of 384; 137M",
     )
-    more = parser.add_mutually_exclusive_group()
-    more.add_argument("--growth", action="store_true", help="speed against length, texts at once and spread instead")
-    more.add_argument("--profile", action="store_true", help="profile one more call of each, by kind of work")
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--sides", nargs="+", choices=SIDES, help="default: all that run here")
+    parser.add_argument(
+        "--growth", action="store_true", help="speed against length, texts at once and spread of lengths instead"
+    )
     parser.add_argument("--tokens", type=int, help="of a point of --growth; default 8,192, on a GPU 262,144")
     parser.add_argument("--scale", type=int, help="times as many texts, save of query; default 1, on a GPU 32")
     parser.add_argument(
         "--together", action="store_true", help="all workloads of a side in one process, the longest last"
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument(
         "--texts", nargs="+", default=[], help=".jsonl(.gz) with document or text; default: documentation of packages"
     )
     parser.add_argument(
         "--tokenizer", help="directory, hub name or vocab.txt; default: a WordPiece trained on the text"
     )
-    parser.add_argument("--repeats", type=int, default=3, help="rounds")
-    parser.add_argument("--threads", type=int, help="on the CPU; default: as torch chooses")
-    parser.add_argument("--results", type=Path, default=Path("outputs/benchmarks"), help="directory")
     return parser
 
 
 if __name__ == "__main__":
-    exit_at_sigterm()
-    main(sys.argv[1:])
+    compare.start(main)

@@ -1,6 +1,7 @@
-"""The sides of encode.py: one model's directory and the same texts, for our encode and for what people use instead.
+"""The sides of encode.py: ours and what people use instead, on one model's directory and the same texts.
 
-Nothing of ours is imported with this file, because native's process must not have our classes.
+A side is a function that opens the model, and an entry in `SIDES`. Nothing of this project's model is imported with
+this file, because native's process must not have our classes.
 """
 
 import contextlib
@@ -16,27 +17,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import peak_memory
+from benchmarks.compare import Outcome, peak_memory
 from benchmarks.profiles import counts_on_gpu, profiler_of, seconds_by_kind
 
-# Name -> what it is, as the results say.
-SIDES = {
-    "ours_tokens": "`encode_by_tokens`",
-    "ours_encode": "`SentenceTransformer.encode` on our model as it comes",
-    "native_default": "the same on transformers' own NomicBertModel, without our package",
-    "native_sorted": "native, with the batch size that is fastest here",
-    "native_flash": "native_sorted with flash_attention_2, which computes on no padding",
-    "onnx": "ONNX Runtime on our exported encoder, padded batches of texts of like length, the batch size likewise",
-}
 ONNX_FILE = "model.onnx"  # beside the model's directory
-TUNED = ("native_sorted", "native_flash", "onnx")  # sides whose batch size is tried
 _BATCH_SIZES = {"cpu": (1, 2, 4, 8, 16, 32), "cuda": (32, 64, 128, 256, 512)}  # texts
 _TRIED_TOKENS = {"cpu": 4_096, "cuda": 131_072}  # of the texts that a batch size is tried on
-PROFILED_TEXTS = 256  # at most: reading the profile of thousands would take longer than all calls
+_PROFILED_TEXTS = 256  # at most: reading the profile of thousands would take longer than all calls
 _WARMUP_WORDS = 64
 _TIMED_SECONDS, _MOST_CALLS = 1.0, 100  # a short call is repeated for so long, or so often
 
 Encode = Callable[[Sequence[str], int | None], np.ndarray]  # texts, batch size (None: its own) -> (n, dim)
+Encoder = Callable[[str, Sequence[str], int | None], np.ndarray]  # the same, after a prompt
 
 
 @dataclass(frozen=True)
@@ -95,19 +87,46 @@ class Job:
         return self.embeddings / f"{workload.name}-{side}.npy"
 
 
-def missing_for(side: str, device: str) -> str | None:
+@dataclass(frozen=True)
+class Side:
+    """One way to embed.
+
+    Attributes:
+        about: what it is, as the results say.
+        open: loads the model of a job, in the process that measures.
+        to_trained_length: whether it computes another model beyond the trained length, where it is not compared.
+        tuned: whether batch sizes are tried before the clock starts.
+        in_torch: whether its work shows in torch's profiler.
+        prepare: writes what it reads beside the model's directory, once, in a process of its own.
+        packages: that it needs besides sentence-transformers.
+        devices: that it runs on.
+        precisions: that it has.
+    """
+
+    about: str
+    open: Callable[[Job], Encoder]
+    to_trained_length: bool = False
+    tuned: bool = False
+    in_torch: bool = True
+    prepare: Callable[[Path], None] | None = None
+    packages: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    precisions: tuple[str, ...] = ("fp32", "bf16")
+
+
+def missing_for(name: str, device: str, precision: str) -> str | None:
     """Why a side cannot be measured here, or None."""
-    packages = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "native_flash": ("flash_attn",)}.get(side, ())
-    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
-        return f"{side} needs {' and '.join(missing)}"
-    if side == "onnx" and device != "cpu":
-        return "onnx is measured on a CPU only"
-    if side == "native_flash" and device != "cuda":
-        return "native_flash needs --device cuda"
+    side = SIDES[name]
+    if missing := [package for package in side.packages if importlib.util.find_spec(package) is None]:
+        return f"{name} needs {' and '.join(missing)}"
+    if device not in side.devices:
+        return f"{name} is measured with --device {' or '.join(side.devices)} only"
+    if precision not in side.precisions:
+        return f"{name} is measured with --precision {' or '.join(side.precisions)} only"
     return None
 
 
-def measure(job: Job, side: str) -> dict[str, dict[str, Any]]:
+def measure(job: Job, name: str) -> dict[str, Outcome]:
     """Embed the texts of every workload with one side, in this process, and keep the embeddings.
 
     Returns:
@@ -118,13 +137,14 @@ def measure(job: Job, side: str) -> dict[str, dict[str, Any]]:
         RuntimeError: the side's model is not of the class that its name promises.
     """
     torch.set_num_threads(job.threads)
-    encode_with_prompt = _open_onnx(job) if side == "onnx" else _open_embedder(job, side)
+    side = SIDES[name]
+    encode_with_prompt = side.open(job)
     outcomes = {}
     for workload in job.workloads:
         encode = partial(encode_with_prompt, workload.prompt)
         warm_up(encode, workload, job.device)
         batch_size = None
-        if side in TUNED:
+        if side.tuned:
             tried = sample_of(workload, _TRIED_TOKENS[job.device])
             batch_size = fastest_batch_size(encode, tried, _BATCH_SIZES[job.device], job.device)
         _reset_peak_memory(job.device)
@@ -134,9 +154,9 @@ def measure(job: Job, side: str) -> dict[str, dict[str, Any]]:
             seconds.append(taken)
         outcome = {"seconds": statistics.median(seconds), "calls": len(seconds), "batch_size": batch_size}
         outcomes[workload.name] = {**outcome, "peak_memory": peak_memory(torch.device(job.device))}
-        np.save(job.embeddings_file(workload, side), embeddings)
-        if job.profiled and side != "onnx":  # ONNX Runtime's work does not show in torch's profiler
-            texts = _every(-(-len(workload.texts) // PROFILED_TEXTS), workload)
+        np.save(job.embeddings_file(workload, name), embeddings)
+        if job.profiled and side.in_torch:
+            texts = _every(-(-len(workload.texts) // _PROFILED_TEXTS), workload)
             outcomes[workload.name] |= profile_call(encode, texts, batch_size, job.device)
     return outcomes
 
@@ -211,39 +231,46 @@ def _reset_peak_memory(device: str) -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _open_embedder(job: Job, side: str) -> Callable[[str, Sequence[str], int | None], np.ndarray]:
-    """The sides that are a SentenceTransformer; prompt, texts and batch size -> embeddings."""
+def _load(job: Job, native: bool = False, attention: str = "sdpa") -> Any:
+    """A SentenceTransformer around our model, or around transformers' own.
+
+    Raises:
+        RuntimeError: the model is of another class.
+    """
     from sentence_transformers import SentenceTransformer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # of loading
-    native = side.startswith("native")
     if not native:
-        from nomic_bert.encoding import encode_by_tokens
-    embedder = SentenceTransformer(
-        str(job.model),
-        device=job.device,
-        model_kwargs={
-            "dtype": torch.bfloat16 if job.precision == "bf16" else torch.float32,
-            "attn_implementation": "flash_attention_2" if side == "native_flash" else "sdpa",
-        },
-    )
+        import nomic_bert  # noqa: F401  (registers our classes)
+    dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
+    options = {"dtype": dtype, "attn_implementation": attention}
+    embedder = SentenceTransformer(str(job.model), device=job.device, model_kwargs=options)
     found = type(embedder[0].auto_model)
     if found.__module__.startswith("transformers.models.") != native:
-        raise RuntimeError(f"{side}: the model is a {found.__module__}.{found.__name__}; nothing was timed.")
-    if side == "ours_tokens":
-        return lambda prompt, texts, _: encode_by_tokens(embedder, texts, prompt=prompt)
+        raise RuntimeError(f"the model is a {found.__module__}.{found.__name__}; nothing was timed.")
+    return embedder
+
+
+def _open_by_tokens(job: Job) -> Encoder:
+    embedder = _load(job)
+    from nomic_bert.encoding import encode_by_tokens
+
+    return lambda prompt, texts, _: encode_by_tokens(embedder, texts, prompt=prompt)
+
+
+def _open_embedder(job: Job, native: bool = False, attention: str = "sdpa") -> Encoder:
+    embedder = _load(job, native, attention)
 
     def encode(prompt: str, texts: Sequence[str], batch_size: int | None) -> np.ndarray:
-        if batch_size is None:
-            return embedder.encode(list(texts), prompt=prompt, show_progress_bar=False)
-        return embedder.encode(list(texts), prompt=prompt, show_progress_bar=False, batch_size=batch_size)
+        sizes = {} if batch_size is None else {"batch_size": batch_size}
+        return embedder.encode(list(texts), prompt=prompt, show_progress_bar=False, **sizes)
 
     return encode
 
 
-def _open_onnx(job: Job) -> Callable[[str, Sequence[str], int | None], np.ndarray]:
-    """ONNX Runtime with the tokenizer, pooling and normalizing around it; prompt, texts, batch size -> embeddings."""
+def _open_onnx(job: Job) -> Encoder:
+    """ONNX Runtime with the tokenizer, pooling and normalizing around it."""
     import onnxruntime
     from transformers import AutoTokenizer
 
@@ -271,3 +298,40 @@ def _open_onnx(job: Job) -> Callable[[str, Sequence[str], int | None], np.ndarra
         return embeddings
 
     return encode
+
+
+def _export_onnx(model: Path) -> None:
+    from publishing.onnx_export import export_onnx
+
+    export_onnx(model, model.parent / ONNX_FILE)
+
+
+_NATIVE = partial(_open_embedder, native=True)
+SIDES = {
+    "ours_tokens": Side("`encode_by_tokens`", _open_by_tokens),
+    "ours_encode": Side("`SentenceTransformer.encode` on our model as it comes", _open_embedder),
+    "native_default": Side(
+        "the same on transformers' own NomicBertModel, without our package", _NATIVE, to_trained_length=True
+    ),
+    "native_sorted": Side(
+        "native, with the batch size that is fastest here", _NATIVE, to_trained_length=True, tuned=True
+    ),
+    "native_flash": Side(
+        "native_sorted with flash_attention_2, which computes on no padding",
+        partial(_NATIVE, attention="flash_attention_2"),
+        to_trained_length=True,
+        tuned=True,
+        packages=("flash_attn",),
+        devices=("cuda",),
+    ),
+    "onnx": Side(
+        "ONNX Runtime on our exported encoder, padded batches of texts of like length, the batch size likewise",
+        _open_onnx,
+        tuned=True,
+        in_torch=False,
+        prepare=_export_onnx,
+        packages=("onnx", "onnxruntime", "onnxscript"),
+        devices=("cpu",),
+        precisions=("fp32",),
+    ),
+}

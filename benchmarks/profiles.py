@@ -9,7 +9,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.measure import markdown_table
+from textfiles.markdown import table
 
 # Names of torch's operators (CPU) and of CUDA's, cuBLAS's, cuDNN's and Triton's kernels; the first match decides.
 _KINDS = {
@@ -23,7 +23,6 @@ _KINDS = {
     "elementwise": r"aten::|elementwise|vectorized|triton|cpp_fused|reduce",
 }
 _REST = "rest"
-STEP_HEADING = "Milliseconds a step, by torch's profiler:"
 # What is counted on a GPU -> name of the events, and whether they are the GPU's own or calls of the host.
 _COUNTS = {
     "kernels launched": (r"^(?!Memcpy|Memset)", DeviceType.CUDA),
@@ -104,4 +103,4 @@ def profile_table(
     counted = {name: (counts or {}).get(name, {}) for name in profiles}
     for what in dict.fromkeys(what for count in counted.values() for what in count):
         rows.append([what, *(f"{count[what]:,}" if what in count else "-" for count in counted.values())])
-    return [heading, markdown_table(["kind of work", *profiles], rows)]
+    return [heading, table(["kind of work", *profiles], rows, numbers=len(profiles))]

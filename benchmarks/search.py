@@ -10,9 +10,8 @@ over the blocks that `top_k` uses. All sides must find the same documents.
 
 import argparse
 import importlib.util
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import torch
 from sentence_transformers.util import dot_score, semantic_search
 from torch import Tensor
 
-from benchmarks.measure import NOT_MEASURED, alternate, describe_rounds, markdown_table, spread, write_results
+from benchmarks import compare
 from curation.search import default_block_size, ranks, top_k
 
 FAISS_IS_INSTALLED = importlib.util.find_spec("faiss") is not None
@@ -30,20 +29,15 @@ FAISS_IS_INSTALLED = importlib.util.find_spec("faiss") is not None
 Found = tuple[Tensor, Tensor]  # scores and indices (q, k)
 
 _NOISE = 1e-5  # of float32 scores of unit vectors, with room
-_NAMES = {
-    "top_k": "`top_k`",
-    "ranks": "`ranks`",
-    "faiss": "FAISS `IndexFlatIP`",
-    "semantic_search": "`semantic_search`",
-    "matmul": "matrix products alone",
-}
+_TOP_K, _RANKS, _FAISS = "`top_k`", "`ranks`", "FAISS `IndexFlatIP`"
+_SEMANTIC_SEARCH, _PRODUCTS = "`semantic_search`", "matrix products alone"
 
 
 def load_embeddings(files: Sequence[Path], rows: int, dim: int) -> Tensor:
     """Unit vectors (rows, dim): the first rows of the .npy files, or random ones by a fixed seed if there are none.
 
     Raises:
-        ValueError: The files hold fewer rows.
+        ValueError: the files hold fewer rows.
     """
     if files:
         parts = [np.load(file, mmap_mode="r") for file in files]
@@ -89,8 +83,8 @@ def same_documents(ours: Found, theirs: Found) -> bool:
     """Whether two sides found the same documents, save where scores are too close to tell which comes first.
 
     Args:
-        ours: With one document more than theirs, so that a close call for the last place shows.
-        theirs: Scores and indices (q, k).
+        ours: with one document more than theirs, so that a close call for the last place shows.
+        theirs: scores and indices (q, k).
     """
     scores, indices = ours[0][:, :-1], ours[1][:, :-1]
     close = ours[0][:, :-1] - ours[0][:, 1:] <= 2 * _NOISE  # to the next
@@ -103,14 +97,14 @@ def sides(queries: Tensor, documents: Tensor, k: int) -> dict[str, Callable[[], 
     """Name -> one search of every side that runs here."""
     own = torch.arange(len(queries))
     found: dict[str, Callable[[], Any]] = {
-        "top_k": lambda: top_k(queries, documents, k),
-        "ranks": lambda: ranks(queries, documents, own),
-        "faiss": lambda: search_with_faiss(queries, documents, k),
-        "semantic_search": lambda: search_with_sentence_transformers(queries, documents, k),
-        "matmul": lambda: multiply(queries, documents),
+        _TOP_K: lambda: top_k(queries, documents, k),
+        _RANKS: lambda: ranks(queries, documents, own),
+        _FAISS: lambda: search_with_faiss(queries, documents, k),
+        _SEMANTIC_SEARCH: lambda: search_with_sentence_transformers(queries, documents, k),
+        _PRODUCTS: lambda: multiply(queries, documents),
     }
     if not FAISS_IS_INSTALLED or queries.device.type != "cpu":
-        del found["faiss"]
+        del found[_FAISS]
     return found
 
 
@@ -118,14 +112,14 @@ def check(queries: Tensor, documents: Tensor, k: int) -> None:
     """Run every side once, which also warms it up, and compare what they find.
 
     Raises:
-        ValueError: A side finds other documents, or another rank than the first for a query that is its own document.
+        ValueError: a side finds other documents, or another rank than the first for a query that is its own document.
     """
     ours = top_k(queries, documents, k + 1)
     for name, search in sides(queries, documents, k).items():
         outcome = search()
-        all_first = name == "ranks" and bool((outcome[0] == 1).all())
-        if not (name == "matmul" or all_first or (name != "ranks" and same_documents(ours, outcome))):
-            raise ValueError(f"{_NAMES[name]} does not find what `top_k` finds.")
+        all_first = name == _RANKS and bool((outcome[0] == 1).all())
+        if not (name == _PRODUCTS or all_first or (name != _RANKS and same_documents(ours, outcome))):
+            raise ValueError(f"{name} does not find what `top_k` finds.")
 
 
 def timed(search: Callable[[], Any], device: torch.device) -> float:
@@ -137,89 +131,62 @@ def timed(search: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def summarize(seconds: Mapping[str, Sequence[float]], operations: int) -> dict[str, dict[str, float]]:
-    """Name -> seconds, operations a second, share of the matrix products' rate, and times slower than `top_k`.
-
-    Nothing of a side that was not measured, and no share before the products were.
-    """
-    spreads = {name: spread(values) for name, values in seconds.items() if values}
-    figures: dict[str, dict[str, float]] = {name: {} for name in seconds}
-    for name, each in spreads.items():
-        figures[name] = {**each, "gflops": operations / each["median"] / 1e9}
-        figures[name]["top_k_is_faster_by"] = each["median"] / spreads["top_k"]["median"]
-        if "matmul" in spreads:
-            figures[name]["matmul_share"] = spreads["matmul"]["median"] / each["median"]
-    return figures
-
-
-def show(figures: Mapping[int, Mapping[str, Mapping[str, float]]]) -> str:
-    """The table: documents -> side -> what `summarize` found."""
-    rows = []
-    for documents, found in figures.items():
-        for name, each in found.items():
-            cells = [NOT_MEASURED, *[""] * 4]
-            if each:
-                cells = [f"{each['median']:.2f}", f"{each['min']:.2f} to {each['max']:.2f}", f"{each['gflops']:,.0f}"]
-                cells.append(f"{each['matmul_share']:.0%}" if "matmul_share" in each else "-")
-                cells.append(f"{each['top_k_is_faster_by']:.2f}")
-            rows.append([f"{documents:,}", _NAMES[name], *cells])
-    header = ["documents", "side", "s, median", "least to most", "GFLOP/s", "share of the matrix products' rate"]
-    return markdown_table([*header, "`top_k` is faster by a factor of"], rows)
-
-
 def main(argv: Sequence[str]) -> None:
     """Measure as the command line says."""
     args = _parser().parse_args(argv)
     device = torch.device(args.device)
-    if args.threads:
-        torch.set_num_threads(args.threads)
     if device.type == "cpu" and not FAISS_IS_INSTALLED:
         print("FAISS is not installed, so its side is left out: pip install faiss-cpu", flush=True)
-    figures: dict[int, dict[str, dict[str, float]]] = {}
-    for rows in args.rows:
-        try:
-            documents = load_embeddings(args.embeddings, rows, args.dim).to(device)
+    rows: list[compare.Row] = []
+    measurements: list[compare.Measurement] = []
+    with compare.session(args):
+        embeddings = load_embeddings(args.embeddings, max(args.rows), args.dim).to(device)
+        for count in args.rows:
+            documents = embeddings[:count]
             queries = documents[: args.queries]
             check(queries[: args.checked], documents, args.k)
-        except (ValueError, OSError) as error:
-            raise SystemExit(f"error: {error}") from error
+            workload = f"{count:,} documents"
+            for name, search in sides(queries, documents, args.k).items():
+                rows.append(
+                    compare.Row(
+                        side=name,
+                        workload=workload,
+                        reference=_TOP_K,
+                        ours=name in (_TOP_K, _RANKS),
+                        flops=2 * len(queries) * count * documents.shape[1],
+                        matmul=_PRODUCTS,
+                    )
+                )
+                measure = partial(_measure, workload, search, device)
+                measurements.append(compare.Measurement(side=name, workloads=(workload,), measure=measure))
+        what = "embeddings given by --embeddings" if args.embeddings else "random unit vectors"
+        queried = f"the first {args.queries:,} of them" if args.queries else "all of them"
+        dim = embeddings.shape[1]
+        compare.run(
+            f"search-{args.device}",
+            rows,
+            measurements,
+            args,
+            {"dim": dim, "k": args.k, "embeddings": what, "queries": args.queries},
+            f"{what[0].upper()}{what[1:]} of {dim} dimensions in float32, k = {args.k}; queries are {queried}. "
+            "Operations: 2 for every query, document and dimension; their share is of the rate of the matrix products.",
+        )
 
-        def keep(seconds: dict[str, list], queries: Tensor = queries, documents: Tensor = documents) -> None:
-            operations = 2 * len(queries) * documents.shape[0] * documents.shape[1]
-            figures[len(documents)] = summarize(seconds, operations)
-            _write(args, figures, documents.shape[1], describe_rounds(seconds))
 
-        searches = sides(queries, documents, args.k).items()
-        outcomes = alternate({name: partial(timed, search, device) for name, search in searches}, args.repeats, keep)
-    print(_write(args, figures, documents.shape[1], describe_rounds(outcomes)).read_text())
-
-
-def _write(
-    args: argparse.Namespace, figures: Mapping[int, Mapping[str, Mapping[str, float]]], dim: int, rounds: str
-) -> Path:
-    what = "embeddings given by --embeddings" if args.embeddings else "random unit vectors"
-    queries = f"the first {args.queries:,} of them" if args.queries else "all of them"
-    result = {"dim": dim, "k": args.k, "device": args.device, "embeddings": what, "queries": args.queries}
-    result |= {"repeats": args.repeats, "figures": {str(rows): found for rows, found in figures.items()}}
-    text = f"{show(figures)}\n\n{what[0].upper()}{what[1:]} of {dim} dimensions in float32, k = {args.k}; queries are "
-    text += f"{queries}; {rounds}. Operations: 2 for every query, document and dimension."
-    return write_results(f"search-{args.device}", result, text, args.results)
+def _measure(workload: str, search: Callable[[], Any], device: torch.device) -> dict[str, compare.Outcome]:
+    return {workload: {"seconds": timed(search, device)}}
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = compare.new_parser(__doc__, precisions=())
     parser.add_argument("--embeddings", nargs="+", type=Path, default=[], help=".npy files (rows, dim)")
     parser.add_argument("--rows", nargs="+", type=int, default=[10_000, 30_000, 100_000], help="documents")
-    parser.add_argument("--queries", type=int, help="at most so many of the documents are queries; else all")
+    parser.add_argument("--queries", type=int, help="at most so many of the documents are queries; default: all")
     parser.add_argument("--checked", type=int, default=1000, help="queries for which all sides are compared")
     parser.add_argument("--dim", type=int, default=384, help="of random embeddings")
     parser.add_argument("--k", type=int, default=20)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, help="on the CPU; else as torch chooses")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--results", type=Path, default=Path("outputs/benchmarks"))
     return parser
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    compare.start(main)

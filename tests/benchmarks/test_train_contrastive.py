@@ -12,7 +12,7 @@ from torch.utils.data import SequentialSampler
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.nomic_bert import NomicBertModel as NativeModel
 
-from benchmarks import contrastive_sides, train_contrastive
+from benchmarks import compare, contrastive_sides, train_contrastive
 from benchmarks.contrastive_sides import Side, Workload
 from nomic_bert import NomicBertConfig
 
@@ -143,67 +143,11 @@ def test_sides_of_a_run() -> None:
     assert train_contrastive.build_sides(64, [], 0, one_pass=False) == [OURS]
 
 
-def test_medians_ratios_and_failures_by_hand() -> None:
-    sides = train_contrastive.build_sides(64, [8], 0, one_pass=True)
-
-    def outcome(seconds: float) -> dict:
-        return {"seconds": seconds, "peak_memory": int(seconds) * 2**30, "loss": 1.0, "profile": {}}
-
-    outcomes = {
-        "ours, GradCache of 64 tokens": [outcome(seconds) for seconds in (2.0, 9.0, 4.0)],
-        "theirs, GradCache of 8 texts": [outcome(seconds) for seconds in (10.0, 5.0, 11.0)],
-        "ours, one pass": [outcome(seconds) for seconds in (3.0, 3.0, 3.0)],
-        "theirs, one pass": [outcome(1.0), {"error": "OutOfMemoryError: a | b"}, outcome(1.0)],
-    }
-    report = train_contrastive.summarize(outcomes, sides, rate=50.0, flops=100.0, pairs=8, tokens=200.0)
-    cached, theirs = report["ours, GradCache of 64 tokens"], report["theirs, GradCache of 8 texts"]
-    assert cached["seconds"] == {"median": 4.0, "min": 2.0, "max": 9.0} and cached["peak_memory"] == 9 * 2**30
-    assert (cached["pairs_per_second"], cached["tokens_per_second"], cached["share_of_matmul"]) == (2.0, 50.0, 0.5)
-    assert (cached["times_ours"], theirs["times_ours"], report["ours, one pass"]["times_ours"]) == (1.0, 2.5, 1.0)
-    assert report["theirs, one pass"] == {"error": "OutOfMemoryError: a | b"}
-
-
-def test_a_run_that_is_stopped_shows_what_it_measured(prepared: Workload) -> None:
-    sides = train_contrastive.build_sides(64, [8], 0, one_pass=False)
-    outcome = {"seconds": 2.0, "peak_memory": 2**30, "loss": 1.0, "profile": {"matmul": 1.0, "rest": 1.0}}
-    outcomes: dict[str, list] = {"ours, GradCache of 64 tokens": [outcome], "theirs, GradCache of 8 texts": []}
-    report = train_contrastive.summarize(outcomes, sides, rate=50.0, flops=100.0, pairs=8, tokens=200.0)
-    text = {"source": "", "distinct_pairs": 1, "pairs": 1, "tokens_in_vocabulary": 1}
-    setting = {**prepared.shown(), "size": "small", "text": text, "same": contrastive_sides.compare_sides(prepared)}
-    setting |= {"matmul_flops": 1.0, "needed_flops": 1.0, "rounds": "stopped in round 1"}
-    page = train_contrastive.render(report, setting)
-    assert "| ours, GradCache of 64 tokens | 2.00 | 2.00 to 2.00 | 1.00 |" in page and "; stopped in round 1," in page
-    assert "| theirs, GradCache of 8 texts | not measured |" in page
-    memory = train_contrastive.summarize_memory({"256": [{"peak_memory": 2**20}], "1024": []}, dimension=128)
-    page = train_contrastive.render_memory(memory, {**setting, "chunk_tokens": 64, "model": CONFIG})
-    assert "| 256 | 1 | 1 to 1 | 0 | 0.25 |" in page and "| 1,024 | not measured |" in page
-
-
-def test_a_side_that_fails_is_an_outcome(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(function: Any, *arguments: Any) -> Any:
-        raise MemoryError("no room\nfor more")
-
-    monkeypatch.setattr("benchmarks.measure.in_fresh_process", fail)
-    outcome = train_contrastive.try_in_fresh_process("theirs", train_contrastive._show, contrastive_sides.measure)
-    assert outcome == {"error": "MemoryError: no room"} and capsys.readouterr().out == "theirs: MemoryError: no room\n"
-
-
-def test_needed_work_is_one_forward_and_backward_pass_without_a_head() -> None:
-    # 2 layers of 4 x 16^2 + 3 x 16 x 32 weights, 6 operations each; attention 12 x layers x hidden x attended
-    flops = contrastive_sides.needed_flops(NomicBertConfig(**CONFIG), tokens=10.0, attended=30.0)
-    assert flops == 6 * 2 * (4 * 256 + 3 * 512) * 10 + 12 * 2 * 16 * 30
-
-
-def test_memory_by_hand() -> None:
-    outcomes: dict[str, list] = {
-        "256": [{"peak_memory": peak} for peak in (100, 300, 200)],
-        "1024": [{"peak_memory": 250}],
-        "4096": [{"error": "MemoryError: x"}],
-    }
-    report = train_contrastive.summarize_memory(outcomes, dimension=128)
-    assert report["256"]["growth"] == 0 and report["1024"]["growth"] == 50
-    assert report["1024"]["embeddings"] == 1024 * 2 * 128 * 4
-    assert report["4096"] == {"embeddings": 4 * 1024 * 2 * 128 * 4, "error": "MemoryError: x"}
+def test_each_side_is_compared_with_ours_in_the_same_way() -> None:
+    rows = train_contrastive.build_rows(train_contrastive.build_sides(64, [8], 0, one_pass=True), 200.0, 100.0)
+    assert [row.reference for row in rows] == ["ours, GradCache of 64 tokens"] * 2 + ["ours, one pass"] * 2
+    assert [row.ours for row in rows] == [True, False, True, False]
+    assert {(row.tokens, row.flops) for row in rows} == {(200.0, 100.0)}
 
 
 def test_a_whole_run_writes_what_it_prints(
@@ -214,8 +158,7 @@ def test_a_whole_run_writes_what_it_prints(
     def here(function: Any, *arguments: Any) -> Any:
         return function(*arguments)
 
-    for name in ("benchmarks.measure", "benchmarks.train_contrastive"):
-        monkeypatch.setattr(f"{name}.in_fresh_process", here)
+    monkeypatch.setattr(compare, "in_fresh_process", here)
     monkeypatch.setattr(train_contrastive, "_config", lambda size: NomicBertConfig(**CONFIG))
     typed = "--pairs 6 --steps 1 --repeats 1 --mini_batch_sizes 4 --mini_batch_tokens 0 --no-one_pass --threads 1 "
     typed += f"--max_length 16 --pairs_files {prepared.directory / 'pairs.jsonl.gz'} --results {tmp_path}"
@@ -232,15 +175,7 @@ def test_a_whole_run_writes_what_it_prints(
         "train_contrastive-small-cpu-fp32",
     ]
     for page, row in zip(
-        pages, (r"\| 4 \| \d", r"\| theirs, GradCache of 4 texts \| \d.* \| \d\.\d\d \|"), strict=True
+        pages, (r"\| 4 pairs \| .* \| 0.00 \|", r"\| theirs, GradCache of 4 texts \| \d.* \| \d\.\d\d \|"), strict=True
     ):
         table = page.read_text()[page.read_text().index("| ") :].strip()
         assert table in printed and re.search(row, table) and str(tmp_path) not in page.read_text()
-
-
-def test_make_gpu_asks_for_what_there_is() -> None:
-    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
-    settings = re.search(r"^GPU_train_contrastive := (.*)$", makefile, re.MULTILINE)
-    assert settings and re.search(r"^BENCHMARKS \?=.*\btrain_contrastive\b", makefile, re.MULTILINE)
-    args = train_contrastive._parser().parse_args(shlex.split(settings[1]))
-    assert (args.size, args.device, args.precision) == ("base", "cuda", "bf16")

@@ -10,18 +10,12 @@ from statistics import NormalDist
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from benchmarks.encode_sides import Workload
-from benchmarks.texts import PACKAGES, VOCAB_SIZE, load_tokenizer
+from benchmarks.workloads import SIZES, VOCAB_SIZE, load_tokenizer
 from nomic_bert import NomicBertConfig, NomicBertModel
 from nomic_bert.embedder import embedder_around, save_embedder
 from nomic_bert.flops import forward_flops
 from nomic_bert.prompts import PROMPTS
-from recipes.quickstart_text.docstrings import read_docstrings
-from textfiles.rows import read_rows
 
-SIZES: dict[str, dict[str, int]] = {
-    "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},
-    "base": {},  # NomicBertConfig's defaults: 137M parameters
-}
 GROWTH_LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
 _SPREADS = (0.0, 0.4, 0.8, 1.2)  # standard deviations of the lengths' logarithm; more would be cut at the limits
 _BATCH_LENGTH, _SPREAD_MEAN, _SPREAD_LIMITS = 128, 256, (16, 2048)
@@ -71,34 +65,6 @@ def growth_lengths(tokens: int) -> dict[str, list[int]]:
             max(tokens // _SPREAD_MEAN, 1), deviation, _SPREAD_LIMITS, median
         )
     return points
-
-
-def read_texts(files: Sequence[str]) -> tuple[list[str], str]:
-    """Distinct texts in random order by a fixed seed, and where they are from.
-
-    Args:
-        files: .jsonl or .jsonl.gz with `document` or `text`; none: documentation strings of installed packages.
-
-    Raises:
-        ValueError, OSError: a file cannot be read, holds no rows, or a row has neither as text; names it.
-    """
-    texts: dict[str, None] = {}
-    for file in files:
-        before = len(texts)
-        for where, row in read_rows(Path(file), ()):
-            text = row.get("document", row.get("text"))
-            if not isinstance(text, str):
-                raise ValueError(f"{where}: neither `document` nor `text` is a text; correct the row.")
-            if text.strip():
-                texts[text] = None
-        if len(texts) == before:
-            raise ValueError(f"{file} adds no text; leave it out.")
-    if not files:
-        texts = dict.fromkeys(found["text"] for found in read_docstrings(PACKAGES))
-    shuffled = list(texts)
-    random.Random(0).shuffle(shuffled)
-    source = ", ".join(Path(file).name for file in files) or f"documentation strings of {' and '.join(PACKAGES)}"
-    return shuffled, source
 
 
 class TextCutter:
