@@ -95,25 +95,35 @@ def corpus_file(directory: Path) -> Path | None:
     return _existing(directory / "corpus.jsonl")
 
 
+def splits(directory: Path) -> list[str]:
+    """Names of the splits that have judgements, sorted; `qrels.tsv` alone counts as "test"."""
+    if (directory / "qrels").is_dir():
+        return sorted({path.name.partition(".")[0] for path in (directory / "qrels").glob("[!.]*.tsv*")})
+    return ["test"] if _existing(directory / "qrels.tsv") else []
+
+
 def find_beir(directory: Path, split: str = "test") -> BeirFiles:
-    """The files of a set for one split of its judgements.
+    """The files of a set for one split of its judgements. `qrels.tsv` serves for any split.
 
     Raises:
         FileNotFoundError: one is missing; the message names it, and the splits that are there.
     """
-    if (directory / "qrels").is_dir():
-        wanted = directory / "qrels" / f"{split}.tsv"
-        splits = sorted({path.name.partition(".")[0] for path in (directory / "qrels").glob("[!.]*.tsv*")})
-        hint = f"the splits are {', '.join(splits) or '(none)'}"
-    else:
-        wanted, hint = directory / "qrels.tsv", "the layout is corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv"
-    found = []
-    for path in (directory / "corpus.jsonl", directory / "queries.jsonl", wanted):
-        existing = _existing(path)
-        if existing is None:
-            raise FileNotFoundError(f"{path}: neither it nor {path.name}.gz is there; {hint}.")
-        found.append(existing)
-    return BeirFiles(*found)
+    judgements = directory / "qrels" / f"{split}.tsv" if (directory / "qrels").is_dir() else directory / "qrels.tsv"
+    hint = f"the splits are {', '.join(splits(directory)) or '(none)'}."
+    corpus, queries = required_file(directory / "corpus.jsonl"), required_file(directory / "queries.jsonl")
+    return BeirFiles(corpus, queries, required_file(judgements, hint))
+
+
+def required_file(path: Path, hint: str = "see BEIR for the layout.") -> Path:
+    """The file, or that file with .gz.
+
+    Raises:
+        FileNotFoundError: neither is there.
+    """
+    existing = _existing(path)
+    if existing is None:
+        raise FileNotFoundError(f"{path}: neither it nor {path.name}.gz is there; {hint}")
+    return existing
 
 
 def read_documents(
@@ -141,8 +151,8 @@ def read_documents(
             yield Document(name, title.strip(), text_of(row, "text", where, may_be_blank=True))
 
 
-def read_queries(file: Path, wanted: Container[str]) -> Iterator[tuple[str, str]]:
-    """Yield id and text of the queries with the wanted ids.
+def read_queries(file: Path, wanted: Container[str] | None = None) -> Iterator[tuple[str, str]]:
+    """Yield id and text of the queries with the wanted ids; None: of all.
 
     Raises:
         ValueError: a line cannot be read, an id is used twice, or the text of a wanted query is blank or not a text.
@@ -153,7 +163,7 @@ def read_queries(file: Path, wanted: Container[str]) -> Iterator[tuple[str, str]
             where = f"{batch.where} {number}"
             name = id_of(row, "_id", where)
             _add_once(seen, name, where)
-            if name in wanted:
+            if wanted is None or name in wanted:
                 yield name, text_of(row, "text", where)
 
 
@@ -181,8 +191,11 @@ def read_judgements(file: Path) -> Iterator[Judgement]:
         if not grade.is_integer():
             raise ValueError(f"{where}: the grade {row['score']!r} is not a whole number; correct the line.")
         query, document = id_of(row, "query-id", where), id_of(row, "corpus-id", where)
-        if (known := grades.setdefault((query, document), int(grade))) != int(grade):
+        if (known := grades.get((query, document))) == grade:
+            continue
+        if known is not None:
             raise ValueError(f"{where}: grade {int(grade)} for a document graded {known} above; remove one line.")
+        grades[query, document] = int(grade)
         yield Judgement(query, document, int(grade), where)
 
 

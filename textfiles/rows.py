@@ -111,12 +111,12 @@ def read_row_batches(
         progress.update(file.stat().st_size - done)
 
 
-def read_rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(file: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each row of a file with what to call it in an error, such as "dev.tsv.gz, line 3".
 
     Args:
         file: as for `read_row_batches`.
-        columns: columns that every row must have. Only these are read from a .parquet file.
+        columns: columns that every row must have. Only these are read from a .parquet file. None: all columns.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -125,7 +125,7 @@ def read_rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[st
     for batch in read_row_batches(file, columns):
         for number, row in zip(batch.numbers, batch.rows, strict=True):
             where = f"{batch.where} {number}"
-            require_columns(row, columns, where)
+            require_columns(row, columns or (), where)
             yield where, row
 
 

@@ -5,9 +5,7 @@ Texts are compared whole, without case, punctuation and layout (`curation.duplic
 """
 
 import dataclasses
-import gzip
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +14,16 @@ import numpy as np
 from curation.audit.counting import SIDES, SourceKeys
 from curation.duplicates import normalize_text
 from curation.embedding import text_key
-from textfiles.rows import ROW_SUFFIXES, file_stats, find_files, read_row_batches, require_columns
+from textfiles.beir import corpus_file, find_beir, read_documents, read_judgements, read_queries, required_file, splits
+from textfiles.rows import ROW_SUFFIXES, file_stats, find_files, read_rows
 from textfiles.settings import read_section
+from textfiles.texts import text_of
 
-_TSV_SUFFIXES = (".tsv", ".tsv.gz")
-_SUFFIXES = (*ROW_SUFFIXES, *_TSV_SUFFIXES)
 # Columns that are read where none are named.
 _TEXT_COLUMNS = (
     *("query", "document", "text", "title", "sentence", "sentence1", "sentence2"),
     *("question", "answer", "premise", "hypothesis"),
 )
-_QRELS = ("qrels.tsv", "qrels.tsv.gz", "qrels/test.tsv", "qrels/test.tsv.gz")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,16 +31,17 @@ class EvaluationSet:
     """An evaluation set on the disk.
 
     Attributes:
-        path: A directory in the BEIR layout (corpus.jsonl and queries.jsonl, plain or gzipped), or a file, a directory
-            or a glob pattern of .jsonl, .jsonl.gz, .parquet, .tsv or .tsv.gz files.
-        name: Name in the report; null: the path's last part, without its ending.
-        columns: Columns with texts; null: those called query, document, text, title, sentence, sentence1, sentence2,
+        path: a directory in the BEIR layout, or a file, a directory or a glob pattern of files of rows.
+        name: name in the report; null: the path's last part, without its ending.
+        columns: columns with texts; null: those called query, document, text, title, sentence, sentence1, sentence2,
             question, answer, premise or hypothesis. Not for the BEIR layout.
+        split: of the judgements in the BEIR layout.
     """
 
     path: str
     name: str | None = None
     columns: list[str] | None = None
+    split: str = "test"
 
     @classmethod
     def from_config(cls, entry: str | Mapping[str, Any], where: str) -> "EvaluationSet":
@@ -63,17 +61,15 @@ class EvaluationSet:
         """The files that are read.
 
         Raises:
-            FileNotFoundError: Nothing is there, or a directory of the BEIR layout lacks its queries.
-            ValueError: A named file cannot be read by its ending.
+            FileNotFoundError: nothing is there, or a directory in the BEIR layout lacks its queries or judgements.
+            ValueError: a named file cannot be read by its ending.
         """
         directory = Path(self.path).expanduser()
-        corpus = _first_file(directory, ("corpus.jsonl", "corpus.jsonl.gz"))
-        if corpus is None:
-            return find_files(self.path, _SUFFIXES)
-        queries = _first_file(directory, ("queries.jsonl", "queries.jsonl.gz"))
-        if queries is None:
-            raise FileNotFoundError(f"{directory}: neither queries.jsonl nor queries.jsonl.gz is beside the corpus.")
-        return [file for file in (corpus, queries, _first_file(directory, _QRELS)) if file is not None]
+        if corpus_file(directory) is None:
+            return find_files(self.path)
+        if splits(directory):
+            return list(find_beir(directory, self.split).all())
+        return [required_file(directory / name) for name in ("corpus.jsonl", "queries.jsonl")]
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for the texts to be the same: settings, and names, sizes and times of the files."""
@@ -95,25 +91,26 @@ class EvaluationSet:
         texts = self._beir_texts(*files) if files[0].name.startswith("corpus.jsonl") else self._column_texts(files)
         return [HeldOutTexts.of(self.title, kind, forms) for kind, forms in texts.items()]
 
-    def _beir_texts(self, corpus: Path, queries: Path, qrels: Path | None = None) -> dict[str, list[tuple[int, ...]]]:
-        documents = [
-            _forms(f"{row.get('title') or ''} {row['text']}", row["text"]) for row in _rows(corpus, ["_id", "text"])
-        ]
+    def _beir_texts(
+        self, corpus: Path, queries: Path, judgements: Path | None = None
+    ) -> dict[str, list[tuple[int, ...]]]:
         judged = None
-        if qrels is not None:
-            rows = _rows(qrels, ["query-id", "corpus-id", "score"])
-            judged = {str(row["query-id"]) for row in rows if float(row["score"]) > 0}
-        wanted = [row for row in _rows(queries, ["_id", "text"]) if judged is None or str(row["_id"]) in judged]
-        return {"queries": [_forms(row["text"]) for row in wanted], "documents": documents}
+        if judgements is not None:
+            judged = {judgement.query for judgement in read_judgements(judgements) if judgement.grade > 0}
+        return {
+            "queries": [_forms(text) for _, text in read_queries(queries, judged)],
+            "documents": [_forms(document.whole, document.text) for document in read_documents(corpus)],
+        }
 
     def _column_texts(self, files: list[Path]) -> dict[str, list[tuple[int, ...]]]:
         texts: dict[str, list[tuple[int, ...]]] = {}
         for file in files:
             columns = self.columns
-            for row in _rows(file, columns or []):
+            for where, row in read_rows(file, columns):
                 columns = columns or self._find_columns(row, file)
                 for column in columns:
-                    texts.setdefault(column, []).append(_forms(row.get(column) or ""))
+                    text = "" if row.get(column) is None else text_of(row, column, where, may_be_blank=True)
+                    texts.setdefault(column, []).append(_forms(text))
         if not texts:
             raise ValueError(f"{self.path}: an evaluation set without rows.")
         return texts
@@ -249,52 +246,10 @@ def _is_in(keys: np.ndarray, table: np.ndarray) -> np.ndarray:
 def plain_name(path: str) -> str:
     """The last part of a path without the ending of its kind of file."""
     name = Path(path).name
-    return next((name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)), name)
+    return next((name.removesuffix(suffix) for suffix in ROW_SUFFIXES if name.endswith(suffix)), name)
 
 
-def _forms(*texts: Any) -> tuple[int, ...]:
+def _forms(*texts: str) -> tuple[int, ...]:
     """The distinct keys of a text's forms, in order; none of a blank text."""
-    normalized = dict.fromkeys(normalize_text(str(text)) for text in texts)
+    normalized = dict.fromkeys(normalize_text(text) for text in texts)
     return tuple(text_key(text) for text in normalized if text)
-
-
-def _first_file(directory: Path, names: Iterable[str]) -> Path | None:
-    return next((directory / name for name in names if (directory / name).is_file()), None)
-
-
-def _rows(file: Path, columns: list[str]) -> Iterator[Mapping[str, Any]]:
-    """Rows of a file of any kind; every row is checked for the columns that are needed."""
-    if file.name.endswith(_TSV_SUFFIXES):
-        numbered = _tsv_rows(file)
-    else:
-        batches = read_row_batches(file, None)
-        numbered = (
-            (f"{batch.where} {number}", row)
-            for batch in batches
-            for number, row in zip(batch.numbers, batch.rows, strict=True)
-        )
-    for where, row in numbered:
-        require_columns(row, columns, where)
-        yield row
-
-
-def _tsv_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a file with a header, tabs between the fields and no quoting, as in BEIR and GLUE."""
-    header: list[str] | None = None
-    try:
-        with open(file, "rb") as stream:
-            content = gzip.GzipFile(fileobj=stream) if file.suffix == ".gz" else stream
-            for number, line in enumerate(content, start=1):
-                fields = line.decode().rstrip("\r\n").split("\t")
-                if header is None:
-                    header = fields
-                    continue
-                if len(fields) != len(header):
-                    raise ValueError(
-                        f"{file}, line {number}: {len(fields)} fields, where the header has {len(header)}; correct it."
-                    )
-                yield f"{file}, line {number}", dict(zip(header, fields, strict=True))
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{file}: the gzip stream is damaged or cut short ({error}); fetch it again.") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 ({error}); convert the file to UTF-8.") from error

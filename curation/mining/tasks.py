@@ -16,9 +16,10 @@ from tqdm.auto import tqdm
 
 from curation.duplicates import normalize_text
 from curation.embedding import text_key
-from curation.mining.corpora import CORPUS, PAIRS, beir_files, copy_beir, copy_corpus, corpus_file
+from curation.mining.corpora import CORPUS, PAIRS, copy_beir, copy_corpus
 from curation.sources import Source, is_hub_id, open_pairs
 from textfiles.atomic import atomic_file, write_json
+from textfiles.beir import corpus_file, find_beir
 from textfiles.rows import ROW_SUFFIXES, ROWS_AT_ONCE, file_stats, find_files
 from textfiles.settings import is_filled
 
@@ -77,7 +78,7 @@ class MiningSource(Source):
 
     def identity(self) -> dict[str, Any]:
         """As `Source.identity`, with the files of the corpus."""
-        more = beir_files(self.beir, self.split) if self.beir else self.corpus_files()
+        more = find_beir(self.beir, self.split).all() if self.beir else self.corpus_files()
         files = file_stats(more)
         return {**(dataclasses.asdict(self) if self.beir else super().identity()), "corpus_files": files}
 

@@ -191,10 +191,10 @@ def test_an_evaluation_set_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         EvaluationSet(path=str(tmp_path / "nowhere")).read()
     (tmp_path / "bad.tsv").write_text("text\tlabel\nfine\t1\nno label\n")
-    with pytest.raises(ValueError, match="bad.tsv, line 3: 1 fields"):
+    with pytest.raises(ValueError, match="bad.tsv, line 3: 1 cells"):
         EvaluationSet(path=str(tmp_path / "bad.tsv")).read()
     (tmp_path / "cut.tsv.gz").write_bytes(gzip.compress(b"text\nsome\n" * 99)[:-9])
-    with pytest.raises(ValueError, match="cut.tsv.gz: the gzip stream"):
+    with pytest.raises(ValueError, match="cut.tsv.gz, after line 198: the gzip stream"):
         EvaluationSet(path=str(tmp_path / "cut.tsv.gz")).read()
     write_beir(tmp_path / "beir")
     (tmp_path / "beir" / "queries.jsonl").unlink()

@@ -167,13 +167,12 @@ def test_the_shared_sets_are_read_as_they_are_scored(shared_data, tmp_path):
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        ({"corpus": [{"_id": "0", "text": " ", "title": ""}]}, r"corpus.jsonl.gz, line 1, column 'text': .*blank"),
+        ({"corpus": [{"_id": "0", "text": 3}]}, r"corpus.jsonl.gz, line 1, column 'text': the int '3', not a text"),
         ({"corpus": [{"_id": "0", "body": "a"}]}, r"corpus.jsonl.gz, line 1: no column 'text'"),
-        ({"corpus": [{"_id": "2", "text": "a"}, {"_id": "2", "text": "b"}]}, "line 2: the id '2' stands twice"),
-        ({"judged": [("q1", "77", 1)]}, r"qrels.tsv.gz names the document '77', which is not in .*corpus.jsonl.gz"),
-        ({"judged": [("q9", "2", 1)]}, "names the query 'q9'"),
-        ({"judged": [("q1", "2", "x")]}, r"qrels.tsv.gz, line 2: cannot be read"),
-        ({"judged": [("q1", "2", 0)]}, "no judgement has a score above 0"),
+        ({"corpus": [{"_id": "2", "text": "a"}, {"_id": "2", "text": "b"}]}, "line 2: the id '2' is used twice"),
+        ({"judged": [("q1", "77", 1)]}, r"qrels.tsv.gz: no query has a relevant document"),
+        ({"judged": [("q1", "2", "x")]}, r"qrels.tsv.gz, line 2, column 'score': the str 'x', not a number"),
+        ({"judged": [("q1", "2", 0)]}, "no query has a relevant document"),
         ({"queries": [{"_id": "q1", "text": ""}, {"_id": "q0", "text": "a"}]}, r"queries.jsonl, line 1, .*blank"),
     ],
 )
@@ -181,6 +180,23 @@ def test_faults_of_a_beir_set_are_named(tmp_path, parts, said):
     write_beir(tmp_path, **parts)
     with pytest.raises(ValueError, match=said):
         copy_beir(tmp_path, "train", tmp_path / "work")
+
+
+def test_absent_and_blank_documents_cost_their_pairs_alone(tmp_path, capsys):
+    corpus = [{"_id": "blank", "text": " ", "title": None}, {"_id": "a", "text": "one"}, {"_id": "b", "text": "two"}]
+    judged = [
+        ("q1", "a", 1),
+        ("q1", "blank", 1),
+        ("q1", "gone", 1),
+        ("q0", "b", 1),
+        ("gone", "a", 1),
+        ("q2", "gone", 0),
+    ]
+    write_beir(tmp_path / "set", corpus=corpus, judged=judged)
+    task = open_task(MiningSource(name="x", path=str(tmp_path / "set"), **PREFIXES), tmp_path / "work")
+    assert [(row["query"], row["document"]) for row in task.rows] == [("query 1", "one"), ("query 0", "two")]
+    assert task.document_texts(np.arange(task.num_documents)) == ["one", "two"]
+    assert "3 judgements left out" in capsys.readouterr().out
 
 
 def test_missing_files_and_columns_are_named(tmp_path):
