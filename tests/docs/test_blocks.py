@@ -1,0 +1,70 @@
+"""Every block of Python and every command of the README and the guides that can run here does, on a tiny model."""
+
+import json
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from nomic_bert.embedder import load_embedder, save_embedder
+from recipes.quickstart_text.index import build_index
+from tests.checkpoints import save_nomic
+from tests.docs.markdown_pages import Block, blocks
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGES = ("README.md", "docs/use.md", "docs/train.md")
+PROGRAMS = ("python", "accelerate launch")  # with one process, `accelerate launch` is `python`
+
+
+def runnable(language: str) -> list[Block]:
+    pages = PAGES if language == "python" else PAGES[:2]
+    found = [block for page in pages for block in blocks(REPOSITORY, page)]
+    return [block for block in found if block.language == language and block.reason is None]
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the pages name: a published model with its index, pairs, and the checkout's recipes."""
+    folder = tmp_path_factory.mktemp("reader")
+    model = folder / "outputs" / "quickstart" / "model"
+    save_embedder(load_embedder(save_nomic(folder / "checkpoint"), device="cpu"), model)
+    build_index(model, ["tqdm"])
+    pairs = [
+        {"query": f"question {n}", "document": f"answer {n}", "negatives": [f"other {n}"]} for n in range(192)
+    ]  # three steps: the first, of warmup, has a rate of 0
+    (folder / "my.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    (folder / "recipes").symlink_to(REPOSITORY / "recipes")
+    return folder
+
+
+@pytest.mark.parametrize("block", runnable("python"), ids=str)
+def test_python_runs(block: Block, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(published)
+    exec(compile(block.code, str(block), "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("block", runnable("bash"), ids=str)
+def test_a_command_runs(block: Block, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, where the libraries are imported already."""
+    monkeypatch.chdir(published)
+    for line in block.code.replace("\\\n", " ").splitlines():
+        program = next(program for program in PROGRAMS if line.startswith(program + " "))
+        script, *arguments = shlex.split(line.removeprefix(program), comments=True)
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        runpy.run_path(script, run_name="__main__")
+
+
+def test_the_pages_have_blocks_to_run() -> None:
+    assert [len(runnable("python")), len(runnable("bash"))] == [6, 2]
+
+
+def test_finetuning_as_in_the_readme_leaves_an_embedder(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (command,) = (block for block in runnable("bash") if "finetune_own_pairs.yaml" in block.code)
+    if not (published / "outputs" / "finetuned" / "final").exists():
+        test_a_command_runs(command, published, monkeypatch)
+    trained = load_embedder(published / "outputs" / "finetuned" / "final").encode_query("question")
+    assert (
+        abs(trained - load_embedder(published / "outputs" / "quickstart" / "model").encode_query("question")).max() > 0
+    )
