@@ -198,7 +198,7 @@ def test_an_evaluation_set_that_cannot_be_read_is_named(tmp_path):
         EvaluationSet(path=str(tmp_path / "cut.tsv.gz")).read()
     write_beir(tmp_path / "beir")
     (tmp_path / "beir" / "queries.jsonl").unlink()
-    with pytest.raises(FileNotFoundError, match="neither queries.jsonl"):
+    with pytest.raises(FileNotFoundError, match="queries.jsonl: neither it nor"):
         EvaluationSet(path=str(tmp_path / "beir")).files()
 
 
