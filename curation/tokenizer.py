@@ -2,36 +2,58 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import BertWordPieceTokenizer, Tokenizer
-from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from textfiles.atomic import atomic_directory
 
+_SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+_ALPHABET_SIZE = 1000  # characters that have tokens of their own, as by default in tokenizers
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> None:
+
+def train_tokenizer(texts: Sequence[str], vocab_size: int, directory: Path) -> None:
     """Train a lower-casing WordPiece tokenizer that writes [CLS] ... [SEP], as bert-base-uncased's, and save it.
 
+    The same texts give the same vocabulary in every run.
+
     Args:
-        texts: What to train on, read once.
-        vocab_size: Tokens, the five special ones among them.
-        directory: Where to; it appears whole or not at all.
+        texts: what to train on, read twice.
+        vocab_size: tokens, the five special ones among them.
+        directory: where to; it appears whole or not at all.
     """
-    wordpiece = BertWordPieceTokenizer(lowercase=True)
-    wordpiece.train_from_iterator(texts, vocab_size=vocab_size, show_progress=False)
-    # tokenizers adds [CLS] ... [SEP] by itself only where a vocabulary is given, not where one is trained
-    wordpiece.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, wordpiece.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    trained = BertWordPieceTokenizer(lowercase=True)
+    alphabet, continuations = _characters(trained, texts)
+    # Of pairs that are equally frequent the trainer merges the one with the lowest ids, and it numbers continuations
+    # ("##a") in the order of a hash map, which differs from run to run. As special tokens they are numbered as listed.
+    trained.train_from_iterator(
+        texts,
+        vocab_size=vocab_size,
+        special_tokens=[*_SPECIAL_TOKENS, *continuations],
+        limit_alphabet=_ALPHABET_SIZE,
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
+    wordpiece = BertWordPieceTokenizer(vocab=trained.get_vocab(), lowercase=True)  # where only five are special
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=wordpiece._tokenizer, model_max_length=8192, **names)
     with atomic_directory(directory) as files:
         tokenizer.save_pretrained(files)
+
+
+def _characters(wordpiece: BertWordPieceTokenizer, texts: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The most frequent characters, and as "##x" those of them that continue a word, each in a fixed order."""
+    counts: Counter[str] = Counter()
+    inside: set[str] = set()
+    for text in texts:
+        for word, _ in wordpiece.pre_tokenizer.pre_tokenize_str(wordpiece.normalizer.normalize_str(text)):
+            counts.update(word)
+            inside.update(word[1:])
+    alphabet = sorted(counts, key=lambda character: (-counts[character], character))[:_ALPHABET_SIZE]
+    return alphabet, [f"##{character}" for character in alphabet if character in inside]
 
 
 def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:

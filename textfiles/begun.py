@@ -62,6 +62,19 @@ def begin_directory(
     raise ValueError(f"{directory} is in use with other settings ({_user(directory)}): {changes}. {_REMEDY}")
 
 
+def use_alone(directory: Path) -> None:
+    """Keep a directory for this process until it ends; it is made if absent.
+
+    Raises:
+        ValueError: another process uses it; the message names process and host.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if not _use(directory):
+        raise ValueError(
+            f"{directory} is in use by {_user(directory)}. Wait for it, end it, or choose another output_dir."
+        )
+
+
 def changed_settings(before: Any, now: Any, name: str = "") -> list[str]:
     """What differs between two settings, such as `"sources[0].limit was 10, is 20"`; nested settings by their path."""
     if isinstance(before, dict) and isinstance(now, dict):

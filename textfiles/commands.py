@@ -1,11 +1,13 @@
-"""How every command ends: Ctrl-C and what the user can mend are one line each, not a traceback."""
+"""How every command ends: in one line after Ctrl-C or a mistake of the user, and with the processes it started."""
 
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+_TIME_TO_SAVE = 60.0  # seconds that a child has after SIGTERM
 INTERRUPTED = 128 + signal.SIGINT  # what a shell reports of a process that Ctrl-C ended
 
 
@@ -39,3 +41,40 @@ def one_line_errors() -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
+
+
+def run_child(command: Sequence[str]) -> int:
+    """Run a program to its end and return its exit code; if this process is ended meanwhile, so is the program.
+
+    After Ctrl-C or SIGTERM here, the program gets SIGTERM, so that it may save, and is killed after a minute. Ctrl-C at
+    the terminal reaches this process alone.
+
+    Args:
+        command: the program and its arguments.
+    """
+    end_at_sigterm()
+    child = subprocess.Popen(command, preexec_fn=ignore_ctrl_c if os.name == "posix" else None)
+    try:
+        return child.wait()
+    finally:
+        end_child(child)
+
+
+def end_at_sigterm() -> None:
+    """Make SIGTERM end this process as `sys.exit` does, so that it can end what it started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+def ignore_ctrl_c() -> None:
+    """For a child that its parent ends: let Ctrl-C at the terminal reach the parent alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def end_child(child: subprocess.Popen) -> None:
+    """End a child that still runs: with SIGTERM, and with SIGKILL after a minute or a second Ctrl-C."""
+    child.terminate()
+    try:
+        child.wait(timeout=_TIME_TO_SAVE)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        child.kill()
+        child.wait()

@@ -1,7 +1,6 @@
 """Processes that share the runs of GLUE: each takes the next run that no other has."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from tqdm.auto import tqdm
 
 from evaluation.glue.protocol import RunSettings
 from evaluation.glue.sweep import Sweep
+from textfiles.commands import end_at_sigterm, end_child, ignore_ctrl_c
 
 _POLL_SECONDS = 2.0
 
@@ -73,10 +73,10 @@ def work_in_processes(jobs: Sequence[Job], processes: int, command: Sequence[str
         processes: how many.
         command: that starts one worker.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the workers end too
-    # in groups of their own, so that Ctrl-C reaches this process alone, which then ends them
+    end_at_sigterm()
     workers = [
-        subprocess.Popen(command, env=_environment(index, processes), process_group=0) for index in range(processes)
+        subprocess.Popen(command, env=_environment(index, processes), preexec_fn=ignore_ctrl_c)
+        for index in range(processes)
     ]
     try:
         with progress_bar(jobs) as bar:
@@ -87,7 +87,8 @@ def work_in_processes(jobs: Sequence[Job], processes: int, command: Sequence[str
     finally:
         for worker in workers:
             worker.terminate()
-            worker.wait()
+        for worker in workers:
+            end_child(worker)
     for worker in workers:
         if worker.returncode < 0:
             print(f"A worker (process {worker.pid}) was ended by signal {-worker.returncode}.", file=sys.stderr)

@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from textfiles.begun import use_alone
+from textfiles.commands import one_line_errors
 from trainers.base import StepTrainer
 from trainers.checkpoints import latest_checkpoint
 
@@ -22,12 +24,15 @@ def train_and_save(trainer: StepTrainer, save: Callable[[Path], None]) -> Path:
         The directory of the finished model.
 
     Raises:
-        SystemExit: the run is finished already.
+        SystemExit: the run is finished already, or another process is training in `output_dir`.
     """
     args = trainer.args
     final = Path(str(args.output_dir), FINAL)
     if final.exists():
         raise SystemExit(f"error: {final} exists, so this run is finished. Choose another output_dir or remove it.")
+    if trainer.is_world_process_zero():
+        with one_line_errors():
+            use_alone(final.parent)
     checkpoint = args.resume_from_checkpoint or latest_checkpoint(str(args.output_dir))
     if checkpoint:
         print(f"Resuming from {checkpoint}", flush=True)

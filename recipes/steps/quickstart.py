@@ -1,7 +1,6 @@
 """The steps of the quickstart, each of which leaves one file or directory that appears when it is whole."""
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +26,8 @@ from recipes.shared.arguments import parse_arguments
 from recipes.shared.training import FINAL
 from recipes.steps.stage1 import build_model
 from textfiles.atomic import atomic_directory
+from textfiles.begun import begin_directory, use_alone
+from textfiles.commands import end_at_sigterm, one_line_errors, run_child
 from textfiles.rows import rows_of
 
 RECIPES = Path(__file__).resolve().parents[1]
@@ -85,7 +86,7 @@ class Quickstart:
 
     def run(self) -> None:
         """Run every step that has not been run."""
-        self._refuse_other_settings()
+        self._begin()
         started, stages = time.time(), self.models
         sources = self._sources
         steps: list[tuple[str, Path, Callable[[], None]]] = [
@@ -124,22 +125,18 @@ class Quickstart:
         files = [CONFIGS / f"{name}.yaml"] + ([CONFIGS / "smoke" / f"{name}.yaml"] if self.smoke else [])
         return [word for file in files if file.exists() for word in ("--config", str(file))]
 
-    def _refuse_other_settings(self) -> None:
-        record, settings = self.directory / "settings.json", asdict(self.corpus_settings) | asdict(self.settings)
-        if record.exists() and json.loads(record.read_text()) != settings:
-            raise SystemExit(
-                f"error: {self.directory} was made with other settings. Remove it, or choose another --output_dir."
-            )
-        self.directory.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(settings, indent=2) + "\n")
+    def _begin(self) -> None:
+        with one_line_errors():
+            use_alone(self.directory)
+            begin_directory(self.directory, asdict(self.corpus_settings) | asdict(self.settings))
 
     def _recipe(self, script: str, name: str, **overrides: Any) -> None:
         """Run a recipe as a person would, in a process of its own."""
         command = [sys.executable, str(RECIPES / script), *self._configs(name)]
         for key, value in overrides.items():
             command += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-        if subprocess.run(command).returncode:
-            raise SystemExit(f"error: {script} failed, see above. Run the quickstart again to go on from here.")
+        if run_child(command):
+            raise SystemExit(f"error: {script} failed, see above. Rerun the quickstart to resume from here.")
 
     def _sources(self, directory: Path) -> list[dict[str, str]]:
         prefixes = {"query_prefix": "search_query", "document_prefix": "search_document"}
@@ -151,7 +148,7 @@ class Quickstart:
         return [{**s, "path": str(self.negatives / s["name"]), "negatives": "negatives"} for s in sources]
 
     def _train_tokenizer(self) -> None:
-        texts = (row["text"] for row in rows_of(self.corpus / "documents.jsonl.gz"))
+        texts = [row["text"] for row in rows_of(self.corpus / "documents.jsonl.gz")]
         train_tokenizer(texts, self.corpus_settings.vocab_size, self.tokenizer)
 
     def _pack(self) -> None:
@@ -271,4 +268,5 @@ def write_text(path: Path, text: str) -> None:
 
 def quickstart(args: QuickstartArguments) -> None:
     """Run every step that has not been run."""
+    end_at_sigterm()  # with the stage that is running
     Quickstart(Path(args.output_dir or ("outputs/smoke" if args.smoke else "outputs/quickstart")), args.smoke).run()

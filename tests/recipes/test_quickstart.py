@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -96,10 +97,23 @@ def test_search_answers_as_the_embedder_does(smoke):
 
 
 def test_outputs_of_other_settings_are_refused(tmp_path):
-    Quickstart(tmp_path, smoke=True)._refuse_other_settings()
-    Quickstart(tmp_path, smoke=True)._refuse_other_settings()
+    Quickstart(tmp_path, smoke=True)._begin()
+    (tmp_path / "corpus").touch()
+    Quickstart(tmp_path, smoke=True)._begin()
     with pytest.raises(SystemExit, match="other settings"):
-        Quickstart(tmp_path, smoke=False)._refuse_other_settings()
+        Quickstart(tmp_path, smoke=False)._begin()
+
+
+def test_a_directory_in_use_names_its_process(tmp_path):
+    program = "import sys\nfrom pathlib import Path\nfrom textfiles.begun import use_alone\n"
+    program += "use_alone(Path(sys.argv[1]))\nprint(flush=True)\nsys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    other.stdout.readline()
+    with pytest.raises(SystemExit, match=f"in use by process {other.pid} on {socket.gethostname()}"):
+        Quickstart(tmp_path, smoke=True)._begin()
+    other.communicate()
 
 
 def test_search_names_what_is_wrong(tmp_path, repository):

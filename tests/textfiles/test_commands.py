@@ -44,3 +44,31 @@ def test_what_a_user_can_mend_is_one_line(error):
 def test_a_fault_of_the_program_keeps_its_traceback():
     with pytest.raises(TypeError), one_line_errors():
         raise TypeError
+
+
+PARENT = """
+import sys
+from textfiles.commands import run_child, run_command
+child = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+run_command(lambda argv: run_child([sys.executable, "-c", child]))
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("to_group", [False, True], ids=["one process", "a terminal"])
+def test_a_command_ends_with_its_child_in_at_most_one_line(sent, to_group):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    (os.killpg if to_group else os.kill)(process.pid, sent)
+    _, printed = process.communicate(timeout=30)
+    assert process.returncode == 128 + sent
+    assert len(printed.strip().splitlines()) == (sent == signal.SIGINT)
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
