@@ -7,6 +7,7 @@
 #   PYTEST_ARGS="-k rotary"  passed to pytest
 #   TEST_PROCESSES=2         that share the test files; each needs a core and about 3 GB
 #   BENCHMARKS="train_mlm"   which benchmarks `make gpu` runs after the tests; empty: none
+#   CRASH_KILLS=0            `make crash` kills each command before this many of its file-system events (40; 0: all)
 #   GPU_SECONDS=560          time limit of `make gpu`, tests and benchmarks together; what is measured by then is kept
 #   MODEL=DIR                the published directory that `make older-readers` opens, in place of a small one
 #   RESULTS=DIR              where benchmarks write (outputs/benchmarks)
@@ -27,7 +28,7 @@ OLDER := .venv-older
 INSTALL := $(BIN)/python -m pip install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint docs gpu older-readers clean
+.PHONY: help quickstart test lint docs crash gpu older-readers clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -49,6 +50,9 @@ docs: $(VENV)/.installed-test  ## build the documentation into outputs/site, str
 # With the packages that $(PYTHON) has: nothing is installed, constrained or fetched.
 gpu:  ## every test and every benchmark that needs a GPU, with the packages found (no .venv), in ten minutes
 	@$(PYTHON) benchmarks/gpu.py --seconds $(GPU_SECONDS) --results $(RESULTS) --benchmarks $(BENCHMARKS) -- $(PYTEST_ARGS)
+
+crash: $(VENV)/.installed-test  ## kill every command at its file-system events, restart it, compare what it leaves
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m crash $(PYTEST_ARGS) tests/crash
 
 older-readers: $(OLDER)/.installed $(VENV)/.installed-test  ## open a published directory in transformers 4.57 and sentence-transformers 5
 	HF_HUB_OFFLINE=1 PYTHONPATH=. $(BIN)/python -m tests.older_readers.write_expected outputs/older-readers $(if $(MODEL),--model $(MODEL))

@@ -1,12 +1,9 @@
-"""What both trainers share: exact batches of the step, whole checkpoints, stops, speed, numbers before step 1."""
+"""What both trainers share: exact batches of the step, checkpoints, finite weights, speed, numbers before step 1."""
 
 import math
-import os
-import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,69 +11,21 @@ from accelerate.utils import DynamoBackend
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import EvalPrediction, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SchedulerType, TrainOutput
+from transformers.trainer_utils import PredictionOutput, SchedulerType, TrainOutput
 
 from nomic_bert.training_record import STAGE_BEFORE, TRAINING_FILE, write_training
 
-from . import record
+from . import record, run_settings
+from .adapters import refuse_untrainable
+from .arguments import StepArguments
 from .checkpoints import latest_checkpoint
+from .finite import require_finite_weights
 from .interruption import EXIT_CODE, StopAtSigterm, ignore_sigterm
+from .safe import SafeTrainer
 from .sampling import EvaluationBatches, StepSampler, TrainBatches
 from .stopwatch import Stopwatch
-
-
-@dataclass
-class StepArguments(TrainingArguments):
-    """TrainingArguments, less the settings that would mean something other than they say.
-
-    Attributes:
-        global_batch_size: rows of an optimizer step, over all ranks and accumulated micro-batches.
-    """
-
-    global_batch_size: int | None = field(
-        default=None, metadata={"help": "Rows of an optimizer step over all ranks and accumulated micro-batches."}
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collators name the columns they read."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Would hide a NaN loss."})
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Every parameter is used in every step."}
-    )
-    include_num_input_tokens_seen: str | bool = field(
-        default="all", metadata={"help": "Count tokens seen; no token here is padding."}
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        refused = {
-            "auto_find_batch_size": "it would change the batch size without being asked",
-            "ignore_data_skip": "it would train on rows twice, and skipping rows costs nothing here",
-            "enable_jit_checkpoint": "SIGTERM saves a checkpoint without it, on all ranks at the same step",
-        }
-        for name, reason in refused.items():
-            if getattr(self, name):
-                raise ValueError(f"{name} is refused: {reason}.")
-        if self.train_sampling_strategy != "random":
-            raise ValueError("train_sampling_strategy is refused: batches are a function of (seed, epoch, step).")
-        if self.n_gpu > 1:
-            raise ValueError(
-                f"One process sees {self.n_gpu} GPUs. Start one process for each (`accelerate launch`), or show it "
-                "one (CUDA_VISIBLE_DEVICES=0)."
-            )
-
-
-def divide_batch(args: StepArguments, parts_name: str, parts: int) -> int:
-    """`global_batch_size` over a number of parts.
-
-    Raises:
-        ValueError: it does not divide.
-    """
-    total = args.global_batch_size
-    assert total is not None
-    if total < 1 or total % parts:
-        raise ValueError(f"global_batch_size {total:,} does not divide by {parts_name} ({parts:,}).")
-    return total // parts
 
 
 def as_sources(
@@ -110,8 +59,8 @@ def as_sources(
     return sources
 
 
-class StepTrainer(Trainer):
-    """A Trainer over TrainBatches and EvaluationBatches; subclasses add the loss.
+class StepTrainer(SafeTrainer):
+    """A SafeTrainer over TrainBatches and EvaluationBatches; subclasses add the loss.
 
     `prediction_step` of a subclass returns sums over a batch and their weights, and `summarize` turns the sums over
     the whole evaluation set into metrics, so that no metric is a mean of batch means.
@@ -140,6 +89,8 @@ class StepTrainer(Trainer):
         callbacks: list | None,
         optimizers: tuple,
     ) -> None:
+        refuse_untrainable(model)
+        self._start_weights = run_settings.start_of(model) if train_batches is not None else {}
         super().__init__(
             model=model,
             args=args,
@@ -203,6 +154,8 @@ class StepTrainer(Trainer):
             **record.schedule_facts(args, state.max_steps, schedule),
             **record.optimizer_facts(args, optimizer),
             "precision": record.precision_name(self.accelerator.mixed_precision, model),
+            **record.dropout_facts(model),
+            **record.adapter_facts(model),
             "seed": args.seed,
             "data_seed": plan.seed,
             **facts["hyperparameters"],
@@ -229,16 +182,35 @@ class StepTrainer(Trainer):
     def describe(self) -> list[str]:
         """The effective numbers of a run, one line each, printed before its first step."""
         assert self.train_dataset is not None
-        args, plan = self.args, self.train_dataset.plan
+        args, plan, total = self.args, self.train_dataset.plan, self._total_steps()
         steps = plan.steps_per_epoch
-        total = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
         share = plan.batch_size // (args.world_size * args.gradient_accumulation_steps)
         return [
             f"global batch {plan.batch_size:,} rows = {args.world_size} ranks x "
             f"{args.gradient_accumulation_steps} accumulated x {share:,}",
             f"{total:,} steps, {steps:,} an epoch; warmup {args.get_warmup_steps(total):,} steps to learning rate "
             f"{args.learning_rate:g}, then {SchedulerType(args.lr_scheduler_type).value}",
+            ", ".join(
+                f"{name.replace('_', ' ')} {value:g}" for name, value in record.dropout_facts(self.model).items()
+            ),
         ]
+
+    def _total_steps(self) -> int:
+        assert self.train_dataset is not None
+        epochs = self.args.num_train_epochs * self.train_dataset.plan.steps_per_epoch
+        return self.args.max_steps if self.args.max_steps > 0 else math.ceil(epochs)
+
+    def _run_settings(self) -> dict[str, Any]:
+        """What the result of the run depends on, as JSON values."""
+        assert self.train_dataset is not None and self.model is not None
+        return {
+            "steps": self._total_steps(),
+            "start": self._start_weights,
+            "model": run_settings.model_that_decides(self.model),
+            "arguments": run_settings.arguments_that_decide(self.args),
+            "data": run_settings.data_of(self.train_dataset.sources),
+            "tokenizer": run_settings.words_of(cast(PreTrainedTokenizerBase, self.processing_class)),
+        }
 
     def train(
         self,
@@ -250,10 +222,13 @@ class StepTrainer(Trainer):
 
         SIGTERM, to any rank, ends the run after the current optimizer step, with a checkpoint to resume from.
 
+        Resumed at its last step or beyond, a run ends there without another step.
+
         Raises:
             SystemExit: stopped by SIGTERM; the code is 143, on every rank.
-            ValueError: asked to resume where there is no complete checkpoint.
-            FloatingPointError: the loss is not finite.
+            ResumeError: the checkpoint is damaged, is not mere data, or was trained with other settings.
+            ValueError: asked to resume where there is no complete checkpoint, or the ranks' settings or data differ.
+            FloatingPointError: the loss, the gradient norm, a weight or the metric of the best model is not finite.
         """
         if self.train_dataset is None:
             raise ValueError(f"{type(self).__name__}.train() needs a train_dataset.")
@@ -265,6 +240,9 @@ class StepTrainer(Trainer):
         if not resume_from_checkpoint and (stages := self.training_record()):
             self._earlier_stages, self._start = stages, {"start": STAGE_BEFORE}  # goes on from what it trained before
         self.stage_facts()  # a mistake in source_details shows now, not when the weights are to be saved
+        settings = self._run_settings()
+        run_settings.require_equal_on_ranks(settings)
+        self._start_safely(settings, resume_from_checkpoint or None)
         self._best_loaded, self._devices = False, record.count_devices(self.args.device)
         self.before_training()
         if self.is_world_process_zero():
@@ -280,6 +258,7 @@ class StepTrainer(Trainer):
                     flush=True,
                 )
             raise SystemExit(EXIT_CODE)
+        require_finite_weights(self.model, f"They are not saved. {self._what_is_left()}")
         return output
 
     def get_train_dataloader(self) -> DataLoader:
@@ -346,19 +325,24 @@ class StepTrainer(Trainer):
             "multiprocessing_context": self.args.dataloader_multiprocessing_context,
         }
 
-    def _stop_unless_finite(self, loss: Tensor) -> None:
-        """Raise before a bad loss reaches the weights; the last checkpoint is as good as it was."""
-        if torch.isfinite(loss):
-            return
+    def predict(self, *_: Any, **__: Any) -> PredictionOutput:
+        """Not offered: use `evaluate` for metrics, and sentence-transformers' `encode` for embeddings."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no predict(): use evaluate(dataset) for metrics, nomic_bert.embedder to embed."
+        )
+
+    def rows_of_step(self) -> str:
+        """See SafeTrainer."""
         assert self.train_dataset is not None
         plan = self.train_dataset.plan
         epoch, step = divmod(self.state.global_step, plan.steps_per_epoch)
         source, rows = plan.batch(epoch, step)
-        raise FloatingPointError(
-            f"The loss is {loss.item()} at step {self.state.global_step + 1}, on source {source!r}, rows "
-            f"{', '.join(map(str, rows[:8]))}, ... (all: train_dataset.plan.batch({epoch}, {step})). "
-            f"Training stopped; the weights of the last checkpoint in {self.args.output_dir} are unharmed."
-        )
+        first = ", ".join(map(str, rows[:8]))
+        return f"source {source!r}, rows {first}, ... (all: train_dataset.plan.batch({epoch}, {step}))"
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with self._stopwatch.paused():
+            super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -373,27 +357,6 @@ class StepTrainer(Trainer):
     def _load_best_model(self) -> None:
         super()._load_best_model()
         self._best_loaded = True
-
-    def _checkpoint_directory(self) -> Path:
-        return Path(str(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        with self._stopwatch.paused():
-            # a stale trainer_state.json would make a half-overwritten checkpoint look complete
-            if self.args.should_save:
-                shutil.rmtree(self._checkpoint_directory(), ignore_errors=True)
-            self.accelerator.wait_for_everyone()
-            super()._save_checkpoint(model, trial)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        # Trainer writes trainer_state.json next, and last; by then every other file of every rank must be on the disk
-        super()._save_rng_state(output_dir)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            for path in Path(output_dir).rglob("*"):
-                if path.is_file():
-                    with path.open("rb") as file:
-                        os.fsync(file.fileno())
 
 
 def compile_layers(model: nn.Module, backend: str, mode: str | None) -> None:

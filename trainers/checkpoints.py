@@ -1,11 +1,14 @@
-"""Which checkpoint to resume from: the newest that was written to its end."""
+"""The checkpoints of a run: the newest that is complete, and which ones to keep."""
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from textfiles.atomic import sync_directory, sync_tree
 
 
 def latest_checkpoint(output_dir: str | Path) -> Path | None:
@@ -18,11 +21,7 @@ def latest_checkpoint(output_dir: str | Path) -> Path | None:
     Args:
         output_dir: the run's output directory; it need not exist.
     """
-    numbered = {
-        int(number): path
-        for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-        if path.is_dir() and (number := path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")).isdigit()
-    }
+    numbered = _numbered(output_dir)
     for step in sorted(numbered, reverse=True):
         missing = _missing_from(numbered[step], step)
         if missing is None:
@@ -31,14 +30,62 @@ def latest_checkpoint(output_dir: str | Path) -> Path | None:
     return None
 
 
-def _missing_from(checkpoint: Path, step: int) -> str | None:
-    """What keeps a checkpoint from being resumed; None if nothing does."""
+def sync_checkpoint(checkpoint: Path) -> None:
+    """Wait until a checkpoint, and its name in the output directory, are on the disk."""
+    sync_tree(checkpoint)
+    sync_directory(checkpoint.parent)
+
+
+def remove_checkpoint(checkpoint: Path) -> None:
+    """Remove a checkpoint, if it exists; interrupted, it leaves one that is incomplete."""
+    if checkpoint.is_dir():
+        (checkpoint / TRAINER_STATE_NAME).unlink(missing_ok=True)
+        shutil.rmtree(checkpoint)
+
+
+def remove_older_checkpoints(written: Path, limit: int | None, best: str | None) -> None:
+    """Remove checkpoints beyond `limit`, but never the one just written nor the best.
+
+    Incomplete ones, and those of later steps, which a run that was resumed from an earlier step has left behind, go
+    first, then the oldest. Times of files decide nothing: copying a directory changes them.
+
+    Args:
+        written: the checkpoint that was just written, complete and on the disk.
+        limit: `save_total_limit`; None or 0: no limit.
+        best: path of the best checkpoint so far, if it is known.
+    """
+    if not limit:
+        return
+    kept = {written.resolve()} | ({Path(best).resolve()} if best else set())
+    numbered = _numbered(written.parent)
+    current = next(step for step, path in numbered.items() if path.resolve() == written.resolve())
+    others = [step for step, path in numbered.items() if path.resolve() not in kept]
+    incomplete = {step for step in others if _missing_from(numbered[step], step, to_resume=False)}
+    by_worth = sorted(others, key=lambda step: (step not in incomplete, step < current, step))
+    surplus = len(others) - max(0, limit - (len(numbered) - len(others)))
+    for place, step in enumerate(by_worth):
+        if step in incomplete or place < surplus:
+            remove_checkpoint(numbered[step])
+
+
+def _numbered(output_dir: str | Path) -> dict[int, Path]:
+    return {
+        int(number): path
+        for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        if path.is_dir() and (number := path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")).isdigit()
+    }
+
+
+def _missing_from(checkpoint: Path, step: int, to_resume: bool = True) -> str | None:
+    """What keeps a checkpoint from being complete or, with `to_resume`, from being resumed; None if nothing does."""
     try:
         state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
+        state = None
+    if not isinstance(state, dict):
         return f"its {TRAINER_STATE_NAME} is missing or cut short, so the save was interrupted"
     if state.get("global_step") != step:
         return f"its {TRAINER_STATE_NAME} says step {state.get('global_step')}"
-    if not any(checkpoint.glob("rng_state*.pth")):
+    if to_resume and not any(checkpoint.glob("rng_state*.pth")):
         return "it holds the model without the optimizer's and random states (save_only_model)"
     return None

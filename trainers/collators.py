@@ -141,6 +141,16 @@ class PairCollator:
     seed: int = 0
     with_keys: bool = False
 
+    def __post_init__(self) -> None:
+        for source, prompts in self.prompts.items():
+            for side, length in {"query": self.query_max_length, "document": self.document_max_length}.items():
+                taken = len(self.tokenizer(prompts[side])["input_ids"])
+                if taken >= length:
+                    raise ValueError(
+                        f"{side}_max_length {length} leaves no token for the texts of source {source!r}: the prefix "
+                        f"{prompts[side]!r} and the special tokens take {taken}."
+                    )
+
     def __call__(self, batch: SourceBatch) -> dict[str, Any]:
         """Tokenize a batch.
 

@@ -1,6 +1,7 @@
 """Stage 1: masked language modelling on packed blocks (paper §4.1)."""
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -14,11 +15,12 @@ from nomic_bert import NomicBertConfig
 from nomic_bert.flops import matmul_rate, training_flops
 from nomic_bert.training_record import STAGES
 
-from .base import StepArguments, StepTrainer, as_sources, divide_batch, weighted_mean
+from .arguments import StepArguments, divide_batch
+from .base import StepTrainer, as_sources, weighted_mean
 from .collators import MaskedLMCollator
 from .distributed import rank_and_ranks
 from .record import sources_of_plan
-from .sampling import BatchPlan, EvaluationBatches, TrainBatches
+from .sampling import BatchPlan, EvaluationBatches, TrainBatches, permute
 
 
 @dataclass
@@ -55,6 +57,9 @@ class MLMConfig(StepArguments):
                 "`accelerate launch --config_file recipes/configs/accelerate/zero2.yaml` instead."
             )
         super().__post_init__()
+        for name in ("mlm_probability", "eval_mlm_probability"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must be greater than 0 and less than 1, got {getattr(self, name)}.")
         if self.peak_tflops is not None and self.peak_tflops <= 0:
             raise ValueError(f"peak_tflops must be greater than 0, got {self.peak_tflops}.")
         if self.global_batch_size is None:
@@ -136,12 +141,26 @@ class MLMTrainer(StepTrainer):
     def _train_batches(self, dataset: Dataset) -> TrainBatches:
         args = self.args
         sources = self._blocks(dataset)
+        if not args.attend_across_documents and "document_lengths" not in sources["blocks"].column_names:
+            self._warn_of_short_documents(sources["blocks"])
         rank, ranks = rank_and_ranks()
         batch_size = args.per_device_train_batch_size * ranks * args.gradient_accumulation_steps
         seed = args.seed if args.data_seed is None else args.data_seed
         plan = BatchPlan({name: len(rows) for name, rows in sources.items()}, batch_size, seed)
         collator = MaskedLMCollator(self._tokenizer, args.mlm_probability, args.attend_across_documents, seed)
         return TrainBatches(sources, plan, collator, rank, ranks, args.gradient_accumulation_steps)
+
+    def _warn_of_short_documents(self, blocks: Dataset) -> None:
+        """The authors' packed data has a [CLS] at each sentence of its books, so nothing longer would be attended."""
+        sample = blocks[permute(np.arange(min(len(blocks), 64)), len(blocks), (0,))]["input_ids"]
+        documents = sum(1 + ids[1:].count(self._tokenizer.cls_token_id) for ids in sample)
+        mean = sum(map(len, sample)) / documents
+        warnings.warn(
+            f"The blocks have no column 'document_lengths', so a document is taken to start at each [CLS]. These are "
+            f"{mean:,.0f} tokens long on average in {len(sample)} blocks, and attention reaches no further. Set "
+            "attend_across_documents if that is shorter than your documents.",
+            stacklevel=5,
+        )
 
     def evaluation_batches(self, dataset: Dataset) -> EvaluationBatches:
         """Blocks with fixed masks, the same in every run."""
@@ -234,9 +253,9 @@ class MLMTrainer(StepTrainer):
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """See Trainer; stops at a loss that is not finite."""
+        """See Trainer."""
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self._stop_unless_finite(loss)
+        self._step_loss += loss
         return loss
 
     def prediction_step(

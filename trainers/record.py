@@ -23,6 +23,7 @@ from transformers.training_args import OptimizerNames
 from nomic_bert.training_record import STAGE_BEFORE, TRAINING_FILE, UNRECORDED, read_training
 from textfiles.hub_names import is_hub_name
 
+from .adapters import adapter_settings
 from .sampling import BatchPlan
 
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "sentence-transformers", "nomic-embed-hf")
@@ -108,6 +109,23 @@ def schedule_facts(args: TrainingArguments, total_steps: int, given: Any) -> dic
         "schedule": SchedulerType(args.lr_scheduler_type).value,
     }
     return {**facts, **({"schedule_settings": args.lr_scheduler_kwargs} if args.lr_scheduler_kwargs else {})}
+
+
+def dropout_facts(model: nn.Module | None) -> dict[str, float]:
+    """Dropout that a model trains with, of the hidden states and of the attention probabilities."""
+    config = getattr(model, "config", None)
+    names = {"dropout": "hidden_dropout_prob", "attention_dropout": "attention_probs_dropout_prob"}
+    return {name: getattr(config, field) for name, field in names.items() if hasattr(config, field)}
+
+
+def adapter_facts(model: nn.Module) -> dict[str, str]:
+    """The adapter that is trained in place of the weights; none for a model without one."""
+    settings = adapter_settings(model)
+    if not settings:
+        return {}
+    kind = getattr(settings["peft_type"], "value", settings["peft_type"])
+    numbers = [f"{name} {settings[name]}" for name in ("r", "lora_alpha", "lora_dropout") if name in settings]
+    return {"adapter": ", ".join([str(kind), *numbers, "on " + " ".join(sorted(settings.get("target_modules") or []))])}
 
 
 def precision_name(mixed_precision: str, model: nn.Module) -> str:

@@ -12,7 +12,7 @@ from nomic_bert import NomicBertModel
 from nomic_bert.embedder import embedder_around, require_checkpoint, save_embedder
 from nomic_bert.prompts import prefix_text
 from recipes.shared.mixture import describe_mixture
-from recipes.shared.training import train_and_save
+from recipes.shared.training import dropout_settings, train_and_save
 from textfiles.commands import one_line_errors
 from textfiles.rows import ROW_SUFFIXES, find_files, read_row_batches
 from textfiles.settings import read_sections
@@ -27,6 +27,7 @@ class ContrastiveArguments:
 
     Attributes:
         model_name_or_path: checkpoint to start from.
+        dropout: with which it is trained, whatever its configuration says.
         sources: one mapping for each source; its keys are the fields of `curation.sources.Source`.
         train_file: instead of `sources`, files of one's own pairs, with the columns `query` and `document`, and
             perhaps `negatives` (a list of texts); prefixed as search queries and documents.
@@ -35,6 +36,7 @@ class ContrastiveArguments:
     """
 
     model_name_or_path: str
+    dropout: float = 0.0
     sources: list | None = None
     train_file: str | None = None
     evaluators: list | None = None
@@ -75,7 +77,7 @@ def _train(recipe: ContrastiveArguments, args: ContrastiveConfig, *, with_negati
         with args.main_process_first(desc="copying the sources"):
             pairs = {source.name: open_pairs(source) for source in sources}
         trainer = ContrastiveTrainer(
-            model=NomicBertModel.from_pretrained(recipe.model_name_or_path),
+            model=NomicBertModel.from_pretrained(recipe.model_name_or_path, **dropout_settings(recipe.dropout)),
             args=args,
             train_dataset=pairs,
             processing_class=tokenizer,

@@ -8,8 +8,14 @@ from textfiles.begun import use_alone
 from textfiles.commands import one_line_errors
 from trainers.base import StepTrainer
 from trainers.checkpoints import latest_checkpoint
+from trainers.resuming import ResumeError
 
 FINAL = "final"
+
+
+def dropout_settings(dropout: float) -> dict[str, float]:
+    """Fields of `NomicBertConfig` for a dropout: the released nomic-bert-2048's say 0.1, the paper trains with 0."""
+    return {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
 
 
 def train_and_save(trainer: StepTrainer, save: Callable[[Path], None]) -> Path:
@@ -24,7 +30,8 @@ def train_and_save(trainer: StepTrainer, save: Callable[[Path], None]) -> Path:
         The directory of the finished model.
 
     Raises:
-        SystemExit: the run is finished already, or another process is training in `output_dir`.
+        SystemExit: the run is finished already, another process is training in `output_dir`, the checkpoint cannot be
+            resumed from, or the run met NaN.
     """
     args = trainer.args
     final = Path(str(args.output_dir), FINAL)
@@ -36,7 +43,10 @@ def train_and_save(trainer: StepTrainer, save: Callable[[Path], None]) -> Path:
     checkpoint = args.resume_from_checkpoint or latest_checkpoint(str(args.output_dir))
     if checkpoint:
         print(f"Resuming from {checkpoint}", flush=True)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else os.fspath(checkpoint))
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else os.fspath(checkpoint))
+    except (ResumeError, FloatingPointError) as error:
+        raise SystemExit(f"error: {error}") from error
     trainer.save_state()
     if trainer.is_world_process_zero():
         save(final)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, load_from_disk
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from curation.packing import MANIFEST, load_blocks
 from curation.sources import is_hub_id, load_hub_split
@@ -14,7 +14,7 @@ from nomic_bert import NomicBertConfig, NomicBertForMaskedLM
 from nomic_bert.embedder import require_checkpoint
 from nomic_bert.tokenizer_files import save_tokenizer
 from nomic_bert.training_record import write_training
-from recipes.shared.training import train_and_save
+from recipes.shared.training import dropout_settings, train_and_save
 from textfiles.atomic import atomic_directory
 from textfiles.commands import one_line_errors
 from trainers import MLMConfig, MLMTrainer
@@ -31,6 +31,7 @@ class Stage1Arguments:
         tokenizer: directory or hub name of the tokenizer that the blocks were packed with.
         model: fields of `NomicBertConfig` for a new model.
         model_name_or_path: checkpoint to continue from, in place of `model`.
+        dropout: with which that checkpoint is trained on, whatever its configuration says.
         eval_blocks: blocks, the last ones of `train_data`, that are kept for evaluation.
     """
 
@@ -38,6 +39,7 @@ class Stage1Arguments:
     tokenizer: str
     model: dict | None = None
     model_name_or_path: str | None = None
+    dropout: float = 0.0
     eval_blocks: int = 0
 
 
@@ -50,7 +52,7 @@ def stage1(recipe: Stage1Arguments, args: MLMConfig) -> Path:
             raise ValueError(f"eval_blocks: {recipe.eval_blocks} of {len(blocks)} blocks cannot be kept aside.")
         split = len(blocks) - recipe.eval_blocks
         trainer = MLMTrainer(
-            model=_starting_model(recipe, len(tokenizer)),
+            model=_starting_model(recipe, len(tokenizer), args.seed),
             args=args,
             train_dataset=blocks.select(range(split)),
             eval_dataset=blocks.select(range(split, len(blocks))) if recipe.eval_blocks else None,
@@ -91,13 +93,14 @@ def _origin(path: str) -> dict[str, Any]:
     return {"parts": parts} if parts else {}
 
 
-def _starting_model(recipe: Stage1Arguments, num_tokens: int) -> NomicBertForMaskedLM:
+def _starting_model(recipe: Stage1Arguments, num_tokens: int, seed: int) -> NomicBertForMaskedLM:
     if (recipe.model is None) == (recipe.model_name_or_path is None):
         raise ValueError("give either model (a new one's fields) or model_name_or_path (a checkpoint).")
+    set_seed(seed)  # a run that is started again before its first checkpoint gets the same new weights
     if recipe.model is not None:
         return build_model(recipe.model, num_tokens)
     require_checkpoint(str(recipe.model_name_or_path))
-    return NomicBertForMaskedLM.from_pretrained(recipe.model_name_or_path)
+    return NomicBertForMaskedLM.from_pretrained(recipe.model_name_or_path, **dropout_settings(recipe.dropout))
 
 
 def build_model(fields: dict[str, Any], num_tokens: int) -> NomicBertForMaskedLM:

@@ -102,6 +102,18 @@ def test_stage_3_is_the_papers():
     sources = [read_section(Source, entry, "stage3") for entry in config["sources"]]
     assert len({source.split for source in sources}) == 10  # Table 3
     assert all(source.negatives for source in sources)
+    retrieval = ("msmarco", "nq_", "hotpotqa", "fever")  # paper §4.2.2: asymmetric, the others are symmetric
+    for source in sources:
+        prefixes = (source.query_prefix, source.document_prefix)
+        if source.name.startswith(retrieval):
+            assert prefixes == ("search_query", "search_document"), source.name
+        else:
+            assert prefixes in [("classification",) * 2, ("clustering",) * 2], source.name
+
+
+@pytest.mark.parametrize("name", ["stage2", "stage3", "stage1_continue"])
+def test_stages_set_the_papers_dropout_whatever_their_start_says(name):
+    assert read(f"{name}.yaml")["dropout"] == 0
 
 
 def test_curation_is_the_papers():

@@ -57,6 +57,20 @@ def gathered_gradient() -> torch.Tensor:
     return rows.grad.flatten()
 
 
+def refusals(output: Path) -> dict[str, str]:
+    """What is said where the ranks see other rows, other numbers of rows, or have other settings."""
+    rank, said = rank_and_ranks()[0], {}
+    unequal = {"text": {"train": {"a": pairs(19, seed=rank)}}, "rows": {"train": {"a": pairs(19 + rank)}}}
+    unequal["seed"] = {"train": {"a": pairs(19)}, "seed": 5 + rank}
+    for name, settings in unequal.items():
+        trainer = contrastive_trainer(output, **{**CONTRASTIVE, "num_hard_negatives": 0, **settings})
+        try:
+            trainer.train()
+        except ValueError as error:
+            said[name] = str(error)
+    return said
+
+
 def main(output: Path) -> None:
     """Write every result of this rank to `output`/rank<rank>.pt."""
     grad_cache._CPU_ROW_TOKENS = 40  # several rows in a chunk of 60 tokens, so several forward passes before a backward
@@ -73,6 +87,7 @@ def main(output: Path) -> None:
         ),
         "mlm": run(mlm_trainer(output / "mlm", **MLM, **SAVING)),
         "gathered": gathered_gradient(),
+        "refusals": refusals(output / "unequal"),
     }
     resumed = {"contrastive": (contrastive_trainer, {"train": repeating(), **CONTRASTIVE}), "mlm": (mlm_trainer, MLM)}
     for name, (make, settings) in resumed.items() if rank_and_ranks()[1] == 2 else ():

@@ -126,3 +126,10 @@ def test_gathering_sums_the_gradient_over_ranks(ranks):
 def test_gathering_on_one_rank_is_the_identity():
     rows = torch.randn(3, 2)
     assert gather_with_gradient(rows) is rows
+
+
+def test_ranks_with_other_data_or_settings_are_refused_by_all(ranks):
+    for rank in ranks:
+        assert "data.a.digest" in rank["refusals"]["text"]
+        assert "data.a.rows was 19, is 20" in rank["refusals"]["rows"]
+        assert "arguments.seed was 5, is 6" in rank["refusals"]["seed"]

@@ -140,7 +140,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
         ({"global_batch_size": 9}, r"9 does not divide by per_device_train_batch_size x ranks \(2\)"),
         ({"gradient_accumulation_steps": 3}, "contradicts global_batch_size 8, which asks for 4"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size is refused"),
-        ({"mlm_probability": 1.5}, "between 0 and 1"),
+        ({"mlm_probability": 1.5}, "mlm_probability must be greater than 0 and less than 1"),
         ({"deepspeed": "zero2.json"}, "deepspeed is refused.*accelerate launch --config_file"),
         ({"peak_tflops": 0.0}, "peak_tflops must be greater than 0"),
         ({"enable_jit_checkpoint": True}, "enable_jit_checkpoint is refused: SIGTERM saves a checkpoint"),

@@ -162,3 +162,16 @@ def test_evaluation_covers_every_row_once_on_any_number_of_ranks(ranks):
     one_rank = EvaluationBatches(sources, 10, keep, 0)
     items = (one_rank[item] for item in range(one_rank.items_per_rank))
     assert pools == {(batch.source, tuple(batch.rows.tolist())) for batch in items}
+
+
+def test_each_pass_over_a_source_has_an_order_of_its_own():
+    """Over two epochs of a source of weight 2, four passes: each takes rows once, no two in the same batches."""
+    plan = BatchPlan({"a": 64}, 8, seed=3, weights={"a": 2})
+    batches = [
+        frozenset(plan.batch(epoch, step)[1].tolist()) for epoch in range(2) for step in range(plan.steps_per_epoch)
+    ]
+    assert len(batches) == 32
+    assert len(set(batches)) == 32
+    for epoch in range(2):
+        rows = [row for batch in batches[16 * epoch : 16 * epoch + 16] for row in batch]
+        assert all(rows.count(row) == 2 for row in range(64))

@@ -1,0 +1,10 @@
+"""How many kills each case survived, printed at the end."""
+
+import pytest
+
+from tests.crash.harness import tallies
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for case, (tried, survived) in tallies.items():
+        terminalreporter.write_line(f"crash: {case}: {survived} of {tried} kills survived")

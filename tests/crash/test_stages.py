@@ -1,0 +1,56 @@
+"""Stages 1 and 2 of a tiny model, killed while they train, save, remove older checkpoints and write `final`."""
+
+import json
+import random
+
+import pytest
+
+from tests.checkpoints import save_nomic
+from tests.crash.harness import Case, assert_survives
+from tests.trainers.toys import WORDS, blocks, tokenizer
+
+SETTINGS = {"max_steps": 5, "save_steps": 2, "save_total_limit": 1, "logging_steps": 1, "warmup_steps": 1}
+SETTINGS |= {"learning_rate": 0.01, "seed": 3, "use_cpu": "true", "report_to": "none", "disable_tqdm": "true"}
+MAY_DIFFER = {
+    "*trainer_state.json": "its logs hold tokens a second, and running times",
+}
+FINISHED = "so this run is finished"
+
+
+def arguments(**settings):
+    return tuple(word for key, value in {**SETTINGS, **settings}.items() for word in (f"--{key}", str(value)))
+
+
+def prepare_blocks(directory):
+    tokenizer().save_pretrained(directory / "tokenizer")
+    blocks(16).save_to_disk(directory / "blocks")
+
+
+def prepare_pairs(directory):
+    save_nomic(directory / "model")
+    chosen = random.Random(0)
+    with open(directory / "pairs.jsonl", "w") as file:
+        for _ in range(12):
+            query, document = (" ".join(chosen.choices(WORDS, k=count)) for count in (2, 5))
+            file.write(json.dumps({"query": query, "document": document}) + "\n")
+
+
+def stage1(schedule):
+    model = json.dumps({"n_embd": 16, "n_layer": 1, "n_head": 2, "n_inner": 32, "vocab_size": 128})
+    data = {"train_data": "blocks", "tokenizer": "tokenizer", "model": model, "output_dir": "outputs"}
+    settings = {"global_batch_size": 4, "per_device_train_batch_size": 4, "peak_tflops": 0.1}
+    command = arguments(**data, **settings, lr_scheduler_type=schedule)
+    return Case(f"stage1, {schedule}", "recipes/stage1.py", command, prepare_blocks, True, MAY_DIFFER, FINISHED)
+
+
+def stage2(schedule):
+    data = {"model_name_or_path": "model", "train_file": "pairs.jsonl", "output_dir": "outputs"}
+    command = arguments(**data, global_batch_size=4, lr_scheduler_type=schedule)
+    return Case(f"stage2, {schedule}", "recipes/stage2.py", command, prepare_pairs, True, MAY_DIFFER, FINISHED)
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("schedule", ["constant", "inverse_sqrt"])
+@pytest.mark.parametrize("stage", [stage1, stage2])
+def test_a_stage_ends_with_the_same_files_wherever_it_was_killed(tmp_path, stage, schedule):
+    assert_survives(stage(schedule), tmp_path)

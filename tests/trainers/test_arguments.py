@@ -1,0 +1,63 @@
+"""Settings that are invalid, or would be ignored, are refused by name when they are given."""
+
+import math
+
+import pytest
+
+from trainers import ContrastiveConfig, MLMConfig
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize("kind", [ContrastiveConfig, MLMConfig])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("learning_rate", [0.0, -1e-4, NAN, math.inf]),
+        ("weight_decay", [-0.01, NAN]),
+        ("max_grad_norm", [-1.0, NAN]),
+        ("num_train_epochs", [0, -1, NAN]),
+        ("max_steps", [0, -2]),
+        ("adam_beta1", [1.0, -0.1, NAN]),
+        ("adam_beta2", [1.0, NAN]),
+        ("adam_epsilon", [0.0, NAN]),
+        ("warmup_steps", [NAN, -1]),
+        ("label_smoothing_factor", [0.1, NAN]),
+        ("hub_token", ["hf_secret"]),
+        ("average_tokens_across_devices", [False]),
+    ],
+)
+def test_invalid_values_are_refused(tmp_path, kind, name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=name) as caught:
+            kind(output_dir=str(tmp_path), use_cpu=True, **{name: value})
+        assert "hf_secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("scale", [-1.0, 0.0, NAN, math.inf]),
+        ("query_max_length", [0, 1]),
+        ("document_max_length", [1]),
+        ("chunk_tokens", [0]),
+        ("num_hard_negatives", [-1]),
+    ],
+)
+def test_invalid_values_of_the_contrastive_stages_are_refused(tmp_path, name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=name):
+            ContrastiveConfig(output_dir=str(tmp_path), use_cpu=True, **{name: value})
+
+
+def test_invalid_shares_of_masked_tokens_are_refused(tmp_path):
+    for value in (0.0, 1.5, NAN):
+        for name in ("mlm_probability", "eval_mlm_probability"):
+            with pytest.raises(ValueError, match=name):
+                MLMConfig(output_dir=str(tmp_path), use_cpu=True, **{name: value})
+
+
+@pytest.mark.parametrize("kind", [ContrastiveConfig, MLMConfig])
+def test_ranks_wait_a_day_for_the_one_that_prepares_the_data(tmp_path, kind):
+    assert kind(output_dir=str(tmp_path), use_cpu=True).ddp_timeout == 24 * 3600
+    assert kind(output_dir=str(tmp_path), use_cpu=True, ddp_timeout=60).ddp_timeout == 60

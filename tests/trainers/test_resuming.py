@@ -1,0 +1,242 @@
+"""A run that is started again: at its end, with other settings, or from a checkpoint that is damaged or hostile."""
+
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.trainers.toys import blocks, contrastive_trainer, encoder, mlm_trainer, pairs
+from trainers import checkpoints, latest_checkpoint
+from trainers.resuming import ResumeError
+from trainers.run_settings import SETTINGS_FILE
+
+SAVING = {"save_strategy": "steps", "save_steps": 2}
+
+
+def weights(trainer):
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A contrastive run that was trained to its end, step 4, inside an epoch."""
+    directory = tmp_path_factory.mktemp("begun")
+    trainer = contrastive_trainer(directory, max_steps=4, lr_scheduler_type="inverse_sqrt", warmup_steps=1, **SAVING)
+    trainer.train()
+    return directory, weights(trainer)
+
+
+@pytest.fixture
+def resume(begun, tmp_path):
+    """Resume a copy of the run, with changed settings."""
+
+    def run(model=None, train=None, change=None, **settings):
+        directory = tmp_path / "copy"
+        if not directory.exists():
+            shutil.copytree(begun[0], directory)
+        if change:
+            change(directory / "checkpoint-4")
+        settings = {"max_steps": 4, "lr_scheduler_type": "inverse_sqrt", "warmup_steps": 1, **SAVING, **settings}
+        trainer = contrastive_trainer(directory, model, train, **settings)
+        trainer.train(resume_from_checkpoint=True)
+        return trainer
+
+    return run
+
+
+@pytest.mark.parametrize("schedule", ["linear", "constant", "inverse_sqrt", "cosine"])
+@pytest.mark.parametrize("make", [contrastive_trainer, mlm_trainer])
+def test_resumed_at_its_last_step_a_run_takes_no_further_one(tmp_path, make, schedule):
+    settings = {"max_steps": 4, "lr_scheduler_type": schedule, "warmup_steps": 1, **SAVING}
+    first = make(tmp_path, **settings)
+    first.train()
+    again = make(tmp_path, **settings)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 4
+    assert all(torch.equal(value, weights(again)[name]) for name, value in weights(first).items())
+
+
+def test_beyond_its_last_step_too(begun, resume, capsys):
+    trainer = resume(max_steps=2)
+    assert trainer.state.global_step == 4 and "ends here, without another step" in capsys.readouterr().out
+    assert all(torch.equal(value, weights(trainer)[name]) for name, value in begun[1].items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"seed": 12}, r"arguments.seed was 11, is 12"),
+        ({"scale": 20.0}, r"arguments.scale was 50.0, is 20.0"),
+        ({"learning_rate": 2e-2}, r"arguments.learning_rate was 0.01, is 0.02"),
+        ({"matryoshka_dims": [8, 16]}, r"arguments.matryoshka_dims was None, is \[8, 16\]"),
+        ({"document_max_length": 9}, r"arguments.document_max_length was 2048, is 9"),
+        ({"query_max_length": 9}, r"arguments.query_max_length was 2048, is 9"),
+        ({"prompts": {"query": "word0 ", "document": ""}}, r"arguments.prompts.document was 'word1 word1 ', is ''"),
+        ({"global_batch_size": 4}, r"arguments.global_batch_size was 8, is 4"),
+        ({"num_hard_negatives": 1}, r"arguments.num_hard_negatives was 2, is 1"),
+        ({"weight_decay": 0.1}, r"arguments.weight_decay was 0.0, is 0.1"),
+        ({"lr_scheduler_type": "constant"}, r"arguments.lr_scheduler_type was 'inverse_sqrt', is 'constant'"),
+        ({"warmup_steps": 3}, r"arguments.warmup_steps was 1, is 3"),
+        ({"source_weights": {"a": 2}}, r"arguments.source_weights"),
+        ({"model": encoder(resid_pdrop=0.1)}, "model.hidden_dropout_prob was 0.0, is 0.1"),
+        ({"train": {"a": pairs(19, seed=8, negatives=[3, 1]), "b": pairs(9, seed=2, negatives=[2])}}, "data.a.digest"),
+        ({"train": {"a": pairs(19, seed=1, negatives=[3, 1])}}, "data.b was"),
+    ],
+)
+def test_other_settings_are_refused_with_the_old_and_the_new_value(resume, settings, named):
+    with pytest.raises(ResumeError, match=named):
+        resume(**settings)
+
+
+def test_what_changes_no_weight_may_differ(begun, resume):
+    trainer = resume(chunk_tokens=40, logging_steps=2, save_steps=3, dataloader_num_workers=1, save_total_limit=5)
+    assert all(torch.equal(value, weights(trainer)[name]) for name, value in begun[1].items())
+
+
+def test_more_steps_are_trained_and_the_schedules_part_in_it_is_said(resume, capsys):
+    assert resume(max_steps=6).state.global_step == 6
+    assert "goes on to step 6 in place of 4" in capsys.readouterr().out
+
+
+def test_fewer_steps_that_are_not_reached_yet_are_refused(tmp_path):
+    settings = {"max_steps": 6, **SAVING}
+    contrastive_trainer(tmp_path, **settings).train()
+    with pytest.raises(ResumeError, match="steps was 6, is 3"):
+        contrastive_trainer(tmp_path, **{**settings, "max_steps": 3}).train(
+            resume_from_checkpoint=str(tmp_path / "checkpoint-2")
+        )
+
+
+def test_another_start_is_refused_and_the_same_one_elsewhere_is_not(tmp_path):
+    for name, model in {"a": encoder(), "b": encoder(), "other": encoder()}.items():
+        if name == "other":
+            model.encoder.layers[0].attn.Wqkv.weight.data[0] += 1e-3
+        model.save_pretrained(tmp_path / name)
+    settings = {"max_steps": 4, **SAVING}
+    load = type(encoder()).from_pretrained
+    contrastive_trainer(tmp_path / "run", load(tmp_path / "a"), **settings).train()
+    contrastive_trainer(tmp_path / "run", load(tmp_path / "b"), **settings).train(resume_from_checkpoint=True)
+    with pytest.raises(ResumeError, match="start.checkpoint"):
+        contrastive_trainer(tmp_path / "run", load(tmp_path / "other"), **settings).train(resume_from_checkpoint=True)
+
+
+def test_other_blocks_are_refused(tmp_path):
+    settings = {"max_steps": 2, **SAVING}
+    mlm_trainer(tmp_path, **settings).train()
+    with pytest.raises(ResumeError, match="data.blocks.digest"):
+        mlm_trainer(tmp_path, train=blocks(26, seed=9), **settings).train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_of_older_versions_is_compared_by_the_names_that_both_have(resume):
+    def drop_a_name(checkpoint):
+        settings = json.loads((checkpoint / SETTINGS_FILE).read_text())
+        del settings["arguments"]["seed"]
+        settings["arguments"]["of_an_older_version"] = 1
+        (checkpoint / SETTINGS_FILE).write_text(json.dumps(settings))
+
+    assert resume(change=drop_a_name).state.global_step == 4
+
+
+class RunsCode:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def rename_a_weight(checkpoint):
+    state = load_file(checkpoint / "model.safetensors")
+    state["encoder.layers.0.attn.qkv.weight"] = state.pop("encoder.layers.0.attn.Wqkv.weight")
+    save_file(state, checkpoint / "model.safetensors", metadata={"format": "pt"})
+
+
+def drop_a_weight(checkpoint):
+    state = load_file(checkpoint / "model.safetensors")
+    del state["emb_ln.weight"]
+    save_file(state, checkpoint / "model.safetensors", metadata={"format": "pt"})
+
+
+def cut(name):
+    def change(checkpoint):
+        content = (checkpoint / name).read_bytes()
+        (checkpoint / name).write_bytes(content[: len(content) // 2])
+
+    return change
+
+
+def pickled_weights(checkpoint):
+    torch.save(load_file(checkpoint / "model.safetensors"), checkpoint / "pytorch_model.bin")
+
+
+def spoil_a_weight(checkpoint):
+    state = load_file(checkpoint / "model.safetensors")
+    state["emb_ln.weight"][0] = torch.nan
+    save_file(state, checkpoint / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (rename_a_weight, ResumeError, "missing encoder.layers.0.attn.Wqkv.weight; not in the model .*qkv.weight"),
+        (drop_a_weight, ResumeError, "missing emb_ln.weight; not in the model none"),
+        (lambda c: (c / "model.safetensors").unlink(), ResumeError, "its weights cannot be read"),
+        (cut("model.safetensors"), ResumeError, "its weights cannot be read"),
+        (pickled_weights, ResumeError, "pytorch_model.bin is a pickle"),
+        (spoil_a_weight, FloatingPointError, "1 of 22 weights are not finite .emb_ln.weight."),
+        (lambda c: (c / "optimizer.pt").unlink(), ResumeError, "lacks optimizer.pt"),
+        (lambda c: (c / "scheduler.pt").unlink(), ResumeError, "lacks scheduler.pt"),
+        (cut("optimizer.pt"), ResumeError, "optimizer.pt is damaged"),
+        (cut("rng_state.pth"), ResumeError, "rng_state.pth is damaged"),
+        (cut(SETTINGS_FILE), ValueError, f"{SETTINGS_FILE} is not valid JSON"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_and_the_part_is_named(resume, change, error, message):
+    with pytest.raises(error, match=message) as caught:
+        resume(change=change)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+def test_no_code_in_a_checkpoint_is_run(resume, tmp_path, name, save):
+    with pytest.raises(ResumeError, match=f"{name} is damaged, or is not mere data"):
+        resume(change=lambda checkpoint: save(RunsCode(tmp_path / "ran"), checkpoint / name))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_index_of_weights_that_leads_out_of_the_checkpoint_is_refused(resume):
+    def change(checkpoint):
+        (checkpoint / "model.safetensors").rename(checkpoint.parent / "outside.safetensors")
+        index = {
+            "weight_map": dict.fromkeys(load_file(checkpoint.parent / "outside.safetensors"), "../outside.safetensors")
+        }
+        (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    with pytest.raises(ResumeError, match="leads out of the directory"):
+        resume(change=change)
+
+
+def test_a_checkpoint_holds_no_pickled_arguments(begun):
+    assert not list(begun[0].rglob("training_args.bin"))
+
+
+def test_older_checkpoints_go_after_the_new_one_is_on_the_disk(tmp_path, monkeypatch):
+    """Whatever is removed, the checkpoint just written was synced before, with its name."""
+    module = checkpoints
+    events = []
+    sync_directory, remove = module.sync_directory, module.remove_checkpoint
+    monkeypatch.setattr(
+        module, "sync_directory", lambda path: events.append(("sync", path.name)) or sync_directory(path)
+    )
+    monkeypatch.setattr(module, "remove_checkpoint", lambda path: events.append(("remove", path.name)) or remove(path))
+    monkeypatch.setattr(module, "sync_tree", lambda path: events.append(
+        ("sync", path.name, (path / "trainer_state.json").exists())))  # fmt: skip
+    contrastive_trainer(tmp_path, max_steps=3, save_strategy="steps", save_steps=1, save_total_limit=1).train()
+    first = events.index(("remove", "checkpoint-1"))
+    assert events[first - 2 : first] == [("sync", "checkpoint-2", True), ("sync", tmp_path.name)]
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
+    assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-3"

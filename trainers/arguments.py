@@ -1,0 +1,87 @@
+"""TrainingArguments without the settings that would mean something other than they say."""
+
+import math
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+_A_DAY = 86_400
+
+_REFUSED = {
+    "auto_find_batch_size": "it would change the batch size without being asked",
+    "ignore_data_skip": "it would train on rows twice, and skipping rows costs nothing here",
+    "enable_jit_checkpoint": "SIGTERM saves a checkpoint without it, on all ranks at the same step",
+    "label_smoothing_factor": "neither loss of the paper smooths its labels, and it would be ignored",
+    "hub_token": "it would be written to logs and checkpoints in plain text; set the environment variable HF_TOKEN",
+}
+
+
+@dataclass
+class StepArguments(TrainingArguments):
+    """What both trainers' settings share, on top of TrainingArguments.
+
+    Attributes:
+        global_batch_size: rows of an optimizer step, over all ranks and accumulated micro-batches.
+
+    Raises:
+        ValueError: a setting is refused or invalid.
+    """
+
+    global_batch_size: int | None = field(
+        default=None, metadata={"help": "Rows of an optimizer step over all ranks and accumulated micro-batches."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collators name the columns they read."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Would hide a NaN loss."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Every parameter is used in every step."}
+    )
+    ddp_timeout: int = field(
+        default=_A_DAY,
+        metadata={"help": "Seconds that ranks wait for one another: the first start copies or downloads all sources."},
+    )
+    include_num_input_tokens_seen: str | bool = field(
+        default="all", metadata={"help": "Count tokens seen; no token here is padding."}
+    )
+
+    def __post_init__(self) -> None:
+        for name, reason in _REFUSED.items():
+            if getattr(self, name):
+                raise ValueError(f"{name} is refused: {reason}.")
+        super().__post_init__()
+        if self.train_sampling_strategy != "random":
+            raise ValueError("train_sampling_strategy is refused: batches are a function of (seed, epoch, step).")
+        if not self.average_tokens_across_devices:
+            raise ValueError("average_tokens_across_devices is refused: the loss would depend on the number of ranks.")
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"One process sees {self.n_gpu} GPUs. Start one process for each (`accelerate launch`), or show it "
+                "one (CUDA_VISIBLE_DEVICES=0)."
+            )
+        self._refuse_invalid()
+
+    def _refuse_invalid(self) -> None:
+        if self.max_steps < 1 and self.max_steps != -1:
+            raise ValueError(f"max_steps must be at least 1, or -1 for num_train_epochs; got {self.max_steps}.")
+        above_zero = ["learning_rate", "adam_epsilon"] + (["num_train_epochs"] if self.max_steps == -1 else [])
+        for name in above_zero:
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}.")
+        for name in ("weight_decay", "max_grad_norm", "warmup_steps"):
+            if not 0 <= (getattr(self, name) or 0) < math.inf:
+                raise ValueError(f"{name} must be 0 or greater, got {getattr(self, name)}.")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(self, name)}.")
+
+
+def divide_batch(args: StepArguments, parts_name: str, parts: int) -> int:
+    """`global_batch_size` over a number of parts.
+
+    Raises:
+        ValueError: it does not divide.
+    """
+    total = args.global_batch_size
+    assert total is not None
+    if total < 1 or total % parts:
+        raise ValueError(f"global_batch_size {total:,} does not divide by {parts_name} ({parts:,}).")
+    return total // parts

@@ -1,0 +1,100 @@
+"""A checkpoint to resume from is whole, fits the model, and is data that runs no code when it is read.
+
+Safetensors reads `model.safetensors` or `adapter_model.safetensors`. torch reads `optimizer.pt`, `scheduler.pt`,
+`scaler.pt` and `rng_state*.pth` with `weights_only`, which runs no code. The rest is JSON. There is one exception:
+DeepSpeed unpickles its own `global_step*` directories, which can run code.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME
+from transformers.trainer_pt_utils import safe_globals
+from transformers.utils import (
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    ADAPTER_WEIGHTS_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+)
+
+from .adapters import adapter_weights, is_adapted
+
+_PICKLED_WEIGHTS = (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, ADAPTER_WEIGHTS_NAME)
+_STATES = (OPTIMIZER_NAME, SCHEDULER_NAME)
+
+
+class ResumeError(ValueError):
+    """A checkpoint that must not be resumed from; the message says why and what to do."""
+
+
+def require_whole(checkpoint: Path, model: nn.Module) -> None:
+    """Refuse a checkpoint that lacks a part, holds pickled weights, or holds the weights of another model.
+
+    Args:
+        checkpoint: directory that a trainer of this package wrote, not under DeepSpeed.
+        model: that is to be trained on.
+
+    Raises:
+        ResumeError: names the file or the weights.
+    """
+    remedy = f"Remove {checkpoint} to resume from the checkpoint before it, or restore it."
+    for name in _PICKLED_WEIGHTS:
+        if (checkpoint / name).exists():
+            raise ResumeError(f"{checkpoint / name} is a pickle, which can run code. Only safetensors are read.")
+    expected, file = (adapter_weights(model), ADAPTER_SAFE_WEIGHTS_NAME) if is_adapted(model) else (
+        model.state_dict(), SAFE_WEIGHTS_NAME)  # fmt: skip
+    try:
+        found = _names_in(checkpoint, file)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ResumeError(f"{checkpoint}: its weights cannot be read ({error}). {remedy}") from error
+    stored = {value.data_ptr() for name, value in expected.items() if name in found}
+    missing = [name for name, value in expected.items() if name not in found and value.data_ptr() not in stored]
+    if missing or found - set(expected):
+        raise ResumeError(
+            f"{checkpoint} holds other weights than the model: missing {_shown(missing)}; "
+            f"not in the model {_shown(sorted(found - set(expected)))}. {remedy}"
+        )
+    for name in _STATES:
+        if not (checkpoint / name).is_file():
+            raise ResumeError(f"{checkpoint} lacks {name}. {remedy}")
+    for path in [checkpoint / name for name in (*_STATES, SCALER_NAME)] + sorted(checkpoint.glob("rng_state*.pth")):
+        if path.is_file():
+            _require_data(path, remedy)
+
+
+def _names_in(checkpoint: Path, file: str) -> set[str]:
+    """Names of the weights, in one file or in several with an index; each file is checked to be whole."""
+    index = checkpoint / SAFE_WEIGHTS_INDEX_NAME
+    if (checkpoint / file).is_file() or file != SAFE_WEIGHTS_NAME or not index.is_file():
+        return _names_in_file(checkpoint / file)
+    parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    if outside := [part for part in parts if Path(part).name != part]:
+        raise ValueError(f"{index.name} leads out of the directory, to {outside[0]}")
+    return set().union(*(_names_in_file(checkpoint / part) for part in parts))
+
+
+def _names_in_file(path: Path) -> set[str]:
+    with safe_open(path, framework="pt") as file:  # also compares the file's size with its header
+        return set(file.keys())
+
+
+def _require_data(path: Path, remedy: str) -> None:
+    """Refuse a file that torch cannot read as data."""
+    try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is cut short, or not written by torch")
+        with safe_globals():
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises many kinds
+        reason = str(error).split("\n", 1)[0]
+        raise ResumeError(f"{path} is damaged, or is not mere data and would run code ({reason}). {remedy}") from error
+
+
+def _shown(names: list[str]) -> str:
+    return (", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")) or "none"

@@ -1,0 +1,141 @@
+"""A Trainer that loses nothing: finite weights, checkpoints that outlast a power cut, and runs that resume as begun."""
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+
+from .checkpoints import latest_checkpoint, remove_checkpoint, remove_older_checkpoints, sync_checkpoint
+from .finite import read_loss_and_norm, require_finite_metric, require_finite_weights
+from .resuming import require_whole
+from .run_settings import refuse_other_settings, write_settings
+
+
+class SafeTrainer(Trainer):
+    """Trainer, whose every checkpoint is finite, on the disk before an older one goes, and resumed as it was begun.
+
+    A loss or a norm of the gradient that is not finite stops the run before the update. Weights that are not finite
+    are never saved. A checkpoint holds no pickled arguments, but the settings that decide the result
+    (`run_settings.SETTINGS_FILE`), with which alone it can be resumed.
+    """
+
+    def _start_safely(self, settings: dict[str, Any], resume_from_checkpoint: str | None) -> None:
+        """To be called before training, on every rank, with what the result of the run depends on."""
+        self._settings = settings
+        self._step_loss = torch.zeros((), device=self.args.device)  # of this rank; `training_step` adds to it
+        if resume_from_checkpoint:
+            self._prepare_to_resume(Path(resume_from_checkpoint))
+
+    def rows_of_step(self) -> str:
+        """The rows that the step under way trains on, for an error."""
+        raise NotImplementedError
+
+    def _prepare_to_resume(self, checkpoint: Path) -> None:
+        assert self.model is not None
+        if not self.is_deepspeed_enabled:
+            require_whole(checkpoint, self.model)
+        step = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
+        notes = refuse_other_settings(checkpoint, self._settings, step)
+        if self.is_deepspeed_enabled:
+            notes.append(f"DeepSpeed unpickles {checkpoint}, which can run code: resume only what you wrote yourself.")
+        if self.is_world_process_zero() and notes:
+            print("\n".join(notes), flush=True)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # Trainer asks whether the last step was reached after a step, not before the first one of a resumed run
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        remedy = f"Remove {resume_from_checkpoint} to resume from the checkpoint before it."
+        require_finite_weights(self.model, remedy)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """See Trainer, which calls this once a step, after clipping and before the update."""
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        loss, norm = read_loss_and_norm(self._step_loss, grad_norm)
+        self._step_loss = torch.zeros_like(self._step_loss)
+        if not math.isfinite(loss):
+            self._stop_before_update(f"loss is {loss}")
+        if not math.isfinite(norm) and not self._loss_scale_is_too_large():
+            self._stop_before_update(f"norm of the gradient is {norm}")
+        return grad_norm
+
+    def _loss_scale_is_too_large(self) -> bool:
+        """Whether fp16's scale of the loss may be the reason, in which case the scaler leaves this update out."""
+        scaler = getattr(self.accelerator, "scaler", None)
+        return scaler is not None and scaler.is_enabled() and scaler.get_scale() >= 1
+
+    def _stop_before_update(self, what: str) -> None:
+        raise FloatingPointError(
+            f"The {what} at step {self.state.global_step + 1}, on {self.rows_of_step()}. Training stopped. "
+            f"{self._what_is_left()}"
+        )
+
+    def _what_is_left(self) -> str:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of incomplete ones
+            checkpoint = latest_checkpoint(str(self.args.output_dir))
+        if checkpoint is None:
+            return "There is no checkpoint yet."
+        return f"The last checkpoint, {checkpoint}, holds finite weights."
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        require_finite_weights(self.model, f"They are not saved. {self._what_is_left()}")
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            Path(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME).unlink()  # a pickle, which nothing reads
+
+    def _checkpoint_directory(self) -> Path:
+        return Path(str(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        for name in {"loss", self.args.metric_for_best_model or "loss"}:
+            require_finite_metric(metrics, f"eval_{name.removeprefix('eval_')}")
+        return super()._determine_best_metric(metrics, trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        directory, limit = self._checkpoint_directory(), self.args.save_total_limit
+        require_finite_weights(self.model, f"They are not saved. {self._what_is_left()}")
+        # a stale trainer_state.json would make a half-overwritten checkpoint look complete
+        if self.args.should_save:
+            remove_checkpoint(directory)
+        self.accelerator.wait_for_everyone()
+        with self._keeping_all_checkpoints():
+            super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            sync_checkpoint(directory)
+            remove_older_checkpoints(directory, limit, self.state.best_model_checkpoint)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        with self._keeping_all_checkpoints():  # the finished model is not written yet
+            return super()._finalize_training(*args, **kwargs)
+
+    @contextmanager
+    def _keeping_all_checkpoints(self) -> Iterator[None]:
+        """Trainer removes older checkpoints before the new one is on the disk: it is told that there is no limit."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            yield
+        finally:
+            self.args.save_total_limit = limit
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # Trainer writes trainer_state.json next, and last; by then every other file of every rank must be on the disk
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            write_settings(Path(output_dir), self._settings)
+            sync_checkpoint(Path(output_dir))
