@@ -102,7 +102,8 @@ def require_equal_on_ranks(settings: Mapping[str, Any]) -> None:
     for rank, other in enumerate(others, 1):
         if changes := changed_settings(first, other):
             raise ValueError(
-                f"Rank {rank} has other settings or other data than rank 0: {'; '.join(changes)}. Start all ranks with one configuration and the same files."
+                f"Rank {rank} has other settings or other data than rank 0: {'; '.join(changes)}. Start all ranks with "
+                "one configuration and the same files."
             )
 
 

@@ -44,7 +44,7 @@ _HEAVY = (
     "sentence_transformers",
     "accelerate",
     "recipes.stage1",
-    "recipes.stage2",
+    "recipes.shared.contrastive",
 )
 
 tallies: dict[str, tuple[int, int]] = {}  # case -> kills tried, survived; printed at the end of the session
