@@ -43,7 +43,7 @@ _HEAVY = (
     "datasets",
     "sentence_transformers",
     "accelerate",
-    "recipes.stage1",
+    "recipes.steps.stage1",
     "recipes.shared.contrastive",
 )
 
