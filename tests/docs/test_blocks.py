@@ -1,9 +1,11 @@
 """Every block of Python and every command of the README and the guides that can run here does, on a tiny model."""
 
 import json
+import re
 import runpy
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -64,7 +66,33 @@ def test_finetuning_as_in_the_readme_leaves_an_embedder(published: Path, monkeyp
     (command,) = (block for block in runnable("bash") if "finetune_own_pairs.yaml" in block.code)
     if not (published / "outputs" / "finetuned" / "final").exists():
         test_a_command_runs(command, published, monkeypatch)
-    trained = load_embedder(published / "outputs" / "finetuned" / "final").encode_query("question")
-    assert (
-        abs(trained - load_embedder(published / "outputs" / "quickstart" / "model").encode_query("question")).max() > 0
-    )
+    outputs = published / "outputs"
+    start, trained = (load_embedder(outputs / name) for name in ("quickstart/model", "finetuned/final"))
+    assert abs(trained.encode_query("question") - start.encode_query("question")).max() > 0
+
+
+def commands() -> dict[str, set[str]]:
+    """Script or module -> the options that any page gives it, in blocks that are run and in those that are not."""
+    found: dict[str, set[str]] = {}
+    for page in ("README.md", *(f"docs/{name}.md" for name in ("use", "train", "data", "evaluate", "publish"))):
+        for block in blocks(REPOSITORY, page):
+            for line in block.code.replace("\\\n", " ").splitlines():
+                if match := re.search(r"(recipes/\w+\.py|evaluation\.\w+|hub_upload\.py)(.*)", line):
+                    found.setdefault(match[1], set()).update(re.findall(r" --(\w+)", match[2]))
+    return found
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_option_of_the_pages_is_in_the_help(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [command, "--help"])
+    with suppress(SystemExit):
+        if command.endswith(".py"):
+            runpy.run_path(str(REPOSITORY / command), run_name="__main__")
+        else:
+            runpy.run_module(command, run_name="__main__", alter_sys=True)
+    printed = capsys.readouterr().out
+    assert len(printed) > 200
+    words = set(re.findall(r"\w+", printed)) | {"config"}
+    assert commands()[command] - words == set()
