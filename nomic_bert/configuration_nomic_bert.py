@@ -6,9 +6,19 @@ them as BERT does (`hidden_size`, `rope_parameters`, ...). Both are accepted and
 released checkpoints.
 """
 
+import math
 from typing import Any
 
+import transformers
 from transformers import PretrainedConfig
+
+# The oldest transformers that these files are tested with; the package itself needs the one in pyproject.toml.
+MINIMUM_TRANSFORMERS = "4.38"
+if [int(part) for part in transformers.__version__.split(".")[:2]] < [4, 38]:
+    raise ImportError(
+        f"Nomic BERT needs transformers {MINIMUM_TRANSFORMERS} or newer; {transformers.__version__} is installed. "
+        "Run: pip install --upgrade transformers"
+    )
 
 # Field -> (default, the other names under which it is read and written). Shapes are those of nomic-bert-2048.
 # paper §4.1.2 unless another source is named.
@@ -19,7 +29,7 @@ _FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "num_attention_heads": (12, ("n_head",)),
     "intermediate_size": (3072, ("n_inner",)),
     "type_vocab_size": (2, ()),
-    "max_trained_positions": (2048, ("max_position_embeddings",)),
+    "max_trained_positions": (2048, ()),  # written again as max_position_embeddings, which is read with more care
     "n_positions": (8192, ()),
     "rotary_emb_base": (1000.0, ()),  # paper §3.4
     "rotary_scaling_factor": (2.0, ()),  # paper §3.5.2: alpha of Eq. 5; the released v1.5 config has null
@@ -56,9 +66,14 @@ _AUTO_MAP = {
     "AutoModelForMaskedLM": "modeling_nomic_bert.NomicBertForMaskedLM",
     "AutoModelForPreTraining": "modeling_nomic_bert.NomicBertForMaskedLM",
     "AutoModelForSequenceClassification": "modeling_nomic_bert.NomicBertForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_nomic_bert.NomicBertForTokenClassification",
+    "AutoModelForQuestionAnswering": "modeling_nomic_bert.NomicBertForQuestionAnswering",
+    "AutoModelForMultipleChoice": "modeling_nomic_bert.NomicBertForMultipleChoice",
+    "AutoModelForTextEncoding": "modeling_nomic_bert.NomicBertModel",
 }
 
 _SCALING_TYPES = ("dynamic", "linear", "ntk")
+_INNER_MULTIPLE = 256  # contrastors@613ddfd: the gated MLP rounds its width up to a multiple of this
 
 
 def ntk_base(base: Any, scale: Any, head_dim: int) -> Any:
@@ -70,6 +85,38 @@ def ntk_base(base: Any, scale: Any, head_dim: int) -> Any:
     return base * scale ** (head_dim / (head_dim - 2))
 
 
+class _RopeParameters(dict):
+    """A view of the rotary fields: an item set to another value would be lost, so it is refused.
+
+    transformers and vLLM set items to the value that they have, and `partial_rotary_factor` to 1, when they read a
+    configuration.
+    """
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if value != (1.0 if key == "partial_rotary_factor" else self.get(key)):
+            raise ValueError(
+                f"NomicBertConfig: rope_parameters is derived, so {key!r} cannot be set to {value!r}; set "
+                "rotary_emb_base, rotary_scaling_factor or rotary_scaling_type instead."
+            )
+        super().__setitem__(key, value)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def __ior__(self, other: Any) -> "_RopeParameters":  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def __reduce__(self) -> tuple:
+        return dict, (dict(self),)  # a copy is a plain dict
+
+
 class NomicBertConfig(PretrainedConfig):
     """Configuration of a Nomic BERT encoder and its heads. All arguments are keywords; defaults are nomic-bert-2048's.
 
@@ -77,17 +124,22 @@ class NomicBertConfig(PretrainedConfig):
 
     Args:
         vocab_size: rows of the word embedding (default 30,528).
+        pad_vocab_size_multiple: where it is given, `vocab_size` is rounded up to a multiple of it, as the authors'
+            code does.
         hidden_size, n_embd: width of the residual stream (768).
         num_hidden_layers, n_layer: number of layers (12).
         num_attention_heads, n_head: number of attention heads (12); the head size must be even, for RoPE.
-        intermediate_size, n_inner: width of the SwiGLU (3,072).
+        intermediate_size, n_inner: width of the SwiGLU (3,072). `n_inner` alone is rounded up to a multiple of 256,
+            and null stands for 8/3 of the width, as in the authors' code, which has no other name for it.
         type_vocab_size: rows of the token type embedding (2).
         max_trained_positions: length in tokens that the weights were trained at (2,048). Written again as
             `max_position_embeddings`, which native transformers takes for the trained length; when both are read
             and differ, `max_trained_positions` wins (released v1 says 2,048 and 8,192).
-        n_positions: usable length in tokens (8,192); longer texts work but warn.
+        n_positions: usable length in tokens (8,192); longer texts work but warn. In Python it is also
+            `config.max_position_embeddings`, which sentence-transformers and vLLM take for the usable length.
         rotary_emb_base: RoPE base theta (1,000).
-        rotary_scaling_factor: how far to scale RoPE for long texts (2, the paper's alpha), or None for plain RoPE.
+        rotary_scaling_factor: how far to scale RoPE for long texts (2, the paper's alpha), or None or 0 for plain
+            RoPE.
             Where it is present, null included, it decides over `rope_parameters`.
         rotary_scaling_type: "dynamic" (Eq. 5; each text by its own length, none up to the trained length), "linear"
             (Eq. 3, all positions divided by the factor) or "ntk" (Eq. 4, the factor is the static ratio of lengths).
@@ -116,11 +168,16 @@ class NomicBertConfig(PretrainedConfig):
         rope = kwargs.pop("rope_parameters", None) or kwargs.pop("rope_scaling", None)
         kwargs = {**_read_rope_parameters(rope, kwargs), **kwargs}
         # equal to n_positions it is the usable length, as in released v1, which does not name the trained one
-        if "max_trained_positions" in kwargs or kwargs.get("max_position_embeddings") == kwargs.get("n_positions"):
-            kwargs.pop("max_position_embeddings", None)
-        kwargs.pop("pad_vocab_size_multiple", None)
+        length = kwargs.pop("max_position_embeddings", None)
+        if "max_trained_positions" not in kwargs and length is not None and length != kwargs.get("n_positions"):
+            kwargs["max_trained_positions"] = length
+        multiple = kwargs.pop("pad_vocab_size_multiple", None) or 1
+        if "intermediate_size" not in kwargs and "n_inner" in kwargs:
+            kwargs["n_inner"] = _authors_inner_size(kwargs)
         for field, (default, names) in _FIELDS.items():
             setattr(self, field, _read_field(kwargs, field, default, names))
+        if isinstance(self.vocab_size, int):  # else `validate` refuses it
+            self.vocab_size = _rounded_up(self.vocab_size, multiple)
         head_dim = kwargs.pop("head_dim", None)  # native transformers writes it
         if head_dim is not None and head_dim * self.num_attention_heads != self.hidden_size:
             raise ValueError(f"NomicBertConfig: head_dim={head_dim!r} must be hidden_size / num_attention_heads.")
@@ -134,24 +191,31 @@ class NomicBertConfig(PretrainedConfig):
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def max_position_embeddings(self) -> int:
+        """The usable length, `n_positions`, as readers in Python take it; config.json says the trained one here."""
+        return self.n_positions
+
+    @max_position_embeddings.setter
+    def max_position_embeddings(self, value: int) -> None:
+        self.n_positions = value
+
+    @property
     def rope_parameters(self) -> dict[str, Any]:
         """The rotary fields in native transformers' form. Eq. 4 has no name there; its base is written out."""
         theta, factor = float(self.rotary_emb_base), self.rotary_scaling_factor
         # Eq. 5 is not written: native transformers scales by its batch and history, vLLM scales short texts too
         if not factor or self.rotary_scaling_type == "dynamic":
-            return {"rope_type": "default", "rope_theta": theta}
+            return _RopeParameters(rope_type="default", rope_theta=theta)
         if self.rotary_scaling_type == "ntk":
-            return {"rope_type": "default", "rope_theta": ntk_base(theta, float(factor), self.head_dim)}
-        return {"rope_type": self.rotary_scaling_type, "rope_theta": theta, "factor": float(factor)}
+            return _RopeParameters(rope_type="default", rope_theta=ntk_base(theta, float(factor), self.head_dim))
+        return _RopeParameters(rope_type=self.rotary_scaling_type, rope_theta=theta, factor=float(factor))
 
     @rope_parameters.setter
     def rope_parameters(self, value: dict[str, Any]) -> None:
-        # transformers' own constructor assigns what it has just read; anything else is a user's change.
-        if value != self.rope_parameters:
-            raise ValueError(
-                "NomicBertConfig: rope_parameters is derived; set rotary_emb_base, rotary_scaling_factor or "
-                "rotary_scaling_type instead."
-            )
+        derived = self.rope_parameters
+        derived.update(value)  # refuses another value
+        if missing := sorted(derived.keys() - value.keys()):
+            raise ValueError(f"NomicBertConfig: rope_parameters is derived and has {missing} too; leave it as it is.")
 
     def validate(self, *_: Any) -> None:
         """Raise a `ValueError` that names the first field that cannot mean what it says."""
@@ -176,17 +240,23 @@ class NomicBertConfig(PretrainedConfig):
             "classifier_dropout",
         ):
             value = getattr(self, field)
-            if not (value is None and field == "classifier_dropout") and not 0 <= value < 1:
+            if value is None and field == "classifier_dropout":
+                continue
+            if not (_is_finite(value) and 0 <= value < 1):
                 raise ValueError(f"NomicBertConfig: {field}={value!r} must be a probability in [0, 1).")
         for field in ("rotary_emb_base", "layer_norm_eps", "initializer_range"):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"NomicBertConfig: {field}={getattr(self, field)!r} must be positive.")
+            value = getattr(self, field)
+            if not (_is_finite(value) and value > 0):
+                raise ValueError(f"NomicBertConfig: {field}={value!r} must be a positive number.")
         if self.rotary_scaling_type not in _SCALING_TYPES:
             raise ValueError(
                 f"NomicBertConfig: rotary_scaling_type={self.rotary_scaling_type!r} must be one of {_SCALING_TYPES}."
             )
-        if self.rotary_scaling_factor is not None and self.rotary_scaling_factor < 0:
-            raise ValueError(f"NomicBertConfig: rotary_scaling_factor={self.rotary_scaling_factor!r} is negative.")
+        factor = self.rotary_scaling_factor
+        if factor is not None and not (_is_finite(factor) and factor >= 0):
+            raise ValueError(
+                f"NomicBertConfig: rotary_scaling_factor={factor!r} must be a positive number, or null for plain RoPE."
+            )
         if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(f"NomicBertConfig: pad_token_id={self.pad_token_id!r} is outside the vocabulary.")
 
@@ -198,7 +268,8 @@ class NomicBertConfig(PretrainedConfig):
             **super().to_dict(),
             **fields,
             **aliases,
-            "rope_parameters": self.rope_parameters,
+            "max_position_embeddings": self.max_trained_positions,
+            "rope_parameters": dict(self.rope_parameters),
             # The authors' code rounds vocab_size up to this multiple; a resized vocabulary must stay as it is.
             "pad_vocab_size_multiple": 64 if self.vocab_size % 64 == 0 else 1,
             "auto_map": dict(_AUTO_MAP),
@@ -211,6 +282,7 @@ class NomicBertConfig(PretrainedConfig):
             *_FIELDS,
             *self.attribute_map,
             *_FIXED,
+            "max_position_embeddings",
             "rope_parameters",
             "pad_vocab_size_multiple",
             "auto_map",
@@ -228,6 +300,22 @@ class NomicBertConfig(PretrainedConfig):
         return isinstance(other, PretrainedConfig) and self.to_diff_dict() | same == other.to_diff_dict() | same
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _rounded_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def _authors_inner_size(kwargs: dict[str, Any]) -> Any:
+    """The width that the authors' code makes of its `n_inner`, the one name that it writes."""
+    size = kwargs["n_inner"]
+    if size is None:
+        size = 8 * _read_field(dict(kwargs), "hidden_size", *_FIELDS["hidden_size"]) // 3
+    return _rounded_up(size, _INNER_MULTIPLE) if isinstance(size, int) else size
 
 
 def _read_field(kwargs: dict[str, Any], field: str, default: Any, other_names: tuple[str, ...]) -> Any:

@@ -24,29 +24,36 @@ def is_cpu_inference(module: nn.Module, hidden: Tensor) -> bool:
     return hidden.device.type == "cpu" and not (module.training or torch.is_grad_enabled() or traced)
 
 
-class NomicBertLinear(nn.Linear):
-    """A linear map without bias; on an x86 CPU, where no gradient is needed, computed by oneDNN in place of MKL.
+def linear_map(linear: nn.Module, hidden: Tensor) -> Tensor:
+    """`linear(hidden)`; on an x86 CPU, where no gradient is needed, computed by oneDNN in place of MKL.
 
     On an AMD processor this takes two thirds of MKL's time for a short query, and about nine tenths for many tokens.
+    The modules themselves stay plain `nn.Linear`, which quantization looks for; a module that replaces one, or that
+    somebody hooked, is called.
+
+    Args:
+        linear: a linear map without bias.
+        hidden: (..., in).
+
+    Returns:
+        (..., out).
     """
+    if _suits_onednn(linear, hidden):
+        return torch.ops.mkldnn._linear_pointwise(hidden, linear.weight, None, "none", [], "")
+    return linear(hidden)
 
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features, bias=False)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
-        if self._suits_onednn(hidden):
-            return torch.ops.mkldnn._linear_pointwise(hidden, self.weight, None, "none", [], "")
-        return super().forward(hidden)
-
-    def _suits_onednn(self, hidden: Tensor) -> bool:
-        return (
-            _HAS_ONEDNN
-            and bool(torch.backends.mkldnn.enabled)
-            and is_cpu_inference(self, hidden)
-            and not torch.is_autocast_enabled("cpu")
-            and type(self.weight) is nn.Parameter  # not a quantized or a distributed one
-            and self.weight.numel() > _ONEDNN_WORTH
-            and self.weight.device.type == "cpu"
-            and hidden.dtype == self.weight.dtype == torch.float32
-        )
+def _suits_onednn(linear: nn.Module, hidden: Tensor) -> bool:
+    return (
+        _HAS_ONEDNN
+        and is_cpu_inference(linear, hidden)
+        and bool(torch.backends.mkldnn.enabled)
+        and not torch.is_autocast_enabled("cpu")
+        and type(linear) is nn.Linear
+        and not (linear._forward_pre_hooks or linear._forward_hooks or "forward" in vars(linear))
+        and linear.bias is None
+        and type(linear.weight) is nn.Parameter  # not a quantized or a distributed one
+        and linear.weight.numel() > _ONEDNN_WORTH
+        and linear.weight.device.type == "cpu"
+        and hidden.dtype == linear.weight.dtype == torch.float32
+    )

@@ -5,12 +5,18 @@ import re
 from pathlib import Path
 from typing import Any, cast
 
+import transformers
+from torch import nn
 from transformers import PreTrainedModel
 
 from .configuration_nomic_bert import NomicBertConfig
 
 # A leftover weight of one of these is another head's, which a load may ignore.
-_HEAD_WEIGHT = re.compile(r"(cls|classifier|(bert\.)?pooler)\.")
+_HEAD_WEIGHT = re.compile(r"(cls|classifier|qa_outputs|(bert\.)?pooler)\.")
+
+
+class WrongWeightsError(ValueError, RuntimeError):
+    """Weights that are not this model's. A `RuntimeError` too, as which transformers raises misshapen weights."""
 
 
 class NomicBertPreTrainedModel(PreTrainedModel):
@@ -36,9 +42,10 @@ class NomicBertPreTrainedModel(PreTrainedModel):
         A fresh head on a pretrained encoder, and another head's leftover weights, load with the usual notice.
 
         Raises:
-            ValueError: encoder weights are missing, left over or misshapen, or a head's are misshapen and
+            WrongWeightsError: encoder weights are missing, left over or misshapen, or a head's are misshapen and
                 `ignore_mismatched_sizes` is not set; the message lists them.
         """
+        kwargs.pop("safe_serialization", None)  # the authors' loader takes it, so public code passes it
         wants_info = kwargs.pop("output_loading_info", False)
         resize_head = kwargs.pop("ignore_mismatched_sizes", False)
         kwargs.setdefault("use_safetensors", True)
@@ -51,20 +58,39 @@ class NomicBertPreTrainedModel(PreTrainedModel):
         model._refuse_partial_encoder(info, resize_head, str(pretrained_model_name_or_path))
         return (model, info) if wants_info else model
 
+    def _init_weights(self, module: nn.Module) -> None:
+        if int(transformers.__version__.split(".")[0]) >= 5:
+            super()._init_weights(module)
+        elif isinstance(module, nn.Linear | nn.Embedding):  # older releases leave a fresh head to its model
+            module.weight.data.normal_(std=self.config.initializer_range)
+            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+                module.weight.data[module.padding_idx].zero_()
+            if getattr(module, "bias", None) is not None:
+                module.bias.data.zero_()
+        elif isinstance(module, nn.LayerNorm):
+            module.weight.data.fill_(1.0)
+            module.bias.data.zero_()
+
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         return True  # transformers guesses from the model file's text, which dispatches in unpadding_nomic_bert.py
 
+    def _refuse_packed(self, cu_seq_lens: Any) -> None:
+        if cu_seq_lens is not None:
+            raise ValueError(f"{type(self).__name__} takes padded batches, not packed rows: leave out cu_seq_lens_q.")
+
     def _refuse_partial_encoder(self, info: dict[str, Any], resize_head: bool, source: str) -> None:
+        saved = self.config.architectures or [type(self).__name__]
+        fresh_head = resize_head or type(self).__name__ not in saved  # else it is another head's `classifier`
         mismatched = [key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]]
         wrong = {
             "missing": [key for key in info["missing_keys"] if not _HEAD_WEIGHT.match(key)],
             "left over": [key for key in info["unexpected_keys"] if not _HEAD_WEIGHT.match(key)],
-            "misshapen": [key for key in mismatched if not (resize_head and _HEAD_WEIGHT.match(key))],
+            "misshapen": [key for key in mismatched if not (fresh_head and _HEAD_WEIGHT.match(key))],
         }
         found = [f"{what} ({len(keys)}): {', '.join(sorted(keys))}" for what, keys in wrong.items() if keys]
         if found:
-            raise ValueError(
+            raise WrongWeightsError(
                 f"{source} does not hold the weights of this {type(self).__name__}: part of it would be random. "
                 f"Check its config.json against its weights. Weights " + "; ".join(found)
             )

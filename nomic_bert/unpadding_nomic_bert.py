@@ -12,12 +12,18 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .configuration_nomic_bert import NomicBertConfig
+
+try:  # transformers >= 4.48; older ones have eager attention and SDPA, which are written out below
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+except ImportError:
+    ALL_ATTENTION_FUNCTIONS = {}  # type: ignore[assignment]
 try:  # torch >= 2.10; older ones take the padded path on a GPU
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:
     varlen_attn = None  # type: ignore[assignment]
+_VARLEN_TEXTS = 65_535  # CUDA's limit for that side of a grid of blocks
 
 
 @dataclass(frozen=True)
@@ -262,29 +268,45 @@ def _padded(tokens: Tensor, attention_mask: Tensor | None, position_ids: Tensor 
 
 def exports() -> bool:
     """Whether the pass is being traced: then shapes must stay symbolic and nothing may be read back to the host."""
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    is_exporting = getattr(torch.compiler, "is_exporting", bool)  # torch >= 2.7; older ones export by tracing
+    return is_exporting() or torch.jit.is_tracing()
 
 
-def can_pack(implementation: str, hidden: Tensor, dropout: float) -> bool:
-    """Whether packed attention serves this implementation, device, precision and dropout well.
+def can_pack(config: NomicBertConfig, hidden: Tensor, dropout: float = 0.0, texts: int = 1) -> bool:
+    """Whether packed attention serves a model and its input well.
 
     Otherwise the model pads: eager is the reference, and SDPA over a padded batch is the better fallback on a GPU
     (float32, dropout, old cards), where a loop over sequences would cost a kernel launch each.
+
+    Args:
+        config: names the attention implementation and the head size.
+        hidden: any tensor of the device and precision of the pass.
+        dropout: probability on attention, 0 outside training.
+        texts: that the row would hold.
     """
-    if implementation.startswith("flash_attention"):
+    implementation = config._attn_implementation
+    if _is_flash(implementation):
         return True
-    return implementation == "sdpa" and (hidden.device.type == "cpu" or _varlen_serves(hidden, dropout))
+    if implementation != "sdpa":
+        return False
+    return hidden.device.type == "cpu" or _varlen_serves(hidden, dropout, config.head_dim, texts)
 
 
-def _varlen_serves(hidden: Tensor, dropout: float) -> bool:
+def _is_flash(implementation: str) -> bool:
+    """FlashAttention of a package, or a kernel of the hub by its "org/name", which takes packed rows alike."""
+    return implementation.startswith("flash_attention") or "/" in implementation
+
+
+def _varlen_serves(hidden: Tensor, dropout: float, head_dim: int, texts: int) -> bool:
+    """Whether torch's varlen kernel has this device, precision, head size and number of texts."""
     if varlen_attn is None or hidden.device.type != "cuda" or dropout:
+        return False
+    if head_dim % 8 or head_dim > 256 or texts > _VARLEN_TEXTS:
         return False
     autocast = torch.is_autocast_enabled("cuda")
     dtype = torch.get_autocast_dtype("cuda") if autocast else hidden.dtype
-    return dtype in (torch.float16, torch.bfloat16) and torch.cuda.get_device_capability(hidden.device) >= (
-        8,
-        0,
-    )
+    half = dtype in (torch.float16, torch.bfloat16)
+    return half and torch.cuda.get_device_capability(hidden.device) >= (8, 0)
 
 
 @torch.compiler.disable  # a compiled layer would guard on the lengths: one compilation for every batch
@@ -306,7 +328,7 @@ def packed_attention(
     """
     implementation = module.config._attn_implementation
     offsets, longest = sequences.cu_seq_lens, sequences.max_length
-    if implementation.startswith("flash_attention"):
+    if _is_flash(implementation):
         return ALL_ATTENTION_FUNCTIONS[implementation](
             module,
             *(states.transpose(1, 2) for states in (query, key, value)),
@@ -318,7 +340,7 @@ def packed_attention(
             max_length_q=longest,
             max_length_k=longest,
         )[0]
-    if _varlen_serves(query, dropout):
+    if _varlen_serves(query, dropout, query.shape[-1], len(sequences.lengths)):
         attended = varlen_attn(query[0], key[0], value[0], offsets, offsets, longest, longest)
         return cast(Tensor, attended)[None]
     return _sdpa_by_runs(query[0], key[0], value[0], sequences, dropout)[None]
@@ -363,6 +385,6 @@ def padded_attention(
         probabilities = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
         dropped = F.dropout(probabilities, dropout, training=dropout > 0)
         return (dropped @ value).transpose(1, 2), probabilities
-    if implementation == "sdpa" or implementation.startswith("flash_attention"):  # flash takes no mask in an export
+    if implementation == "sdpa" or _is_flash(implementation):  # flash takes no mask in an export
         return F.scaled_dot_product_attention(query, key, value, mask, dropout).transpose(1, 2), None
     return ALL_ATTENTION_FUNCTIONS[implementation](module, query, key, value, mask, dropout=dropout, is_causal=False)

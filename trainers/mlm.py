@@ -230,7 +230,7 @@ class MLMTrainer(StepTrainer):
         """See Trainer; counts what the next log says of these tokens."""
         labels = inputs["labels"]
         targets = labels[labels != -100]  # before the forward pass: it waits for the device
-        loss, output = super().compute_loss(model, inputs, True, num_items_in_batch)
+        loss, output = super().compute_loss(model, {**inputs, "labelled_only": True}, True, num_items_in_batch)
         lengths = inputs["cu_seq_lens_q"].diff().long() if "cu_seq_lens_q" in inputs else None
         self._tally[0] += (output["logits"].detach().argmax(dim=-1) == targets).sum()
         self._tally[1] += len(targets)
@@ -271,7 +271,7 @@ class MLMTrainer(StepTrainer):
             inputs = self._prepare_inputs(inputs)
             targets = inputs["labels"][inputs["labels"] != -100]
             with torch.no_grad(), self.compute_loss_context_manager():
-                output = model(**inputs)
+                output = model(**inputs, labelled_only=True)
             hits = (output.logits.argmax(dim=-1) == targets).sum()
             sums = torch.stack([output.loss.float() * len(targets), hits.float(), sums[0] + len(targets)])
         return None, sums[None, :2], sums[None, 2:]

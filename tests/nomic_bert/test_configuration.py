@@ -1,9 +1,13 @@
+import copy
 import json
+import subprocess
+import sys
 
 import pytest
 import transformers
 
 from nomic_bert import NomicBertConfig
+from nomic_bert.configuration_nomic_bert import MINIMUM_TRANSFORMERS
 
 # The keys of the released configurations, with the values that the authors' repositories hold.
 GPT2_KEYS = {
@@ -70,8 +74,8 @@ RELEASED = {
 def test_released_key_sets_are_read_as_they_are(name):
     config = NomicBertConfig(**RELEASED[name])
     assert (config.hidden_size, config.num_hidden_layers, config.intermediate_size) == (768, 12, 3072)
-    assert config.max_trained_positions == config.max_position_embeddings == 2048
-    assert config.n_positions == RELEASED[name]["n_positions"]
+    assert config.max_trained_positions == 2048
+    assert config.n_positions == config.max_position_embeddings == RELEASED[name]["n_positions"]
     assert config.rotary_scaling_factor is None
     assert config.layer_norm_eps == 1e-12
     assert config.hidden_dropout_prob == 0.0
@@ -86,7 +90,7 @@ def test_defaults_are_the_papers():
 
 
 def test_both_vocabularies_are_written_and_reload_equal(tmp_path):
-    config = NomicBertConfig(n_embd=96, num_attention_heads=6, n_inner=64, max_trained_positions=128)
+    config = NomicBertConfig(n_embd=96, num_attention_heads=6, intermediate_size=64, max_trained_positions=128)
     config.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     for native, released in [
@@ -109,6 +113,10 @@ def test_both_vocabularies_are_written_and_reload_equal(tmp_path):
         "AutoModelForMaskedLM",
         "AutoModelForPreTraining",
         "AutoModelForSequenceClassification",
+        "AutoModelForTokenClassification",
+        "AutoModelForQuestionAnswering",
+        "AutoModelForMultipleChoice",
+        "AutoModelForTextEncoding",
     }
     assert NomicBertConfig.from_pretrained(tmp_path) == config
     assert NomicBertConfig.from_pretrained(tmp_path) != NomicBertConfig()
@@ -189,5 +197,96 @@ def test_what_cannot_be_meant_is_refused_by_name(fields, named):
 
 
 def test_rope_parameters_cannot_be_set_apart_from_their_source():
-    with pytest.raises(ValueError, match="rotary_scaling_factor"):
-        NomicBertConfig().rope_parameters = {"rope_type": "default", "rope_theta": 5.0}
+    config = NomicBertConfig(rotary_scaling_type="linear")
+    for value in ({**config.rope_parameters, "rope_theta": 5.0}, {**config.rope_parameters, "extra": 1}, {}):
+        with pytest.raises(ValueError, match="derived"):
+            config.rope_parameters = value
+
+    def assign(rope):
+        rope["factor"] = 4.0
+
+    changes = [
+        assign,
+        lambda rope: rope.update(factor=4.0),
+        lambda rope: rope.setdefault("attention_factor", 2.0),
+        lambda rope: rope.__ior__({"rope_theta": 5.0}),
+        lambda rope: rope.update({"partial_rotary_factor": 0.5}),
+    ]
+    for change in changes:  # would be lost in silence
+        with pytest.raises(ValueError, match="rotary_scaling_factor"):
+            change(config.rope_parameters)
+    assert config.rope_parameters == {"rope_type": "linear", "rope_theta": 1000.0, "factor": 2.0}
+    assert type(copy.deepcopy(config.rope_parameters)) is dict
+
+
+def test_transformers_standardizes_rope_parameters_as_vllm_has_it_do():
+    for scaling in ("dynamic", "linear", "ntk"):
+        config = NomicBertConfig(rotary_scaling_type=scaling)
+        before = dict(config.rope_parameters)
+        config.partial_rotary_factor = 1.0
+        config.standardize_rope_params()
+        config.rope_parameters = {**config.rope_parameters, "partial_rotary_factor": 1.0}
+        assert config.rope_parameters == before
+
+
+def test_max_position_embeddings_is_the_usable_length_in_python_and_the_trained_one_in_the_file(tmp_path):
+    config = NomicBertConfig(max_trained_positions=128, n_positions=512)
+    assert config.max_position_embeddings == 512
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["max_position_embeddings"] == 128
+    for opened in (NomicBertConfig.from_pretrained(tmp_path), copy.deepcopy(config)):
+        assert opened == config and opened.max_position_embeddings == 512
+    config.max_position_embeddings = 1024
+    assert (config.n_positions, config.max_trained_positions) == (1024, 128)
+
+
+@pytest.mark.parametrize(
+    ("written", "rows"),
+    [
+        ({"vocab_size": 1000, "pad_vocab_size_multiple": 64}, 1024),
+        ({"vocab_size": 1024, "pad_vocab_size_multiple": 64}, 1024),
+        ({"vocab_size": 1000, "pad_vocab_size_multiple": 1}, 1000),
+        ({"vocab_size": 1000, "pad_vocab_size_multiple": None}, 1000),
+        ({"vocab_size": 1000}, 1000),
+        ({"vocab_size": 1000, "pad_vocab_size_multiple": 7}, 1001),
+    ],
+)
+def test_a_vocabulary_has_the_rows_that_the_authors_code_makes_of_it(tmp_path, written, rows):
+    NomicBertConfig(**written).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["vocab_size"] == rows and rows % saved["pad_vocab_size_multiple"] == 0, "so they open it again"
+    assert NomicBertConfig.from_pretrained(tmp_path).vocab_size == rows
+
+
+@pytest.mark.parametrize(
+    ("written", "inner"),
+    [
+        ({"n_inner": 1000}, 1024),
+        ({"n_inner": 1024}, 1024),
+        ({"n_inner": None, "n_embd": 768}, 2048),  # int(8 * 768 / 3)
+        ({"n_inner": None, "n_embd": 96}, 256),
+        ({"n_inner": 1000, "intermediate_size": 1000}, 1000),  # as we write it
+        ({"intermediate_size": 1000}, 1000),
+        ({}, 3072),
+    ],
+)
+def test_swiglu_has_the_width_that_the_authors_code_makes_of_it(tmp_path, written, inner):
+    config = NomicBertConfig(**written)
+    assert config.intermediate_size == inner
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["n_inner"] == inner
+    assert NomicBertConfig.from_pretrained(tmp_path).intermediate_size == inner
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0, "2", True])
+@pytest.mark.parametrize("field", ["rotary_scaling_factor", "rotary_emb_base", "layer_norm_eps", "resid_pdrop"])
+def test_numbers_that_are_none_are_refused_at_construction(field, bad):
+    with pytest.raises(ValueError, match="hidden_dropout_prob" if field == "resid_pdrop" else field):
+        NomicBertConfig(**{field: bad})
+
+
+@pytest.mark.parametrize("version", ["3.9.0", "4.40.2"])
+def test_too_old_a_transformers_is_refused_in_one_line(version):
+    code = f"import transformers; transformers.__version__ = {version!r}; import nomic_bert.configuration_nomic_bert"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"needs transformers {MINIMUM_TRANSFORMERS} or newer; {version}" in result.stderr.splitlines()[-1]

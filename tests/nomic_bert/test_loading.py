@@ -7,16 +7,36 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-from nomic_bert import NomicBertForMaskedLM, NomicBertForSequenceClassification, NomicBertModel
+from nomic_bert import (
+    NomicBertForMaskedLM,
+    NomicBertForMultipleChoice,
+    NomicBertForQuestionAnswering,
+    NomicBertForSequenceClassification,
+    NomicBertForTokenClassification,
+    NomicBertModel,
+)
 
 HEADS = {
     "encoder": NomicBertModel,
     "masked_lm": NomicBertForMaskedLM,
     "classification": NomicBertForSequenceClassification,
+    "tokens": NomicBertForTokenClassification,
+    "answers": NomicBertForQuestionAnswering,
+    "choices": NomicBertForMultipleChoice,
 }
+AUTO_CLASSES = [
+    "AutoModel",
+    "AutoModelForMaskedLM",
+    "AutoModelForMultipleChoice",
+    "AutoModelForPreTraining",
+    "AutoModelForQuestionAnswering",
+    "AutoModelForSequenceClassification",
+    "AutoModelForTextEncoding",
+    "AutoModelForTokenClassification",
+]
 
 
 @pytest.fixture(params=HEADS)
@@ -38,20 +58,19 @@ IDS = torch.tensor([[5, 6, 7, 8, 9]])
 def test_any_heads_directory_opens_as_any_head_with_the_package(saved):
     model, directory = saved
     expected = encoder_of(model)(IDS)[0]
-    for auto in (AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification):
-        opened = auto.from_pretrained(directory).eval()
+    for auto in AUTO_CLASSES:
+        opened = getattr(transformers, auto).from_pretrained(directory).eval()
         assert type(opened).__module__ == "nomic_bert.modeling_nomic_bert"
         assert torch.equal(encoder_of(opened)(IDS)[0], expected)
 
 
 READER = """
-import sys, torch
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
+import sys, torch, transformers
 assert "nomic_bert" not in sys.modules
 ids = torch.tensor([[5, 6, 7, 8, 9]])
 found = []
-for auto in (AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification):
-    model = auto.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+for auto in sys.argv[3:]:
+    model = getattr(transformers, auto).from_pretrained(sys.argv[1], trust_remote_code=True).eval()
     assert type(model).__module__.startswith("transformers_modules."), type(model)
     with torch.no_grad():
         found.append(getattr(model, "bert", model)(ids)[0])
@@ -64,7 +83,7 @@ def test_any_heads_directory_opens_as_any_head_without_the_package(saved, tmp_pa
     model, directory = saved
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     # -I keeps this checkout off the path; a package installed in editable mode stays importable but is not imported
-    command = [sys.executable, "-I", "-c", READER, str(directory), str(elsewhere / "found.pt")]
+    command = [sys.executable, "-I", "-c", READER, str(directory), str(elsewhere / "found.pt"), *AUTO_CLASSES]
     subprocess.run(command, check=True, cwd=elsewhere)
     for found in torch.load(elsewhere / "found.pt", weights_only=True):
         torch.testing.assert_close(found, encoder_of(model)(IDS)[0], atol=1e-5, rtol=0)
@@ -83,6 +102,9 @@ def test_released_names_are_written(saved):
     head = {
         "NomicBertForMaskedLM": {"cls.predictions.transform.layer_norm.bias"},
         "NomicBertForSequenceClassification": {"classifier.bias", "bert.pooler.dense.bias"},
+        "NomicBertForTokenClassification": {"classifier.weight", "classifier.bias"},
+        "NomicBertForQuestionAnswering": {"qa_outputs.weight", "qa_outputs.bias"},
+        "NomicBertForMultipleChoice": {"classifier.weight", "bert.pooler.dense.weight"},
     }
     assert head.get(type(model).__name__, set()) <= names
     assert json.loads((directory / "config.json").read_text())["architectures"] == [type(model).__name__]
@@ -138,6 +160,8 @@ def test_a_head_is_resized_only_when_asked(tiny_config, tmp_path):
     NomicBertForSequenceClassification(tiny_config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="misshapen.*classifier"):
         NomicBertForSequenceClassification.from_pretrained(tmp_path, num_labels=1)
+    with pytest.raises(RuntimeError, match="classifier"):  # what transformers raises
+        NomicBertForSequenceClassification.from_pretrained(tmp_path, num_labels=1)
     resized = NomicBertForSequenceClassification.from_pretrained(tmp_path, num_labels=1, ignore_mismatched_sizes=True)
     assert resized.classifier.weight.shape == (1, 64)
 
@@ -147,3 +171,25 @@ def test_fields_set_while_loading_are_checked(tiny_model, tmp_path):
     with pytest.raises(ValueError, match="hidden_size=63"):
         NomicBertModel.from_pretrained(tmp_path, n_embd=63)
     assert NomicBertModel.from_pretrained(tmp_path, rotary_scaling_factor=None).config.rotary_scaling_factor is None
+
+
+def test_safe_serialization_is_taken_as_public_code_passes_it(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    for value in (True, False):
+        opened = NomicBertModel.from_pretrained(tmp_path, safe_serialization=value)
+        assert torch.equal(opened.emb_ln.weight, tiny_model.emb_ln.weight)
+
+
+@pytest.mark.parametrize("head", HEADS.values())
+def test_a_vocabulary_that_the_authors_code_rounds_up_loads_in_every_head(tiny_config, tmp_path, head):
+    tiny_config.vocab_size = 1024
+    model = head(tiny_config)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    written = json.loads(file.read_text())
+    file.write_text(json.dumps({**written, "vocab_size": 1000, "pad_vocab_size_multiple": 64}))
+    opened, info = head.from_pretrained(tmp_path, output_loading_info=True)
+    assert opened.config.vocab_size == 1024 and not any(info.values())
+    assert opened.get_input_embeddings().weight.shape[0] == 1024
+    if head is NomicBertForMaskedLM:
+        assert opened(IDS).logits.shape[-1] == 1024

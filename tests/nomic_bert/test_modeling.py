@@ -5,15 +5,11 @@ import torch
 import torch.nn.functional as F
 import transformers
 from safetensors.torch import load_file
+from torch import nn
 from torch.profiler import profile
 
-from nomic_bert import (
-    NomicBertForMaskedLM,
-    NomicBertForSequenceClassification,
-    NomicBertModel,
-    modeling_nomic_bert,
-)
-from nomic_bert.cpu_nomic_bert import NomicBertLinear
+from nomic_bert import NomicBertForMaskedLM, NomicBertModel, layers_nomic_bert, unpadding_nomic_bert
+from nomic_bert.cpu_nomic_bert import linear_map
 
 FIXTURES = ("upstream_tiny_ntk", "upstream_tiny_unscaled")
 
@@ -83,18 +79,22 @@ def test_a_text_is_encoded_alike_in_any_company(tiny_model, texts, pad, attentio
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch's own products are not MKL's")
 @pytest.mark.parametrize("shape", [(1, 16, 256), (1, 0, 256), (3, 5, 256), (700, 256)])
 def test_linear_maps_are_computed_by_onednn_where_nothing_is_trained(shape):
-    linear = NomicBertLinear(256, 288).eval()
+    linear = nn.Linear(256, 288, bias=False).eval()
     hidden = torch.randn(shape)
     expected = F.linear(hidden.double(), linear.weight.double()).float()
 
     def products(grad, **changes):
         with torch.set_grad_enabled(grad), profile() as profiler:
-            found = linear(hidden.to(changes.get("dtype", torch.float32)))
+            found = linear_map(linear, hidden.to(changes.get("dtype", torch.float32)))
         assert_close(found.float(), expected, tolerance=2e-2 if changes else 1e-5)
         return {event.key for event in profiler.key_averages()} & {"aten::linear", "mkldnn::_linear_pointwise"}
 
     assert products(grad=False) == {"mkldnn::_linear_pointwise"}
     assert products(grad=True) == {"aten::linear"}
+    hooks = [linear.register_forward_pre_hook(lambda *_: None), linear.register_forward_hook(lambda *_: None)]
+    for hook in hooks:  # a hooked module is called
+        assert products(grad=False) == {"aten::linear"}
+        hook.remove()
     with torch.backends.mkldnn.flags(enabled=False):  # the user's own switch
         assert products(grad=False) == {"aten::linear"}
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -103,7 +103,7 @@ def test_linear_maps_are_computed_by_onednn_where_nothing_is_trained(shape):
     assert products(grad=False) == {"aten::linear"}
     linear.eval().bfloat16()
     assert products(grad=False, dtype=torch.bfloat16) == {"aten::linear"}
-    linear, hidden = NomicBertLinear(64, 96).eval(), hidden[..., :64]
+    linear, hidden = nn.Linear(64, 96, bias=False).eval(), hidden[..., :64]
     expected = F.linear(hidden.double(), linear.weight.double()).float()
     assert products(grad=False) == {"aten::linear"}, "too small to be worth it"
 
@@ -116,8 +116,8 @@ def test_a_cpu_computes_a_large_row_in_parts_that_change_nothing(tiny_model, tex
     tiny_model.encoder.layers[0].register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[1]))
     maps = []
     tiny_model.encoder.layers[0].mlp.fc2.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0].shape[1]))
-    monkeypatch.setattr(modeling_nomic_bert, "CPU_ROW", 70)
-    monkeypatch.setattr(modeling_nomic_bert, "CPU_CHUNK", 50)
+    monkeypatch.setattr(layers_nomic_bert, "CPU_ROW", 70)
+    monkeypatch.setattr(layers_nomic_bert, "CPU_CHUNK", 50)
     assert_close(tiny_model(ids, mask).last_hidden_state, whole.last_hidden_state)
     assert sum(rows) == sum(maps) == mask.sum() and len(rows) > 1 and max(maps) <= 50
     lengths = [len(text) for text in texts]
@@ -204,61 +204,6 @@ def test_gradient_checkpointing_changes_nothing(tiny_model, texts, pad):
     assert_close(*gradients, 1e-7)
 
 
-def test_masked_lm_head_runs_on_labelled_tokens_with_the_full_loss(tiny_config, texts, pad):
-    torch.manual_seed(0)
-    model = NomicBertForMaskedLM(tiny_config)
-    ids, mask = pad(texts)
-    labels = torch.where((torch.rand(ids.shape) < 0.3) & (mask == 1), ids, -100)
-    output = model(ids, attention_mask=mask, labels=labels)
-    full = model(ids, attention_mask=mask).logits
-    assert output.logits.shape == ((labels != -100).sum(), tiny_config.vocab_size)
-    assert_close(output.logits, full[labels != -100], 1e-4)
-    assert_close(output.loss, F.cross_entropy(full.flatten(0, 1), labels.flatten()), 1e-5)
-    shared = model(ids, attention_mask=mask, labels=labels, num_items_in_batch=1000).loss
-    assert_close(shared * 1000, output.loss * (labels != -100).sum(), 1e-3)
-    nothing = model(ids, attention_mask=mask, labels=torch.full_like(labels, -100)).loss
-    nothing.backward()
-    assert nothing == 0
-
-
-def test_masked_lm_gradients_are_those_of_cross_entropy_over_all_logits(tiny_config, texts, pad):
-    torch.manual_seed(0)
-    model = NomicBertForMaskedLM(tiny_config)
-    ids, mask = pad(texts)
-    labels = torch.where((torch.rand(ids.shape) < 0.3) & (mask == 1), ids, -100)
-    full = F.cross_entropy(model(ids, attention_mask=mask).logits.flatten(0, 1), labels.flatten())
-    expected = torch.autograd.grad(full, list(model.parameters()))
-    found = torch.autograd.grad(model(ids, attention_mask=mask, labels=labels).loss, list(model.parameters()))
-    for gradient, value in zip(found, expected, strict=True):
-        assert_close(gradient, value, 1e-6)
-    loss = model(ids, attention_mask=mask, labels=labels).loss
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):  # never a wrong gradient in silence
-        loss.backward()
-
-
-@pytest.mark.parametrize(
-    ("num_labels", "problem", "labels"),
-    [
-        (3, None, torch.tensor([0, 2, 1])),
-        (1, None, torch.tensor([0.5, 2.0, -1.0])),
-        (2, "multi_label_classification", torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])),
-    ],
-)
-def test_classification_losses(tiny_config, texts, pad, num_labels, problem, labels):
-    tiny_config.num_labels, tiny_config.problem_type = num_labels, problem
-    model = NomicBertForSequenceClassification(tiny_config).eval()
-    ids, mask = pad(texts[:3])
-    output = model(ids, attention_mask=mask, labels=labels)
-    expected = {
-        None: F.cross_entropy if num_labels > 1 else lambda x, y: F.mse_loss(x[:, 0], y),
-        "multi_label_classification": F.binary_cross_entropy_with_logits,
-    }[problem]
-    assert_close(output.loss, expected(output.logits, labels))
-    halved = model(ids, attention_mask=mask, labels=labels, num_items_in_batch=2 * labels.numel()).loss
-    assert_close(halved, output.loss / 2)
-
-
 @torch.no_grad()
 def test_export_takes_the_padded_path_and_agrees(tiny_model, texts, pad):
     ids, mask = pad(texts[:2])
@@ -284,6 +229,95 @@ def test_too_long_a_text_warns_once_and_stays_finite(tiny_model, monkeypatch):
     assert "rotary_scaling_factor=2" in said[1] and said[1] == said[2], "one message, so that it is shown once"
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("way", ["padded", "left", "packed"])
+def test_returned_states_lie_on_the_way_to_the_output(tiny_model, texts, pad, attention, way):
+    """A change of a state that is returned changes what follows, so its gradient is kept; and nothing else changes."""
+    tiny_model.set_attn_implementation(attention)
+    ids, mask = pad(texts, left=way == "left")
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if way == "packed":
+        offsets = torch.tensor([0, *torch.tensor([len(text) for text in texts]).cumsum(0)])
+        inputs = {"input_ids": torch.cat(texts)[None], "cu_seq_lens_q": offsets}
+    output = tiny_model(**inputs, output_hidden_states=True)
+    assert torch.equal(output.last_hidden_state, tiny_model(**inputs).last_hidden_state)
+    assert output.hidden_states[-1] is output.last_hidden_state
+    for state in output.hidden_states:
+        state.retain_grad()
+    output.last_hidden_state.square().sum().backward()
+    real = torch.ones_like(inputs["input_ids"]) if way == "packed" else mask
+    for state in output.hidden_states:
+        assert state.grad[real == 1].abs().sum(-1).min() > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_dropout_is_what_the_modules_say(tiny_config, texts, pad, attention):
+    tiny_config.attention_probs_dropout_prob = tiny_config.hidden_dropout_prob = 0.5
+    model = NomicBertModel(tiny_config).train()
+    model.set_attn_implementation(attention)
+    ids, mask = pad(texts)
+    assert not torch.equal(model(ids, mask)[0], model(ids, mask)[0])
+    expected = model.eval()(ids, mask)[0]
+    for module in model.train().modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    assert_close(model(ids, mask)[0], expected)
+    model.encoder.layers[0].attn.drop.p = 0.5
+    assert not torch.equal(model(ids, mask)[0], model(ids, mask)[0])
+
+
+def test_linear_maps_are_plain_modules_that_quantization_finds(tiny_model, texts):
+    kinds = {type(module) for name, module in tiny_model.named_modules() if name.endswith(("Wqkv", "proj", "1", "2"))}
+    assert kinds <= {nn.Linear, layers_nomic_bert.NomicBertLayer, nn.LayerNorm}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantized = torch.ao.quantization.quantize_dynamic(tiny_model, {nn.Linear}, dtype=torch.qint8)
+    with torch.no_grad():
+        found, expected = (model(texts[1][None]).last_hidden_state for model in (quantized, tiny_model))
+    assert not [module for module in quantized.modules() if type(module) is nn.Linear]
+    assert torch.cosine_similarity(found.mean(1), expected.mean(1)).item() > 0.99
+
+
+def test_varlen_takes_what_its_kernel_can(tiny_config, monkeypatch):
+    """On a CPU: a stand-in for the kernel, a tensor that says it is on a GPU."""
+    monkeypatch.setattr(unpadding_nomic_bert, "varlen_attn", object())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+
+    class Hidden:
+        device, dtype = torch.device("cuda"), torch.bfloat16
+
+    def serves(heads=4, **changes):
+        tiny_config.hidden_size, tiny_config.num_attention_heads = 4 * 256, heads
+        tiny_config._attn_implementation = "sdpa"
+        return unpadding_nomic_bert.can_pack(tiny_config, Hidden(), **changes)
+
+    assert serves() and serves(heads=16) and serves(texts=65_535)
+    assert not serves(heads=2), "heads of 512"
+    assert not serves(heads=256), "heads of 4"
+    assert not serves(texts=65_536)
+    assert not serves(dropout=0.1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["flash_attention_2", "kernels-community/flash-attn2", "org/name@v1:function"])
+def test_a_flash_kernel_by_any_name_gets_packed_rows(tiny_model, texts, pad, monkeypatch, name):
+    calls = []
+
+    def kernel(module, query, key, value, attention_mask, cu_seq_lens_q, cu_seq_lens_k, **settings):
+        calls.append((attention_mask, tuple(query.shape), settings["max_length_q"]))
+        ends = zip(cu_seq_lens_q.tolist(), cu_seq_lens_k.tolist()[1:], strict=False)
+        rows = [F.scaled_dot_product_attention(*(x[:, :, a:b] for x in (query, key, value))) for a, b in ends]
+        return torch.cat(rows, dim=2).transpose(1, 2), None
+
+    ids, mask = pad(texts)
+    expected = tiny_model(ids, mask).last_hidden_state
+    monkeypatch.setitem(unpadding_nomic_bert.ALL_ATTENTION_FUNCTIONS, name, kernel)
+    tiny_model.config._attn_implementation_internal = name
+    assert_close(tiny_model(ids, mask).last_hidden_state, expected)
+    assert calls[0] == (None, (1, 4, mask.sum(), 16), 130) and len(calls) == 2
+
+
 def test_inputs_that_contradict_each_other_are_refused(tiny_model):
     ids = torch.full((2, 8), 7)
     with pytest.raises(ValueError, match="exactly one"):
@@ -298,6 +332,11 @@ def test_inputs_that_contradict_each_other_are_refused(tiny_model):
         tiny_model(ids, cu_seq_lens_q=torch.tensor([0, 8]))
     with pytest.raises(ValueError, match="eager"):
         tiny_model(ids, output_attentions=True)
+    with pytest.raises(ValueError, match="head_mask"):
+        tiny_model(ids, head_mask=torch.ones(2, 4))
+    with pytest.raises(TypeError, match="past_key_values"):
+        tiny_model(ids, past_key_values=None)
+    assert torch.equal(tiny_model(ids, use_cache=True)[0], tiny_model(ids)[0])
 
 
 def test_the_137m_model_is_built_saved_and_reloaded(tmp_path):

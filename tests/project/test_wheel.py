@@ -14,6 +14,8 @@ PACKAGES = ("textfiles", "nomic_bert", "curation", "trainers", "evaluation", "pu
 NOMIC_BERT_FILES = {
     "configuration_nomic_bert.py",
     "cpu_nomic_bert.py",
+    "heads_nomic_bert.py",
+    "layers_nomic_bert.py",
     "loading_nomic_bert.py",
     "modeling_nomic_bert.py",
     "rotary_nomic_bert.py",

@@ -1,0 +1,142 @@
+"""Run transformers' own common model tests on our classes, and list what differs from its models by contract.
+
+python -m tests.readers.common_model_tests [--sdist FILE]
+
+Needs `parameterized`. The tests are in the source distribution of the installed transformers, which is downloaded with
+pip where --sdist does not name it. Prints a table; exits 1 where a test fails that is not listed below, or where one that
+is listed passes.
+"""
+
+import argparse
+import importlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+import unittest
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import nomic_bert
+
+CLASSES = [
+    nomic_bert.NomicBertModel,
+    nomic_bert.NomicBertForMaskedLM,
+    nomic_bert.NomicBertForSequenceClassification,
+    nomic_bert.NomicBertForTokenClassification,
+    nomic_bert.NomicBertForQuestionAnswering,
+    nomic_bert.NomicBertForMultipleChoice,
+]
+
+# Test -> why our classes fail it, by contract.
+BY_CONTRACT: dict[str, str] = {}
+
+
+class ModelTester:
+    """What the common tests ask of a model's own tests: a tiny configuration and inputs."""
+
+    batch_size, seq_length, num_choices = 3, 7, 4
+    hidden_size, num_hidden_layers, num_attention_heads = 32, 2, 4
+    is_training = True
+
+    def __init__(self, parent: unittest.TestCase) -> None:
+        self.parent = parent
+
+    def get_config(self) -> nomic_bert.NomicBertConfig:
+        """Two layers of 32."""
+        return nomic_bert.NomicBertConfig(
+            vocab_size=99,
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=self.num_attention_heads,
+            intermediate_size=37,
+            max_trained_positions=512,
+        )
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[nomic_bert.NomicBertConfig, dict[str, torch.Tensor]]:
+        """Three texts, of which the first has padding."""
+        shape = (self.batch_size, self.seq_length)
+        mask = torch.ones(shape, dtype=torch.long)
+        mask[0, -2:] = 0
+        inputs = {"input_ids": torch.randint(1, 99, shape), "attention_mask": mask}
+        return self.get_config(), {**inputs, "token_type_ids": torch.randint(0, 2, shape)}
+
+
+def load_mixin(sdist: Path, scratch: Path) -> Any:
+    """`ModelTesterMixin` of a source distribution, which lacks two modules that it imports for other models."""
+    package = scratch / "transformers_tests"
+    for name, content in {
+        "__init__.py": "",
+        "exporters/__init__.py": "",
+        "exporters/test_export.py": "class ExportTesterMixin: pass\n",
+        "generation/__init__.py": "",
+        "generation/test_utils.py": "class GenerationTesterMixin: pass\n",
+    }.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(content, encoding="utf-8")
+    with tarfile.open(sdist) as archive:
+        for member in archive.getmembers():
+            parts = Path(member.name).parts
+            if len(parts) == 3 and parts[1] == "tests" and parts[2].endswith(".py"):
+                content = archive.extractfile(member)
+                assert content is not None
+                (package / parts[2]).write_bytes(content.read())
+    sys.path.insert(0, str(scratch))
+    return importlib.import_module("transformers_tests.test_modeling_common").ModelTesterMixin
+
+
+def make_test(mixin: Any) -> type[unittest.TestCase]:
+    """The mixin on our classes."""
+
+    class NomicBertCommonTest(mixin, unittest.TestCase):  # type: ignore[misc]
+        all_model_classes = tuple(CLASSES)
+
+        def setUp(self) -> None:
+            self.model_tester = ModelTester(self)
+
+        def _prepare_for_class(self, inputs: dict, model_class: type, return_labels: bool = False) -> dict:
+            # transformers looks the class up by name among its own, which has neither of these two
+            inputs = dict(super()._prepare_for_class(inputs, model_class, return_labels))
+            labels = torch.ones(ModelTester.batch_size, dtype=torch.long)
+            if model_class is nomic_bert.NomicBertForMultipleChoice:
+                choices = (-1, ModelTester.num_choices, -1)
+                inputs = {name: value[:, None].expand(choices).contiguous() for name, value in inputs.items()}
+                return {**inputs, "labels": labels} if return_labels else inputs
+            if model_class is nomic_bert.NomicBertForQuestionAnswering and return_labels:
+                return {**inputs, "start_positions": labels, "end_positions": labels}
+            return inputs
+
+    return NomicBertCommonTest
+
+
+def download(scratch: Path) -> Path:
+    """The source distribution of the installed transformers."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+    subprocess.run([*command, f"transformers=={transformers.__version__}", "--dest", str(scratch)], check=True)
+    return next(scratch.glob("transformers-*.tar.gz"))
+
+
+def main(argv: list[str]) -> int:
+    """Run them; 0 where all that fail are listed and all that are listed fail."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sdist", type=Path, metavar="FILE", help="transformers-*.tar.gz of the installed version")
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as scratch:
+        mixin = load_mixin(args.sdist or download(Path(scratch)), Path(scratch))
+        suite = unittest.defaultTestLoader.loadTestsFromTestCase(make_test(mixin))
+        result = unittest.TextTestRunner(sys.stderr, verbosity=2).run(suite)
+    failed = {case.id().rsplit(".", 1)[-1]: text for case, text in [*result.failures, *result.errors]}
+    passed = result.testsRun - len(failed) - len(result.skipped)
+    print(f"\ntransformers {transformers.__version__}: {passed} passed, {len(failed)} failed, {len(result.skipped)} skipped")
+    print("\n| test that differs | reason |\n| --- | --- |")
+    for name in sorted(failed.keys() | BY_CONTRACT.keys()):
+        reason = BY_CONTRACT.get(name) or f"FAULT: {failed[name].strip().splitlines()[-1]}"
+        print(f"| {name} | {reason if name in failed else 'PASSES NOW: no longer to be listed'} |")
+    return int(failed.keys() != BY_CONTRACT.keys())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
