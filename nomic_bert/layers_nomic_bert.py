@@ -48,9 +48,14 @@ class NomicBertAttention(nn.Module):
         return self.drop.p if self.drop.training else 0.0
 
     def forward(
-        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], sequences: Sequences | None, mask: Tensor | None
+        self,
+        hidden: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        sequences: Sequences | None,
+        mask: Tensor | None,
+        keep_probabilities: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """(batch, tokens, hidden) -> the same, and the probabilities where attention is eager."""
+        """(batch, tokens, hidden) -> the same, and where attention is eager, its probabilities."""
         heads, head_dim = self.config.num_attention_heads, self.config.head_dim
         projected = linear_map(self.Wqkv, hidden).unflatten(-1, (3, heads, head_dim))
         query, key = apply_rotary(projected[:, :, :2], *rotary).unbind(2)
@@ -59,7 +64,7 @@ class NomicBertAttention(nn.Module):
         if sequences is not None:
             attended, probabilities = packed_attention(self, query, key, value, sequences, dropout), None
         else:
-            attended, probabilities = padded_attention(self, query, key, value, mask, dropout)
+            attended, probabilities = padded_attention(self, query, key, value, mask, dropout, keep_probabilities)
         return linear_map(self.out_proj, attended.flatten(-2)), probabilities
 
 
@@ -95,10 +100,15 @@ class NomicBertLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], sequences: Sequences | None, mask: Tensor | None
+        self,
+        hidden: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        sequences: Sequences | None,
+        mask: Tensor | None,
+        keep_probabilities: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """(batch, tokens, hidden) -> the same, and the attention probabilities where attention is eager."""
-        attended, probabilities = self.attn(hidden, rotary, sequences, mask)
+        """(batch, tokens, hidden) -> the same, and where attention is eager, its probabilities."""
+        attended, probabilities = self.attn(hidden, rotary, sequences, mask, keep_probabilities)
         hidden = self.norm1(self.dropout(attended) + hidden)
         return self.norm2(self.dropout(self.mlp(hidden)) + hidden), probabilities
 
@@ -130,7 +140,7 @@ class NomicBertEncoder(nn.Module):
             rotary: cosines and sines of its tokens.
             layout: of the pass.
             keep_states: return the states too.
-            keep_attentions: return the attentions too.
+            keep_attentions: return the attentions too; the layout is then padded.
 
         Returns:
             In the caller's layout, the last output (batch, tokens, hidden); where kept, the input of every layer and
@@ -145,7 +155,7 @@ class NomicBertEncoder(nn.Module):
             if keep_states:  # else a pass without gradients need not hold them all
                 states.append(layout.leave(hidden))
                 hidden = layout.enter(states[-1])  # so that what is returned lies on the way to the loss
-            hidden, probabilities = layer(hidden, rotary, layout.packed, layout.mask)
+            hidden, probabilities = layer(hidden, rotary, layout.packed, layout.mask, keep_attentions)
             if keep_attentions:
                 attentions.append(probabilities)
         hidden = layout.leave(hidden)

@@ -83,8 +83,8 @@ class NomicBertModel(NomicBertPreTrainedModel):
             cu_seq_lens_k: what transformers' flattening collator adds, as the next two; not needed.
             max_length_q: not needed.
             max_length_k: not needed.
-            output_attentions: also return probabilities (batch, heads, tokens, tokens) per layer; needs
-                `attn_implementation="eager"`.
+            output_attentions: also return probabilities (batch, heads, tokens, tokens) per layer. The pass is then
+                computed on padded tokens by eager attention, whatever the implementation.
             output_hidden_states: also return the (batch, tokens, hidden) input of every layer and the last output.
             return_dict: False returns a tuple.
             use_cache: has no effect, because an encoder has no cache; some callers pass it to every model.
@@ -104,14 +104,9 @@ class NomicBertModel(NomicBertPreTrainedModel):
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        if output_attentions and self.config._attn_implementation != "eager":
-            raise ValueError(
-                "NomicBertModel: output_attentions needs the eager implementation; call "
-                "set_attn_implementation('eager') or load with attn_implementation='eager'."
-            )
         hidden = self.embeddings(input_ids, inputs_embeds, token_type_ids)
         texts = hidden.shape[0] if cu_seq_lens_q is None else cu_seq_lens_q.shape[0] - 1
-        pack = can_pack(self.config, hidden, self.encoder.attention_dropout, texts)
+        pack = not output_attentions and can_pack(self.config, hidden, self.encoder.attention_dropout, texts)
         layout = plan_layout(hidden, attention_mask, position_ids, cu_seq_lens_q, pack)
         if not exports() and layout.positions.shape[1] > length_limit(self.config):  # the cheap test first
             warn_if_too_long(self.config, layout.longest)

@@ -360,7 +360,13 @@ def _sdpa_by_runs(query: Tensor, key: Tensor, value: Tensor, sequences: Sequence
 
 
 def padded_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    keep_probabilities: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Bidirectional attention over a padded batch: the reference (eager), the export path, and the GPU fallback.
 
@@ -371,6 +377,7 @@ def padded_attention(
         value: as `query`.
         mask: bool (batch, 1, 1, tokens), true at tokens to attend to; None: all.
         dropout: probability, 0 outside training.
+        keep_probabilities: compute eagerly, which alone has probabilities, whatever the implementation.
 
     Returns:
         The output (batch, tokens, heads, head_dim), and with eager attention its probabilities
@@ -378,7 +385,7 @@ def padded_attention(
     """
     query, key, value = (states.transpose(1, 2) for states in (query, key, value))
     implementation = module.config._attn_implementation
-    if implementation == "eager":
+    if keep_probabilities or implementation == "eager":
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
         if mask is not None:
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
