@@ -1,6 +1,8 @@
 """Stage 1: masked language modelling on packed blocks (paper §4.1), to a BERT with a long context.
 
-accelerate launch recipes/stage1.py --config recipes/configs/stage1.yaml
+accelerate launch recipes/stage1.py --config recipes/configs/stage1.yaml [--dry_run]
+
+With --dry_run it prints blocks, steps, tokens and what takes memory, and trains nothing.
 """
 
 from pathlib import Path

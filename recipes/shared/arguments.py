@@ -7,7 +7,6 @@ entries of a mapping set one by one, and unknown keys refused with the nearest k
 """
 
 import dataclasses
-import difflib
 import enum
 import types
 import typing
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from textfiles.commands import one_line_errors
+from textfiles.settings import near_name
 
 
 class _Setting(NamedTuple):
@@ -49,8 +49,8 @@ def parse_arguments(kinds: Sequence[type], argv: Sequence[str]) -> tuple[Any, ..
         settings = _read(list(argv))
         for key, setting in settings.items():
             if key not in fields:
-                near = difflib.get_close_matches(str(key), fields, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else "--help lists the keys."
+                near = near_name(str(key), fields)
+                hint = f"did you mean {near!r}?" if near else "--help lists the keys."
                 raise ValueError(f"{setting.where}: unknown key {key!r}; {hint}")
         values = {key: _convert(setting, fields[key], key) for key, setting in settings.items()}
         if values.get("dry_run") and "use_cpu" in fields:

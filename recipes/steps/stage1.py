@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_from_disk
+import torch
+from datasets import Dataset, load_dataset, load_from_disk
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from curation.packing import MANIFEST, load_blocks
@@ -14,6 +15,7 @@ from nomic_bert import NomicBertConfig, NomicBertForMaskedLM
 from nomic_bert.embedder import require_checkpoint
 from nomic_bert.tokenizer_files import save_tokenizer
 from nomic_bert.training_record import write_training
+from recipes.shared.blocks import BlockCounts, describe_blocks
 from recipes.shared.training import dropout_settings, train_and_save
 from textfiles.atomic import atomic_directory
 from textfiles.commands import one_line_errors
@@ -33,6 +35,7 @@ class Stage1Arguments:
         model_name_or_path: checkpoint to continue from, in place of `model`.
         dropout: with which that checkpoint is trained on, whatever its configuration says.
         eval_blocks: blocks, the last ones of `train_data`, that are kept for evaluation.
+        dry_run: print what would be trained on, and stop; of a data set on the hub, one block is fetched.
     """
 
     train_data: str
@@ -41,16 +44,25 @@ class Stage1Arguments:
     model_name_or_path: str | None = None
     dropout: float = 0.0
     eval_blocks: int = 0
+    dry_run: bool = False
 
 
-def stage1(recipe: Stage1Arguments, args: MLMConfig) -> Path:
-    """Train a masked language model; returns the directory of the finished one."""
+def stage1(recipe: Stage1Arguments, args: MLMConfig) -> Path | None:
+    """Train a masked language model, or with `dry_run` describe its training.
+
+    Returns:
+        The directory of the finished model; None after a dry run.
+    """
     with one_line_errors():
         tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer)
+        if recipe.dry_run:
+            if args.process_index == 0:
+                with torch.device("meta"):  # weights without numbers
+                    model = _starting_model(recipe, len(tokenizer), args.seed)
+                print(describe_blocks(_count_blocks(recipe, tokenizer), args, model))
+            return None
         blocks = _load_blocks(recipe.train_data, tokenizer)
-        if not 0 <= recipe.eval_blocks < len(blocks):
-            raise ValueError(f"eval_blocks: {recipe.eval_blocks} of {len(blocks)} blocks cannot be kept aside.")
-        split = len(blocks) - recipe.eval_blocks
+        split = _split(recipe, len(blocks))
         trainer = MLMTrainer(
             model=_starting_model(recipe, len(tokenizer), args.seed),
             args=args,
@@ -67,6 +79,30 @@ def stage1(recipe: Stage1Arguments, args: MLMConfig) -> Path:
             write_training(directory, trainer.training_record())
 
     return train_and_save(trainer, save)
+
+
+def _split(recipe: Stage1Arguments, num_blocks: int) -> int:
+    """How many blocks are trained on; the others are kept for evaluation."""
+    if not 0 <= recipe.eval_blocks < num_blocks:
+        raise ValueError(
+            f"eval_blocks is {recipe.eval_blocks:,}, and there are {num_blocks:,} blocks; set it from 0 to "
+            f"{num_blocks - 1:,}, so that a block is left to train on."
+        )
+    return num_blocks - recipe.eval_blocks
+
+
+def _count_blocks(recipe: Stage1Arguments, tokenizer: PreTrainedTokenizerBase) -> BlockCounts:
+    """The numbers of the blocks, without downloading a data set of the hub."""
+    if is_hub_id(recipe.train_data):
+        stream = load_dataset(recipe.train_data, split="train", streaming=True)
+        if not stream.info.splits or not (count := stream.info.splits["train"].num_examples):
+            raise ValueError(f"train_data: the hub does not say how many blocks {recipe.train_data} has; download it.")
+        first = next(iter(stream))
+    else:
+        blocks = _load_blocks(recipe.train_data, tokenizer)
+        count, first = len(blocks), blocks[0]
+    train = _split(recipe, count)
+    return BlockCounts(train, count - train, len(first["input_ids"]))
 
 
 def _load_blocks(path: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -100,6 +136,8 @@ def _starting_model(recipe: Stage1Arguments, num_tokens: int, seed: int) -> Nomi
     if recipe.model is not None:
         return build_model(recipe.model, num_tokens)
     require_checkpoint(str(recipe.model_name_or_path))
+    if recipe.dry_run:
+        return NomicBertForMaskedLM(NomicBertConfig.from_pretrained(recipe.model_name_or_path))
     return NomicBertForMaskedLM.from_pretrained(recipe.model_name_or_path, **dropout_settings(recipe.dropout))
 
 

@@ -10,8 +10,9 @@ from transformers import AutoTokenizer
 
 from curation.packing import load_blocks
 from curation.tokenizer import train_tokenizer
-from recipes import pack_corpus
+from recipes import pack_corpus, stage1
 from recipes.steps import pack_corpus as step
+from recipes.steps.stage1 import build_model
 from textfiles.writing import write_jsonl
 
 WORDS = ["river", "stone", "house", "light", "paper", "water", "night", "field"]
@@ -67,6 +68,27 @@ def test_what_was_packed_can_be_trained_on(corpus, tmp_path):
     assert len(blocks) > 10 and {len(ids) for ids in blocks["input_ids"]} == {32}
     text = tokenizer.decode(blocks[0]["input_ids"], skip_special_tokens=True)
     assert set(text.split()) <= set(WORDS)
+
+
+def test_stage_1_describes_what_it_would_train_on_without_training(corpus, tmp_path, capsys):
+    pack_corpus.main(argv(corpus, tmp_path / "blocks"))
+    blocks = len(load_blocks(tmp_path / "blocks", AutoTokenizer.from_pretrained(tmp_path / "tokenizer")))
+    capsys.readouterr()
+    model = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16}
+    words = ["--train_data", str(tmp_path / "blocks"), "--tokenizer", str(tmp_path / "tokenizer"), "--eval_blocks", "3"]
+    words += ["--model", json.dumps(model), "--output_dir", str(tmp_path / "out"), "--num_train_epochs", "3"]
+    words += ["--per_device_train_batch_size", "2", "--global_batch_size", "4", "--bf16", "true", "--dry_run"]
+    assert stage1.main(words) is None
+    printed = capsys.readouterr().out
+    steps = (blocks - 3) // 4
+    assert f"{blocks - 3} blocks of 32 tokens, {(blocks - 3) * 32:,} tokens an epoch; 3 blocks" in printed
+    assert "4 blocks, 128 tokens = 1 ranks x 2 accumulated x 2 blocks" in printed
+    assert f"{3 * steps} steps, {steps} an epoch" in printed and "activations of 64 tokens in bf16" in printed
+    parameters = sum(weight.numel() for weight in build_model(model, 60).parameters())
+    assert f"{parameters:,} parameters" in printed
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit, match="eval_blocks is 99"):
+        stage1.main([*words, "--eval_blocks", "99"])
 
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(corpus, tmp_path, monkeypatch):
