@@ -257,7 +257,7 @@ def compare_losses(workload: Workload) -> dict[str, float]:
     collator = MaskedLMCollator(AutoTokenizer.from_pretrained(directory / "tokenizer"), MASKED)
     batch = collator(SourceBatch("blocks", load_from_disk(directory / "blocks"), np.arange(1), epoch=0))
     with torch.no_grad():
-        ours = NomicBertForMaskedLM.from_pretrained(directory / "ours")(**batch)
+        ours = NomicBertForMaskedLM.from_pretrained(directory / "ours")(**batch, labelled_only=True)
         native = load_native(directory / "native")(**batch)
     labelled = batch["labels"] != -100
     result = {
