@@ -3,9 +3,9 @@
 python recipes/filter_pairs.py --config recipes/configs/filter_pairs.yaml
 accelerate launch recipes/filter_pairs.py --config ...    # samples dealt out to all ranks; nodes share output_dir
 
-Writes for each source OUTPUT_DIR/NAME/kept/*.jsonl.gz, which a training recipe takes as the source's path, and
-audit.md, a page to read. Started again, it judges the samples that are missing. The result does not depend on the
-number of processes.
+For each source, writes OUTPUT_DIR/NAME/kept/*.jsonl.gz, a directory that training takes as the source's path, and
+audit.md, a page to read. Rerun the command to resume: samples that were judged are kept. The result does not depend on
+the number of processes.
 """
 
 from recipes.shared.recipe import run_recipe
@@ -13,7 +13,7 @@ from textfiles.commands import run_command
 
 
 def main(argv: list[str]) -> None:
-    """Do as the command line says."""
+    """Read the command line and run the step."""
     run_recipe(__doc__, "recipes.steps.filter_pairs:filter_pairs", argv)
 
 

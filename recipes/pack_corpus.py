@@ -3,7 +3,7 @@
 python recipes/pack_corpus.py --config recipes/configs/pack_corpus.yaml
 accelerate launch recipes/pack_corpus.py --config ...    # shards dealt out to all ranks; nodes share output_dir
 
-Started again, it packs the shards that are missing. The blocks do not depend on the number of processes.
+Rerun the command to resume: finished shards are kept. The blocks do not depend on the number of processes.
 """
 
 from recipes.shared.recipe import run_recipe
@@ -11,7 +11,7 @@ from textfiles.commands import run_command
 
 
 def main(argv: list[str]) -> None:
-    """Do as the command line says."""
+    """Read the command line and run the step."""
     run_recipe(__doc__, "recipes.steps.pack_corpus:pack_corpus", argv)
 
 

@@ -1,9 +1,9 @@
-"""The whole pipeline on real text that every installation has: train, evaluate, export and search, without a download.
+"""Train, evaluate, export and search with a small model, on text that every installation has: nothing is downloaded.
 
 make quickstart            (or: python recipes/quickstart.py [--smoke] [--output_dir outputs/quickstart])
 
-The text is the documentation strings of the installed packages; each package is a source. A run that was interrupted
-goes on where it was. `--smoke` is the same code over a slice, in about a minute.
+The text is the documentation strings of installed Python packages; each package is a source. Rerun the command to
+resume an interrupted run. --smoke does the same with a slice of the text, in about a minute.
 """
 
 from recipes.shared.recipe import run_recipe
@@ -11,7 +11,7 @@ from textfiles.commands import run_command
 
 
 def main(argv: list[str]) -> None:
-    """Do as the command line says."""
+    """Read the command line and run the step."""
     run_recipe(__doc__, "recipes.steps.quickstart:quickstart", argv)
 
 

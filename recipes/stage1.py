@@ -12,7 +12,7 @@ from textfiles.commands import run_command
 
 
 def main(argv: list[str]) -> Path | None:
-    """Do as the command line says; returns the directory of the finished model."""
+    """Read the command line and train; returns the directory of the finished model, None after a dry run."""
     return run_recipe(__doc__, "recipes.steps.stage1:stage1", argv)
 
 

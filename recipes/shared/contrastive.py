@@ -101,7 +101,7 @@ def _sources(recipe: ContrastiveArguments, args: ContrastiveConfig, with_negativ
     """The sources as configured, or the one of `train_file`.
 
     Raises:
-        ValueError: none or both, a name that stands twice, or sources that do not fit the stage.
+        ValueError: none or both are given, a name is used twice, or the sources that do not fit the stage.
     """
     if bool(recipe.sources) == bool(recipe.train_file):
         raise ValueError("give either sources, at least one, or train_file.")

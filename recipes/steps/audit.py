@@ -84,7 +84,7 @@ def audit(args: AuditArguments) -> None:
     texts: list[HeldOutTexts] = []
     if state.is_main_process:
         texts = [part for found in held_out for part in found.read()]  # first, so that a fault is found early
-        _claim(output_dir, args, sources, held_out, tokenizer)
+        _begin(output_dir, args, sources, held_out, tokenizer)
     with state.local_main_process_first():  # one process of a machine copies the sources
         pairs = [open_pairs(source) for source in sources]
     keys = [SourceKeys(work, i, len(rows), args.rows_per_shard) for i, rows in enumerate(pairs)]
@@ -130,7 +130,7 @@ def _refuse_equal(names: list[str], key: str) -> None:
         raise ValueError(f"{key}: two are called {equal[0]!r}; give them as mappings with a name each.")
 
 
-def _claim(
+def _begin(
     output_dir: Path,
     args: AuditArguments,
     sources: list[Source],

@@ -48,7 +48,7 @@ def filter_pairs(args: FilterArguments, rule: KeepRule, settings: EmbedderSettin
     sources = read_sections(Source, args.sources, "sources")
     state = join_ranks()
     if state.is_main_process:
-        _claim(args, rule, settings, sources)
+        _begin(args, rule, settings, sources)
     for source in deal(sources, state.local_process_index, ranks_here()):
         open_pairs(source, others=True)  # makes the copy of local files that all ranks of a machine share
     state.wait_for_everyone()
@@ -65,7 +65,7 @@ def filter_pairs(args: FilterArguments, rule: KeepRule, settings: EmbedderSettin
         print("\n" + summary_table([write_report(job) for job in filters]), flush=True)
 
 
-def _claim(args: FilterArguments, rule: KeepRule, settings: EmbedderSettings, sources: list[Source]) -> None:
+def _begin(args: FilterArguments, rule: KeepRule, settings: EmbedderSettings, sources: list[Source]) -> None:
     """Check that every directory is new or was begun with the same settings, before any work is done."""
     made_by = {key: getattr(args, key) for key in ("sample_size", "seed", "rows_to_read", "write_dropped")}
     made_by |= {"keep_embeddings": args.keep_embeddings, **asdict(rule), "embedder": settings.identity()}

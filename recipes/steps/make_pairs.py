@@ -83,7 +83,7 @@ def _make_all(sources: list[RawSource], args: MakePairsArguments) -> None:
     state = join_ranks(use_gpu=False)
     ready = [source for source in sources if source.available == AVAILABLE]
     for source in ready:
-        source.identity()  # a local file that is not there is told of before hours of work on others
+        source.identity()  # a missing local file is an error before hours of work on others
     for source in sources:
         if source in ready:
             _make(source, args, state)

@@ -81,7 +81,7 @@ def mine_negatives(args: MineArguments, settings: EmbedderSettings) -> None:
     # Asked before any rank can go on to mine, so that all have the same list.
     todo = [source for source in sources if not Path(args.output_dir, source.name, _REPORT).exists()]
     if state.is_main_process:
-        _claim(args, settings, sources)
+        _begin(args, settings, sources)
         print(f"{len(sources) - len(todo)} of {len(sources)} sources are mined already.", flush=True)
     state.wait_for_everyone()
     searched = any(source.draw == "nearest" for source in todo)
@@ -93,7 +93,7 @@ def mine_negatives(args: MineArguments, settings: EmbedderSettings) -> None:
             shutil.rmtree(Path(args.output_dir, source.name, _WORK), ignore_errors=True)
 
 
-def _claim(args: MineArguments, settings: EmbedderSettings, sources: list[MiningSource]) -> None:
+def _begin(args: MineArguments, settings: EmbedderSettings, sources: list[MiningSource]) -> None:
     """Check that every directory is new or was begun with the same settings, before any work is done."""
     keys = ("replace_negatives", "seed", "documents_per_shard", "rows_per_shard")
     made_by: dict[str, Any] = {**asdict(args.limits), **{key: getattr(args, key) for key in keys}}

@@ -53,7 +53,7 @@ def pack_corpus(args: PackArguments) -> None:
     state, work = join_ranks(use_gpu=False), output_dir / _WORK
     with state.main_process_first():
         if state.is_main_process:
-            _claim(output_dir, args, sources, tokenizer)
+            _begin(output_dir, args, sources, tokenizer)
         documents = open_documents(sources, work)
     plan = PackingPlan(tokenizer, len(documents), args.block_size, args.documents_per_shard, args.seed)
     shards = deal(range(plan.num_shards), state.process_index, state.num_processes)
@@ -73,7 +73,7 @@ def pack_corpus(args: PackArguments) -> None:
         )
 
 
-def _claim(output_dir: Path, args: PackArguments, sources: list[DocumentSource], tokenizer: str) -> None:
+def _begin(output_dir: Path, args: PackArguments, sources: list[DocumentSource], tokenizer: str) -> None:
     """Write down what an output directory is packed from, or check that it is the same as before."""
     settings: dict[str, Any] = {
         "documents": [source.identity() for source in sources],

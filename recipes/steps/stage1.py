@@ -145,7 +145,7 @@ def build_model(fields: dict[str, Any], num_tokens: int) -> NomicBertForMaskedLM
     """A new model for a tokenizer of `num_tokens` tokens, with the vocabulary rounded up to a multiple of 64.
 
     Raises:
-        ValueError: a given `vocab_size` is less than the tokenizer's, or the fields cannot be meant.
+        ValueError: a given `vocab_size` is less than the tokenizer's, or a field is invalid.
     """
     fields = {"vocab_size": 64 * -(-num_tokens // 64), **fields}  # paper §4.1.2
     if fields["vocab_size"] < num_tokens:

@@ -270,6 +270,13 @@ def refusal(arguments):
     return str(error.value)
 
 
+def test_what_was_refused_can_be_corrected_in_the_same_directory(model, tmp_path):
+    source = write_source(tmp_path)
+    assert "no column 'reply'" in refusal(argv(model, tmp_path / "out", [{**source, "document": "reply"}]))
+    mine_negatives.main(argv(model, tmp_path / "out", [source]))
+    assert len(mined(tmp_path / "out" / "mine")) == len(make_rows())
+
+
 def test_what_cannot_be_mined_is_named(model, tmp_path):
     source = write_source(tmp_path)
     assert "sources[0] (mine): unknown key 'corpsu'; did you mean 'corpus'" in refusal(

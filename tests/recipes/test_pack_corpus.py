@@ -118,6 +118,14 @@ def test_changed_files_are_not_mixed_with_shards_of_the_old_ones(corpus, tmp_pat
     assert "documents[" in refusal(argv(corpus, tmp_path / "blocks"))
 
 
+def test_what_was_refused_can_be_corrected_in_the_same_directory(corpus, tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"text": "fine"}\n{"text": 3}\n')
+    assert "bad.jsonl" in refusal(argv(corpus, tmp_path / "out", "--documents", f"[{tmp_path}/bad.jsonl]"))
+    pack_corpus.main(argv(corpus, tmp_path / "out"))
+    pack_corpus.main(argv(corpus, tmp_path / "fresh"))
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
 def test_what_cannot_be_packed_is_named(corpus, tmp_path):
     pack_corpus.main(argv(corpus, tmp_path / "done"))
     assert "done is packed already" in refusal(argv(corpus, tmp_path / "done"))
