@@ -9,7 +9,7 @@
 #   BENCHMARKS="train_mlm"   which benchmarks `make gpu` runs after the tests; empty: none
 #   CRASH_KILLS=0            `make crash` kills each command before this many of its file-system events (40; 0: all)
 #   GPU_SECONDS=560          time limit of `make gpu`, tests and benchmarks together; what is measured by then is kept
-#   MODEL=DIR                the published directory that `make older-readers` opens, in place of a small one
+#   MODEL=DIR                the published directory that `make readers` opens, in place of a small one
 #   RESULTS=DIR              where benchmarks write (outputs/benchmarks)
 
 PYTHON ?= python3
@@ -24,11 +24,10 @@ MODEL ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-OLDER := .venv-older
 INSTALL := $(BIN)/python -m pip install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint docs crash gpu older-readers clean
+.PHONY: help quickstart test lint docs crash gpu readers clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -54,12 +53,11 @@ gpu:  ## every test and every benchmark that needs a GPU, with the packages foun
 crash: $(VENV)/.installed-test  ## kill every command at its file-system events, restart it, compare what it leaves
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m crash $(PYTEST_ARGS) tests/crash
 
-older-readers: $(OLDER)/.installed $(VENV)/.installed-test  ## open a published directory in transformers 4.57 and sentence-transformers 5
-	HF_HUB_OFFLINE=1 PYTHONPATH=. $(BIN)/python -m tests.older_readers.write_expected outputs/older-readers $(if $(MODEL),--model $(MODEL))
-	$(OLDER)/bin/python -I tests/older_readers/check.py outputs/older-readers
+readers: $(VENV)/.installed-test  ## open a published directory in every program that reads such; installs each (4 GB)
+	PYTHONPATH=. $(BIN)/python -m tests.readers.run $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 clean:  ## remove .venv, builds and caches; outputs/ stays
-	rm -rf $(VENV) $(OLDER) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
 	find . -path ./.git -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 # A pip that is there already is taken as it is, with what is installed beside it (torch's CPU build, say).
@@ -77,11 +75,5 @@ $(VENV)/.installed-quickstart: pyproject.toml constraints.txt | $(BIN)/pip
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/pip
 	@rm -f $(VENV)/.installed-*
-	$(INSTALL) $(PIP_ARGS) --editable ".[train,evaluation,deepspeed,onnx,docs,dev]"
+	$(INSTALL) $(PIP_ARGS) --editable ".[train,evaluation,deepspeed,onnx,openvino,docs,dev]"
 	@touch $@ $(VENV)/.installed-quickstart
-
-# What many users still run, in an environment of its own that does not have this package.
-$(OLDER)/.installed: tests/older_readers/requirements.txt
-	$(PYTHON) -m venv --clear $(OLDER)
-	$(OLDER)/bin/python -m pip install $(PIP_ARGS) --requirement $<
-	@touch $@

@@ -1,10 +1,11 @@
 """Turn a checkpoint into a hub repository that every reader opens, prove it, and upload it when told.
 
-python hub_upload.py CHECKPOINT OWNER/NAME [--private] [--revision BRANCH] [--output_dir DIR] [--onnx] [--yes]
+python hub_upload.py CHECKPOINT OWNER/NAME [--output_dir DIR] [--onnx] [--openvino] [--private] [--yes]
 
-The directory is written and verified first: transformers and sentence-transformers, with and without this package,
-and ONNX Runtime where exported, must give the checkpoint's own embeddings to the last length. Then it is shown what
-would be uploaded. Without a token (`hf auth login`, or HF_TOKEN) or a network the directory stays, ready.
+The directory is written and verified first: transformers and sentence-transformers, with and without this package, and
+ONNX Runtime and OpenVINO where exported, must give the checkpoint's own embeddings up to the last length. Then the
+command shows what it would upload. Without a token (`hf auth login`, or HF_TOKEN) or a network nothing is uploaded, and
+the directory stays.
 """
 
 import argparse
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rotary_scaling_factor=args.rotary_scaling_factor,
             onnx=args.onnx,
             onnx_int8=args.onnx_int8,
+            openvino=args.openvino,
             license=args.license,
             languages=args.language,
             evaluation=args.evaluation,
@@ -74,14 +76,17 @@ def _agreed() -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="directory or hub name of an encoder, or of a head, whose encoder is taken")
-    parser.add_argument("repo_id", metavar="OWNER/NAME", help="the repository; made if it is not there")
+    parser.add_argument("checkpoint", help="directory or hub name of an encoder, a head or a PEFT adapter")
+    parser.add_argument("repo_id", metavar="OWNER/NAME", help="the repository; created if it does not exist")
     parser.add_argument("--output_dir", help="where the directory is written (outputs/hub/OWNER/NAME)")
     parser.add_argument("--private", action="store_true", help="a new repository is private")
-    parser.add_argument("--revision", metavar="BRANCH", help="branch to upload to; made if it is not there (main)")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch to upload to; created if it does not exist (main)")
     parser.add_argument("--onnx", action="store_true", help="also write onnx/model.onnx")
     parser.add_argument(
         "--onnx_int8", action="store_true", help="and onnx/model_quantized.onnx for CPUs, a quarter of the size"
+    )
+    parser.add_argument(
+        "--openvino", action="store_true", help="and openvino/openvino_model.xml, for sentence-transformers' backend"
     )
     parser.add_argument("--license", metavar="ID", help="as the hub names it, such as apache-2.0 (not stated)")
     parser.add_argument("--language", nargs="+", default=[], metavar="CODE", help="such as en (not stated)")

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import LayerNorm, Normalize, Pooling, Transformer
 from tqdm.auto import tqdm
 
 from nomic_bert.embedder import load_embedder, save_embedder
@@ -17,8 +18,11 @@ from textfiles.atomic import atomic_directory
 
 from .card import CardFacts, describe_model, model_card
 from .card_results import evaluated_models
+from .known_files import keep_known_files, refuse_leaving_links
+from .manifest import require_replaceable, write_manifest
 from .onnx_export import ONNX_FILE, QUANTIZED_FILE, export_onnx, quantize_onnx
-from .verification import Agreement, verify_directory
+from .openvino_export import OPENVINO_FILE, export_openvino, require_openvino
+from .verification import Agreement, open_reference, require_same_settings, verify_directory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +30,13 @@ class DirectorySettings:
     """What goes into the directory, and what its card says that the checkpoint does not.
 
     Attributes:
-        checkpoint: local directory or hub name of an encoder, or of a head, whose encoder is taken.
+        checkpoint: local directory or hub name of an encoder, of a head, whose encoder is taken, or of a PEFT adapter,
+            which is merged into its encoder.
         repo_id: "owner/name", for the card's code.
         rotary_scaling_factor: alpha of Eq. 5 to publish with; None: as the checkpoint says.
         onnx: whether onnx/model.onnx is written too.
         onnx_int8: whether onnx/model_quantized.onnx is written beside it.
+        openvino: whether openvino/openvino_model.xml and .bin are written, converted from onnx/model.onnx.
         license: identifier of the hub, such as "apache-2.0"; None: none is stated.
         languages: ISO 639 codes; empty: not stated.
         evaluation: report.json of `python -m evaluation.report`; None: not evaluated.
@@ -41,6 +47,7 @@ class DirectorySettings:
     rotary_scaling_factor: float | None = None
     onnx: bool = False
     onnx_int8: bool = False
+    openvino: bool = False
     license: str | None = None
     languages: Sequence[str] = ()
     evaluation: Path | None = None
@@ -51,49 +58,83 @@ def write_directory(settings: DirectorySettings, directory: Path) -> None:
 
     Args:
         settings: what goes into it.
-        directory: where to write; an earlier one there is replaced.
+        directory: where to write; an earlier one there is replaced if it holds nothing but what was written to it.
 
     Raises:
-        FileExistsError: the directory exists and is not an embedder.
+        FileExistsError: the directory has other files; names them.
         FileNotFoundError: no such checkpoint or report.
         ValueError: the checkpoint cannot be published, the report has nothing for its weights, or a reader gives other
             embeddings.
     """
-    if directory.exists() and any(directory.iterdir()) and not (directory / "modules.json").is_file():
-        raise FileExistsError(f"{directory} exists and is not an embedder; choose another --output_dir or remove it.")
+    require_replaceable(directory)
+    refuse_leaving_links(Path(settings.checkpoint))
+    if settings.openvino:
+        require_openvino()
     embedder = load_embedder(settings.checkpoint, device="cpu", rotary_scaling_factor=settings.rotary_scaling_factor)
+    _merge_adapter(embedder)
+    _require_mean_pooling(embedder, settings.checkpoint)
+    reference = open_reference(settings.checkpoint, settings.rotary_scaling_factor)
+    if reference is not None:
+        require_same_settings(embedder, reference)
     weights, report = weights_hash(embedder), _read_report(settings.evaluation)
     if report is not None:
         evaluated_models(report, weights)  # refused now, not after minutes
     training = read_training(settings.checkpoint)
     with atomic_directory(directory) as written:
         save_embedder(embedder, written, training=training)
+        keep_known_files(written, embedder.tokenizer)
         embedder.to(dtype=torch.float32)  # the readers compute in it
-        onnx_files = _export(settings, written)
+        exported = _export(settings, written)
         facts = CardFacts(
             repo_id=settings.repo_id,
             model=describe_model(embedder),
             weights=weights,
-            readers=_prove(written, embedder),
+            readers=_prove(written, embedder if reference is None else reference),
             training=training,
             report=report,
             license=settings.license,
             languages=settings.languages,
-            exported_files=onnx_files,
+            exported_files=exported,
         )
         (written / "README.md").write_text(model_card(facts), encoding="utf-8")
+        write_manifest(written)
+        require_replaceable(directory)  # minutes later
+
+
+def _merge_adapter(embedder: SentenceTransformer) -> None:
+    """Add what a PEFT adapter learned to the encoder's own weights, whose names every reader knows."""
+    encoder: Any = embedder[0].auto_model
+    if hasattr(encoder, "merge_and_unload"):
+        embedder[0].auto_model = encoder.merge_and_unload()
+
+
+def _require_mean_pooling(embedder: SentenceTransformer, checkpoint: str) -> None:
+    """Refuse an embedder that the readers without module files would read as another."""
+    kinds = [type(module) for module in embedder]
+    pooling = embedder[1] if len(embedder) > 1 else None
+    known = ([Transformer, Pooling, Normalize], [Transformer, Pooling, LayerNorm, Normalize])
+    is_mean = isinstance(pooling, Pooling) and pooling.pooling_mode == "mean" and pooling.include_prompt
+    if kinds not in known or not is_mean:
+        raise ValueError(
+            f"{checkpoint}: its embeddings are not means of token vectors at unit length "
+            f"({', '.join(kind.__name__ for kind in kinds)}). Upload it as it is with SentenceTransformer.push_to_hub."
+        )
 
 
 def _export(settings: DirectorySettings, written: Path) -> list[str]:
-    """Write the ONNX files that are asked for; their paths in the directory."""
-    if not (settings.onnx or settings.onnx_int8):
-        return []
-    print("Exporting to ONNX", flush=True)
-    export_onnx(written, written / ONNX_FILE)
-    if not settings.onnx_int8:
-        return [ONNX_FILE]
-    quantize_onnx(written / ONNX_FILE, written / QUANTIZED_FILE)
-    return [ONNX_FILE, QUANTIZED_FILE]
+    """Write the ONNX and OpenVINO files that are asked for; their paths in the directory."""
+    exported = []
+    if settings.onnx or settings.onnx_int8 or settings.openvino:
+        print("Exporting to ONNX", flush=True)
+        export_onnx(written, written / ONNX_FILE)
+        exported.append(ONNX_FILE)
+    if settings.onnx_int8:
+        quantize_onnx(written / ONNX_FILE, written / QUANTIZED_FILE)
+        exported.append(QUANTIZED_FILE)
+    if settings.openvino:
+        export_openvino(written / ONNX_FILE, written / OPENVINO_FILE)
+        exported.append(OPENVINO_FILE)
+    return exported
 
 
 def _read_report(file: Path | None) -> Mapping[str, Any] | None:
@@ -102,15 +143,15 @@ def _read_report(file: Path | None) -> Mapping[str, Any] | None:
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON ({error}); give report.json of `python -m evaluation.report`.") from error
+        raise ValueError(f"{file} is not JSON ({error}); give report.json of `python -m evaluation.report`.") from error
     if not isinstance(report, dict) or "models" not in report:
-        raise ValueError(f"{file} is no report: give report.json of `python -m evaluation.report`.")
+        raise ValueError(f"{file} is not a report: give report.json of `python -m evaluation.report`.")
     return report
 
 
-def _prove(written: Path, embedder: SentenceTransformer) -> list[Agreement]:
+def _prove(written: Path, reference: SentenceTransformer) -> list[Agreement]:
     agreements = []
-    for agreement in verify_directory(written, embedder):
+    for agreement in verify_directory(written, reference):
         tqdm.write(  # above the progress bar
             f"  {agreement.reader.name}: {', '.join(f'{n:,}' for n in agreement.lengths)} tokens, "
             f"largest difference {agreement.difference:.1e}"

@@ -23,6 +23,7 @@ ONNX_FILE = "onnx/model.onnx"
 QUANTIZED_FILE = "onnx/model_quantized.onnx"  # the name that transformers.js looks for under dtype "q8"
 
 _OPSET = 18  # read by ONNX Runtime since 1.14
+_IR_VERSION = 8  # torch writes 10, which ONNX Runtime reads since 1.18; nothing newer than 8 is used
 _INPUTS, _OUTPUT = ("input_ids", "attention_mask"), "last_hidden_state"
 _BATCH, _LENGTH = "batch", "length"
 _MOST_WEIGHT_BYTES = 2**31 - 2**24  # protobuf's limit of one file, less room for the graph
@@ -50,7 +51,7 @@ def export_onnx(checkpoint: str | Path, file: str | Path) -> None:
     _require_packages("onnx", "onnxscript")
     checkpoint, file = str(checkpoint), Path(file)
     require_checkpoint(checkpoint)
-    model_type = AutoConfig.from_pretrained(checkpoint).model_type
+    model_type = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False).model_type
     if model_type != NomicBertConfig.model_type:
         raise ValueError(f"{checkpoint} is a {model_type!r} checkpoint; 'nomic_bert' ones are exported.")
     # eager: torch's decomposition of SDPA looks for NaN in every attention probability, which takes time and memory
@@ -62,6 +63,7 @@ def export_onnx(checkpoint: str | Path, file: str | Path) -> None:
             "without ONNX."
         )
     exported = _trace(_TokenStates(model).eval())
+    exported.ir_version = _IR_VERSION
     _remove_source_places(exported)
     with atomic_file(file) as written:
         written.write_bytes(exported.SerializeToString())

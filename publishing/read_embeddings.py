@@ -19,6 +19,7 @@ import numpy as np
 
 Probe = dict[str, str]
 Embed = Callable[[list[Probe]], np.ndarray]
+Run = Callable[[dict[str, np.ndarray]], np.ndarray]  # input_ids and attention_mask -> token vectors
 
 
 def full_texts(probes: list[Probe]) -> list[str]:
@@ -73,19 +74,35 @@ def open_sentence_transformers(directory: str, from_module: str, remote_code: bo
     def embed(probes: list[Probe]) -> np.ndarray:
         names = {probe["prompt_name"] for probe in probes}
         if len(names) > 1:
-            return embedder.encode(full_texts(probes), batch_size=len(probes))
-        return embedder.encode([probe["text"] for probe in probes], prompt_name=names.pop() or None)
+            return embedder.encode(full_texts(probes), prompt="", batch_size=len(probes))
+        name = names.pop()
+        asked = {"prompt_name": name} if name else {"prompt": ""}
+        return embedder.encode([probe["text"] for probe in probes], **asked)
 
     return embed
 
 
-def open_onnx(directory: str, file: str) -> Embed:
-    """A file of the directory's `onnx` folder in ONNX Runtime on the CPU, with the tokenizers library alone."""
+def open_onnx(file: str) -> Run:
+    """ONNX Runtime on the CPU."""
     import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(["last_hidden_state"], inputs)[0]
+
+
+def open_openvino(file: str) -> Run:
+    """OpenVINO on the CPU, told to compute in float32."""
+    import openvino
+
+    model = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda inputs: model(inputs)["last_hidden_state"]
+
+
+def open_graph(directory: str, run: Run) -> Embed:
+    """A graph that gives token vectors, with the tokenizers library alone."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(f"{directory}/tokenizer.json")
-    session = onnxruntime.InferenceSession(f"{directory}/onnx/{file}", providers=["CPUExecutionProvider"])
     layer_norm = has_layer_norm(directory)
 
     def embed(probes: list[Probe]) -> np.ndarray:
@@ -94,8 +111,7 @@ def open_onnx(directory: str, file: str) -> Embed:
         ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         for row, text in enumerate(encoded):
             ids[row, : len(text)], mask[row, : len(text)] = text, 1
-        (states,) = session.run(["last_hidden_state"], {"input_ids": ids, "attention_mask": mask})
-        return mean_at_unit_length(states, mask, layer_norm)
+        return mean_at_unit_length(run({"input_ids": ids, "attention_mask": mask}), mask, layer_norm)
 
     return embed
 
@@ -114,7 +130,9 @@ def open_reader(reader: str, directory: str) -> tuple[Embed, list[str]]:
     """The reader's function from probes to embeddings, and the packages that it is made of."""
     library, _, source = reader.partition("/")
     if library == "onnxruntime":
-        return open_onnx(directory, source), ["onnxruntime", "tokenizers"]
+        return open_graph(directory, open_onnx(f"{directory}/onnx/{source}")), ["onnxruntime", "tokenizers"]
+    if library == "openvino":
+        return open_graph(directory, open_openvino(f"{directory}/openvino/{source}")), ["openvino", "tokenizers"]
     module = {"remote": REMOTE, "package": PACKAGE, "native": NATIVE}[source]
     if source == "package":
         importlib.import_module("nomic_bert")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .onnx_export import ONNX_FILE, QUANTIZED_FILE
+from .openvino_export import OPENVINO_FILE
 
 _SCRIPT = Path(__file__).with_name("read_embeddings.py")
 _PROJECT = _SCRIPT.parents[1]
@@ -35,7 +36,7 @@ class Reader:
 
     @property
     def code(self) -> str:
-        """Where the model's code comes from: "remote", "package", "native", or the name of an ONNX file."""
+        """Where the model's code comes from: "remote", "package", "native", or the name of an exported file."""
         return self.key.rpartition("/")[2]
 
 
@@ -49,9 +50,10 @@ READERS = (
     Reader("sentence-transformers alone", "sentence-transformers/native", trained_length_only=True),
 )
 # File -> reader, for those that the directory has. ours: 8 bits move a component by 1e-2, measured on small models
-ONNX_READERS = {
+EXPORT_READERS = {
     ONNX_FILE: Reader("ONNX Runtime", f"onnxruntime/{Path(ONNX_FILE).name}", tolerance=1e-4),
     QUANTIZED_FILE: Reader("ONNX Runtime, int8", f"onnxruntime/{Path(QUANTIZED_FILE).name}", tolerance=5e-2),
+    OPENVINO_FILE: Reader("OpenVINO in float32", f"openvino/{Path(OPENVINO_FILE).name}", tolerance=1e-4),
 }
 
 

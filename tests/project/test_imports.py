@@ -31,7 +31,7 @@ EXTRAS = {
     "curation": {"train"},
     "trainers": {"train"},
     "evaluation": {"train", "evaluation"},
-    "publishing": {"onnx"},
+    "publishing": {"onnx", "openvino"},
 }
 REMOTE_CODE = ("configuration", "cpu", "heads", "layers", "loading", "modeling", "rotary", "unpadding")
 REMOTE_CODE_MAY_IMPORT = sys.stdlib_module_names | {"torch", "transformers"}

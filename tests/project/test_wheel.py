@@ -76,6 +76,7 @@ def test_the_wheel_says_what_it_needs(wheel: zipfile.ZipFile) -> None:
         "flash",
         "deepspeed",
         "onnx",
+        "openvino",
         "docs",
         "dev",
     }

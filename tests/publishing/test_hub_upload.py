@@ -10,7 +10,8 @@ from huggingface_hub import constants
 import hub_upload
 from nomic_bert.training_record import read_training, write_training
 from publishing import directory as directory_module
-from publishing.readers import ONNX_READERS, READERS
+from publishing.manifest import MANIFEST
+from publishing.readers import EXPORT_READERS, READERS
 from publishing.verification import Agreement
 from tests.checkpoints import save_nomic
 from tests.publishing.fake_hub import Repository, running
@@ -19,9 +20,10 @@ FILES = {
     "README.md", "config.json", "model.safetensors", "training.json",
     "configuration_nomic_bert.py", "cpu_nomic_bert.py", "heads_nomic_bert.py", "layers_nomic_bert.py",
     "loading_nomic_bert.py", "modeling_nomic_bert.py", "rotary_nomic_bert.py", "unpadding_nomic_bert.py",
-    "tokenizer.json", "tokenizer_config.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json",
     "1_Pooling/config.json", "2_Normalize/config.json", "onnx/model.onnx", "onnx/model_quantized.onnx",
+    "openvino/openvino_model.xml", "openvino/openvino_model.bin",
 }  # fmt: skip
 
 
@@ -36,17 +38,18 @@ def checkpoint(tmp_path_factory):
 def written(checkpoint, tmp_path_factory):
     """What the command wrote, and what it said, without a token."""
     pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
     directory = tmp_path_factory.mktemp("hub") / "model"
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.setattr(hub_upload.huggingface_hub, "get_token", lambda: None)
-        hub_upload.main([str(checkpoint), "me/model", "--output_dir", str(directory), "--onnx_int8"])
+        hub_upload.main([str(checkpoint), "me/model", "--output_dir", str(directory), "--onnx_int8", "--openvino"])
     return directory, said.getvalue()
 
 
 def test_every_reader_gives_the_checkpoints_embeddings(written):
     _, said = written
-    for reader in (*READERS, *ONNX_READERS.values()):
+    for reader in (*READERS, *EXPORT_READERS.values()):
         (line,) = [line for line in said.splitlines() if line.strip().startswith(f"{reader.name}:")]
         lengths = "5, 64 tokens" if reader.trained_length_only else "5, 64, 65, 256 tokens"
         assert lengths in line
@@ -55,7 +58,8 @@ def test_every_reader_gives_the_checkpoints_embeddings(written):
 
 def test_the_directory_is_complete_and_holds_nothing_else(written, checkpoint):
     directory, said = written
-    assert {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()} == FILES
+    found = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+    assert found == FILES | {MANIFEST}
     assert json.loads((directory / "tokenizer_config.json").read_text())["model_max_length"] == 256
     assert read_training(directory) == read_training(checkpoint)
     assert "No token" in said and f"hf upload me/model {directory}" in said
@@ -124,7 +128,7 @@ def test_what_cannot_be_meant_is_refused_in_one_line(checkpoint, tmp_path):
     for words, said in {
         (str(checkpoint), "../model"): "owner/name",
         (str(tmp_path / "nowhere"), "me/model"): "nowhere",
-        (str(checkpoint), "me/model", "--output_dir", str(tmp_path / "notes")): "not an embedder",
+        (str(checkpoint), "me/model", "--output_dir", str(tmp_path / "notes")): "not written by this command",
     }.items():
         with pytest.raises(SystemExit, match=f"error: .*{said}"):
             hub_upload.main(list(words))

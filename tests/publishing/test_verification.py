@@ -2,14 +2,24 @@
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from nomic_bert import NomicBertConfig
 from nomic_bert.embedder import load_embedder, save_embedder
 from publishing import read_embeddings as read_embeddings_script
 from publishing import verification
-from publishing.readers import ONNX_READERS, READERS, Probe, read_embeddings
-from publishing.verification import make_probes, probe_lengths, verify_directory
-from tests.checkpoints import save_nomic
+from publishing.readers import EXPORT_READERS, READERS, Probe, read_embeddings
+from publishing.verification import (
+    make_probes,
+    open_reference,
+    probe_lengths,
+    require_same_settings,
+    verify_directory,
+)
+from tests.checkpoints import SPECIAL, save_nomic
 
 REMOTE = next(reader for reader in READERS if reader.key == "transformers/remote")
 
@@ -29,11 +39,92 @@ def test_probes_are_as_long_as_they_say(embedder):
     assert probe_lengths(NomicBertConfig(), 8192) == [5, 500, 2048, 2049, 8192]
     lengths = probe_lengths(embedder[0].auto_model.config, 256)
     assert lengths == [5, 64, 65, 256]
-    probes = make_probes(embedder.tokenizer, lengths)
+    probes = make_probes(embedder.tokenizer, lengths, embedder.prompts)
     for probe in probes:
         assert len(embedder.tokenizer(probe.full_text)["input_ids"]) == probe.tokens
     assert [probe.tokens for probe in probes[:-1]] == lengths
     assert probes[-1].full_text.startswith("search_query: ") and probes[-1].prompt_name == "query"
+
+
+def byte_level_bpe():
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    return tokenizer, trainer
+
+
+def unigram():
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=400, special_tokens=SPECIAL, unk_token="[UNK]", max_piece_length=9, show_progress=False
+    )
+    return tokenizer, trainer
+
+
+@pytest.mark.parametrize("make", [byte_level_bpe, unigram])
+def test_probes_are_measured_whole_for_tokenizers_whose_words_join(make, repository):
+    """Their first word has another token than the same word after a space, and words are several tokens."""
+    tokenizer, trainer = make()
+    tokenizer.train([str(path) for path in sorted((repository / "publishing").glob("*.py"))], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+    lengths = [5, 64, 65, 500, 2_049]
+    probes = make_probes(fast, lengths, {"query": "search_query: "})
+    assert [len(fast(probe.full_text)["input_ids"]) for probe in probes] == [*lengths, 65]
+    assert len({token for probe in probes for token in fast(probe.text)["input_ids"]}) > 100  # not one word, repeated
+
+
+def with_modules(directory, change):
+    """An embedder's directory, with its modules changed by sentence-transformers itself."""
+    model = SentenceTransformer(str(directory), device="cpu")
+    change(model)
+    model.save_pretrained(str(directory), create_model_card=False)
+    return directory
+
+
+def test_what_the_checkpoint_says_decides_and_not_how_we_read_it(embedder, directory):
+    """A CLS embedder of the same architecture must not be found equal to its mean."""
+
+    def take_first_token(model):
+        model[1] = Pooling(32, pooling_mode="cls")
+
+    reference = open_reference(str(with_modules(directory, take_first_token)), None)
+    wrong = embedder.encode("a text", normalize_embeddings=True) - reference.encode("a text", normalize_embeddings=True)
+    assert np.abs(wrong).max() > 1e-2
+
+
+def test_without_module_files_sentence_transformers_is_not_asked(tmp_path):
+    assert open_reference(str(save_nomic(tmp_path)), None) is None
+
+
+def test_the_reference_is_scaled_as_is_published(directory):
+    assert open_reference(str(directory), 3.0)[0].auto_model.config.rotary_scaling_factor == 3.0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda model: setattr(model, "max_seq_length", 100), "max_seq_length is 100 .* published as 256"),
+        (lambda model: model.prompts.update(query="Ask: "), "prompt 'query' is 'Ask: ' .* 'search_query: '"),
+        (lambda model: setattr(model, "similarity_fn_name", "dot"), "similarity_fn_name is 'dot' .* 'cosine'"),
+    ],
+)
+def test_other_settings_than_the_checkpoints_are_refused_by_name(embedder, directory, change, said):
+    reference = open_reference(str(directory), None)
+    require_same_settings(embedder, reference)
+    change(reference)
+    with pytest.raises(ValueError, match=said):
+        require_same_settings(embedder, reference)
 
 
 def test_a_reader_runs_the_code_beside_the_weights(embedder, directory):
@@ -89,5 +180,5 @@ def test_differences_are_the_largest_and_nan_is_none(embedder, directory, monkey
     (directory / "onnx").mkdir()
     (directory / "onnx" / "model.onnx").touch()
     assert [a.reader for a in verify_directory(directory, embedder)][len(READERS) :] == [
-        ONNX_READERS["onnx/model.onnx"]
+        EXPORT_READERS["onnx/model.onnx"]
     ]
