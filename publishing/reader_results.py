@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from textfiles.atomic import write_json
 from textfiles.markdown import escaped, number
@@ -34,6 +35,12 @@ class ProgramResult:
     alone: Mapping[int, float]
     together: Mapping[int, float]
     failure: str | None = None
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "ProgramResult":
+        """From what `dataclasses.asdict` gave, after it was JSON, where all keys are texts."""
+        lengths = {key: {int(n): found for n, found in content[key].items()} for key in ("alone", "together")}
+        return cls(**{**content, **lengths})
 
     @property
     def agrees_to(self) -> int:
@@ -94,11 +101,7 @@ def read_program_results(file: Path = RESULTS_FILE) -> ProgramResults | None:
     if not file.is_file():
         return None
     content = json.loads(file.read_text(encoding="utf-8"))
-    programs = [
-        ProgramResult(**{**one, **{key: {int(n): d for n, d in one[key].items()} for key in ("alone", "together")}})
-        for one in content["programs"]
-    ]
-    return ProgramResults(**{**content, "programs": programs})
+    return ProgramResults(**{**content, "programs": [ProgramResult.from_json(one) for one in content["programs"]]})
 
 
 def write_program_results(results: ProgramResults, file: Path = RESULTS_FILE) -> None:

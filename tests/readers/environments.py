@@ -1,0 +1,100 @@
+"""Environments of their own for the programs: a venv or a folder of npm packages for each set of requirements."""
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+class NotInstalled(Exception):
+    """A program could not be installed; says why."""
+
+
+def python_environment(root: Path, requirements: Sequence[str]) -> Path:
+    """The Python of a venv that has these packages; made if it is not there.
+
+    uv is used where it is installed, since it takes a tenth of pip's time.
+
+    Args:
+        root: folder of the environments.
+        requirements: as pip takes them. PIP_ARGS in the environment is passed on, for a torch without CUDA say.
+
+    Raises:
+        NotInstalled: the packages cannot be had.
+    """
+    directory = root / _name(requirements)
+    python = directory / "bin" / "python"
+    if not (directory / "installed").is_file():
+        shutil.rmtree(directory, ignore_errors=True)
+        _call([sys.executable, "-m", "venv", "--without-pip", str(directory)])
+        if uv := shutil.which("uv"):
+            install = [uv, "pip", "install", "--python", str(python)]
+        else:
+            install = [sys.executable, "-m", "pip", "--python", str(python), "install"]
+        _call([*install, "--quiet", *shlex.split(os.environ.get("PIP_ARGS", "")), *requirements])
+        (directory / "installed").touch()
+    return python
+
+
+def node_environment(root: Path, requirements: Sequence[str]) -> Path:
+    """A folder with these npm packages; made if it is not there.
+
+    Raises:
+        NotInstalled: the packages cannot be had, or there is no npm.
+    """
+    directory = root / _name(requirements)
+    if not (directory / "installed").is_file():
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        (directory / "package.json").write_text('{"private": true}\n')
+        _call(["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", *requirements], directory)
+        (directory / "installed").touch()
+    return directory
+
+
+def installed_versions(environment: Path, packages: Sequence[str]) -> dict[str, str]:
+    """Of packages in a venv, given its Python, or in a folder of npm packages."""
+    if environment.is_dir():
+        files = {name: environment / "node_modules" / name / "package.json" for name in packages}
+        return {name: json.loads(file.read_text(encoding="utf-8"))["version"] for name, file in files.items()}
+    code = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+    found = subprocess.run([environment, "-I", "-c", code, *packages], capture_output=True, text=True, check=True)
+    return dict(zip(packages, found.stdout.split(), strict=True))
+
+
+def llama_cpp_sources(environment: Path) -> Path:
+    """llama.cpp's sources, the converter among them, out of the bundle that node-llama-cpp ships."""
+    directory = environment / "llama.cpp"
+    if not directory.is_dir():
+        bundle = environment / "node_modules" / "node-llama-cpp" / "llama" / "gitRelease.bundle"
+        _call(["git", "clone", "--quiet", str(bundle), str(directory)])
+    return directory
+
+
+def without_secrets() -> Mapping[str, str]:
+    """This process's environment without tokens and without a way to this project's modules."""
+    return {name: value for name, value in os.environ.items() if "TOKEN" not in name.upper() and name != "PYTHONPATH"}
+
+
+def _name(requirements: Sequence[str]) -> str:
+    """The first package that is not torch, and a digest of all."""
+    digest = hashlib.sha256("\n".join(requirements).encode()).hexdigest()[:8]
+    first = next(name for name in requirements if not name.startswith("torch"))
+    return f"{re.sub(r'[^a-z.-]', '-', re.split(r'[=<>[]|(?<!^)@', first)[0]).strip('-')}-{digest}"
+
+
+def _call(command: Sequence[str], directory: Path | None = None) -> None:
+    try:
+        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, env=without_secrets())
+    except FileNotFoundError as error:
+        raise NotInstalled(f"{command[0]} is not installed") from error
+    if done.returncode:
+        said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        errors = [line for line in said if "error" in line.lower()]
+        raise NotInstalled((errors or said or ["no reason was given"])[0][:200])

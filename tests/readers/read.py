@@ -1,0 +1,186 @@
+"""Embed the texts of a job with one program, as its users do. Runs in that program's environment.
+
+python -I tests/readers/read.py JOB_DIRECTORY PROGRAM OUTPUT
+
+Without the project: all code comes from the published directory and from the program. The job is `job.json` with
+`texts` (prefix included), `groups` (lists of text numbers that are embedded as one batch), `longest` in tokens and
+`model`, the published directory. OUTPUT gets {"alone": embeddings of the texts, "groups": [embeddings of each group]}.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+# Before anything imports huggingface_hub: no network, and no copy of remote code that an earlier run left.
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": tempfile.mkdtemp(prefix="readers-"), "VLLM_NO_USAGE_STATS": "1"}
+
+import numpy as np
+
+Embed = Callable[[list[str]], np.ndarray]
+
+
+def unit_mean(states: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(batch, tokens, dim) and (batch, tokens) -> (batch, dim) at unit length."""
+    mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+    return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+
+
+def open_transformers(model_directory: str, source: str) -> Embed:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    options = {"trust_remote_code": True} if source == "remote" else {}
+    tokenizer = AutoTokenizer.from_pretrained(model_directory)
+    model = AutoModel.from_pretrained(model_directory, **options).eval()
+    require_source(model, source)
+
+    def embed(texts: list[str]) -> np.ndarray:
+        batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        with torch.no_grad():
+            states = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+        return unit_mean(states.numpy(), batch["attention_mask"].numpy())
+
+    return embed
+
+
+def open_sentence_transformers(model_directory: str, source: str) -> Embed:
+    from sentence_transformers import SentenceTransformer
+
+    options = {} if source == "native" else {"trust_remote_code": True}
+    if source in ("onnx", "openvino"):
+        precision = {"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}
+        options |= {"backend": source, "model_kwargs": {} if source == "onnx" else precision}
+    embedder = SentenceTransformer(model_directory, device="cpu", **options)
+    if source in ("remote", "native"):
+        require_source(embedder[0].auto_model, source)
+    return lambda texts: embedder.encode(texts, batch_size=len(texts))
+
+
+def require_source(model: object, source: str) -> None:
+    """Stop if the class is not where the program is said to have it from."""
+    module = type(model).__module__
+    wanted = {"remote": "transformers_modules.", "native": "transformers.models."}[source]
+    if not module.startswith(wanted):
+        raise SystemExit(f"the model's class comes from {module}, and {source} was to be tried")
+
+
+def open_graph(model_directory: str, run: Callable[[dict[str, np.ndarray]], np.ndarray]) -> Embed:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(f"{model_directory}/tokenizer.json")
+    tokenizer.enable_padding()
+
+    def embed(texts: list[str]) -> np.ndarray:
+        encodings = tokenizer.encode_batch(texts)
+        ids = np.array([encoding.ids for encoding in encodings], np.int64)
+        mask = np.array([encoding.attention_mask for encoding in encodings], np.int64)
+        return unit_mean(run({"input_ids": ids, "attention_mask": mask}), mask)
+
+    return embed
+
+
+def open_onnxruntime(model_directory: str) -> Embed:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(f"{model_directory}/onnx/model.onnx", providers=["CPUExecutionProvider"])
+    return open_graph(model_directory, lambda inputs: session.run(["last_hidden_state"], inputs)[0])
+
+
+def open_openvino(model_directory: str, **settings: str) -> Embed:
+    import openvino
+
+    model = openvino.Core().compile_model(f"{model_directory}/openvino/openvino_model.xml", "CPU", settings)
+    return open_graph(model_directory, lambda inputs: model(inputs)["last_hidden_state"])
+
+
+def open_fastembed(model_directory: str) -> Embed:
+    from fastembed import TextEmbedding
+    from fastembed.common.model_description import ModelSource, PoolingType
+
+    dim = json.loads(Path(model_directory, "config.json").read_text())["hidden_size"]
+    TextEmbedding.add_custom_model(
+        model="me/model", pooling=PoolingType.MEAN, normalization=True, sources=ModelSource(hf="me/model"), dim=dim,
+        model_file="onnx/model.onnx",
+    )  # fmt: skip
+    embedder = TextEmbedding("me/model", specific_model_path=model_directory)
+    return lambda texts: np.stack(list(embedder.embed(texts, batch_size=len(texts))))
+
+
+def open_infinity(model_directory: str) -> Embed:
+    import asyncio
+
+    from infinity_emb import AsyncEmbeddingEngine, EngineArgs
+
+    arguments = EngineArgs(
+        model_name_or_path=model_directory, engine="torch", device="cpu", trust_remote_code=True, model_warmup=False,
+        bettertransformer=False, compile=False, dtype="float32", batch_size=8,
+    )  # fmt: skip
+
+    async def ask(texts: list[str]) -> np.ndarray:
+        async with AsyncEmbeddingEngine.from_args(arguments) as engine:
+            embeddings, _ = await engine.embed(sentences=texts)
+            return np.stack(embeddings)
+
+    return lambda texts: asyncio.run(ask(texts))
+
+
+def open_vllm(model_directory: str, dtype: str) -> Embed:
+    from vllm import LLM
+
+    model = LLM(model=model_directory, runner="pooling", dtype=dtype, max_model_len=2048, enforce_eager=True)
+    return lambda texts: np.array([output.outputs.embedding for output in model.embed(texts, use_tqdm=False)])
+
+
+def open_authors(model_directory: str, checkout: str) -> Embed:
+    """The authors' classes. Their rotary cache depends on earlier texts, so each call has a fresh model."""
+    import torch
+    from transformers import AutoTokenizer
+
+    sys.path.insert(0, str(Path(checkout).parent))
+    package = __import__(f"{Path(checkout).name}.modeling_hf_nomic_bert", fromlist=["NomicBertModel"])
+    configuration = __import__(f"{Path(checkout).name}.configuration_hf_nomic_bert", fromlist=["NomicBertConfig"])
+    tokenizer = AutoTokenizer.from_pretrained(model_directory)
+
+    def embed(texts: list[str]) -> np.ndarray:
+        config = configuration.NomicBertConfig.from_pretrained(model_directory)
+        model = package.NomicBertModel.from_pretrained(model_directory, config=config, add_pooling_layer=False).eval()
+        batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        with torch.no_grad():
+            states = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+        return unit_mean(states.numpy(), batch["attention_mask"].numpy())
+
+    return embed
+
+
+def open_program(program: str, job: dict) -> Embed:
+    library, _, source = program.partition("/")
+    directory = job["model"]
+    return {
+        "transformers": lambda: open_transformers(directory, source),
+        "sentence-transformers": lambda: open_sentence_transformers(directory, source),
+        "onnxruntime": lambda: open_onnxruntime(directory),
+        "openvino": lambda: open_openvino(directory, INFERENCE_PRECISION_HINT="f32"),
+        "openvino-default": lambda: open_openvino(directory),
+        "fastembed": lambda: open_fastembed(directory),
+        "infinity": lambda: open_infinity(directory),
+        "vllm": lambda: open_vllm(directory, "float32"),
+        "vllm-default": lambda: open_vllm(directory, "auto"),
+        "authors": lambda: open_authors(directory, job["authors"]),
+    }[library]()
+
+
+def main(job_directory: str, program: str, output: str) -> None:
+    job = json.loads(Path(job_directory, "job.json").read_text(encoding="utf-8"))
+    embed = open_program(program, job)
+    found = {
+        "alone": [np.asarray(embed([text]), np.float64)[0].tolist() for text in job["texts"]],
+        "groups": [np.asarray(embed([job["texts"][n] for n in group]), np.float64).tolist() for group in job["groups"]],
+    }
+    Path(output).write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":  # vLLM starts this file again
+    main(*sys.argv[1:])
