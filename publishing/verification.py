@@ -83,7 +83,7 @@ def _text_of(tokenizer: PreTrainedTokenizerBase, words: Sequence[str], length: i
     """A text that is `length` tokens long as a whole: words may be any number of tokens, and more or fewer together."""
 
     def tokens(text: str) -> int:
-        return len(tokenizer(prefix + text, truncation=False)["input_ids"])
+        return len(tokenizer(prefix + text, truncation=False, verbose=False)["input_ids"])
 
     drawn = random.Random(length).choices(words, k=length)
     fitting = bisect_right(range(length + 1), length, key=lambda number: tokens(" ".join(drawn[:number]))) - 1

@@ -80,7 +80,7 @@ def _write_small_model(directory: Path) -> None:
 def _hash_of_code() -> str:
     """Over the files that decide what a published directory holds, and over the texts."""
     digest = hashlib.sha256()
-    for folder in ("nomic_bert", "publishing", "tests/readers"):
-        for path in sorted((_PROJECT / folder).glob("*.py")):
+    for pattern in ("nomic_bert/*.py", "publishing/*.py", "tests/readers/job.py"):
+        for path in sorted(_PROJECT.glob(pattern)):
             digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         "--publish", action="store_true", help="also write publishing/readers.json and docs/results/readers.md"
     )
     args = parser.parse_args(argv)
-    output: Path = args.output
+    output: Path = args.output.resolve()
     job, kept = output / "job", output / "results"
     prepare_job(job, args.model)
     if kept.is_dir() and kept.stat().st_mtime < (job / "state.json").stat().st_mtime:
