@@ -231,7 +231,7 @@ def our_trainer(workload: Workload, side: Side) -> ContrastiveTrainer:
         model=NomicBertModel.from_pretrained(workload.directory / "model"),
         args=args,
         train_dataset=workload.load_pairs(),
-        processing_class=AutoTokenizer.from_pretrained(workload.directory / "model"),
+        processing_class=AutoTokenizer.from_pretrained(workload.directory / "model", trust_remote_code=False),
     )
 
 

@@ -278,7 +278,7 @@ def _open_onnx(job: Job) -> Encoder:
     options.intra_op_num_threads = job.threads
     file = str(job.model.parent / ONNX_FILE)
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    tokenizer = AutoTokenizer.from_pretrained(job.model)
+    tokenizer = AutoTokenizer.from_pretrained(job.model, trust_remote_code=False)
 
     def embed(texts: list[str]) -> np.ndarray:
         batch = tokenizer(texts, padding=True, truncation=True, return_tensors="np")

@@ -88,13 +88,13 @@ def our_trainer(workload: Workload, side: Side) -> Trainer:
         model=NomicBertForMaskedLM.from_pretrained(workload.directory / "ours"),
         args=MLMConfig(**settings),
         train_dataset=load_from_disk(workload.directory / "blocks"),
-        processing_class=AutoTokenizer.from_pretrained(workload.directory / "tokenizer"),
+        processing_class=AutoTokenizer.from_pretrained(workload.directory / "tokenizer", trust_remote_code=False),
     )
 
 
 def native_trainer(workload: Workload, side: Side) -> Trainer:
     """Transformers' own Trainer, model and collator."""
-    tokenizer = AutoTokenizer.from_pretrained(workload.directory / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(workload.directory / "tokenizer", trust_remote_code=False)
     return Trainer(
         model=load_native(workload.directory / "native"),
         args=TrainingArguments(**_settings(workload, side)),
@@ -254,7 +254,7 @@ def compare_losses(workload: Workload) -> dict[str, float]:
     """
     torch.set_num_threads(workload.threads)
     directory = workload.directory
-    collator = MaskedLMCollator(AutoTokenizer.from_pretrained(directory / "tokenizer"), MASKED)
+    collator = MaskedLMCollator(AutoTokenizer.from_pretrained(directory / "tokenizer", trust_remote_code=False), MASKED)
     batch = collator(SourceBatch("blocks", load_from_disk(directory / "blocks"), np.arange(1), epoch=0))
     with torch.no_grad():
         ours = NomicBertForMaskedLM.from_pretrained(directory / "ours")(**batch, labelled_only=True)

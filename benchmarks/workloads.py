@@ -34,8 +34,12 @@ def load_tokenizer(given: str | None, texts: Sequence[str], directory: Path) -> 
     """
     if given is None:
         train_tokenizer(texts, VOCAB_SIZE, directory)
-        return AutoTokenizer.from_pretrained(directory)
-    loaded = BertTokenizer(vocab=given) if given.endswith(".txt") else AutoTokenizer.from_pretrained(given)
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    loaded = (
+        BertTokenizer(vocab=given)
+        if given.endswith(".txt")
+        else AutoTokenizer.from_pretrained(given, trust_remote_code=False)
+    )
     if len(loaded) > VOCAB_SIZE:
         raise ValueError(f"--tokenizer {given}: {len(loaded):,} tokens; the model has rows for {VOCAB_SIZE:,}.")
     return loaded

@@ -13,6 +13,7 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
 
 from nomic_bert.encoding import encode_by_tokens, texts_that_fit
+from nomic_bert.tokenizer_files import require_words
 
 Side = Literal["query", "document"]
 _PROMPT_NAMES: dict[Side, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
@@ -81,6 +82,7 @@ class PairEmbedder:
             trust_remote_code=settings.trust_remote_code,
             model_kwargs={"dtype": getattr(torch, settings.precision)},
         )
+        require_words(self.model, settings.model_name_or_path)
         if settings.max_seq_length is not None:
             self.model.max_seq_length = settings.max_seq_length
 

@@ -72,6 +72,9 @@ _AUTO_MAP = {
     "AutoModelForTextEncoding": "modeling_nomic_bert.NomicBertModel",
 }
 
+# Keys of transformers that are in a file only where they are set, or only in some versions.
+_TRANSFORMERS_KEYS = ("quantization_config", "num_labels", "torch_dtype", "dtype", "tie_word_embeddings", "is_decoder")
+
 _SCALING_TYPES = ("dynamic", "linear", "ntk")
 _INNER_MULTIPLE = 256  # contrastors@613ddfd: the gated MLP rounds its width up to a multiple of this
 
@@ -288,6 +291,9 @@ class NomicBertConfig(PretrainedConfig):
             "auto_map",
         }
         diff = {**super().to_diff_dict(), **{key: written[key] for key in written if key in ours}}
+        # What else a checkpoint's file said (custom_pipelines, ...) is not passed on: some of it names code to run.
+        known = {*ours, *PretrainedConfig().to_dict(), *_TRANSFORMERS_KEYS}
+        diff = {key: value for key, value in diff.items() if key in known}
         # Where it is native transformers' own default it says nothing, and text-embeddings-inference to 1.9.3, which
         # reads n_positions as another name of it, refuses a file that has both.
         if self.max_trained_positions == 2048:

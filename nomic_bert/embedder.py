@@ -1,24 +1,33 @@
 """A checkpoint directory as a `SentenceTransformer`: mean pooling, unit length, the task prefixes as prompts."""
 
-import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_model
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Normalize, Pooling, Transformer
 from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers.utils import find_adapter_config_file
 
-from textfiles.atomic import atomic_directory, write_json
-from textfiles.hub_names import is_hub_name
+from textfiles.atomic import atomic_directory, read_json
 
 from . import NomicBertConfig, NomicBertModel
+from .checkpoint_files import require_checkpoint
+from .embedder_files import (
+    TEXT_ALONE,
+    ModuleFiles,
+    give_umask_mode,
+    read_module_files,
+    require_replaceable,
+    write_portable_module_files,
+)
+from .loading_nomic_bert import load_adapter_weights
 from .prompts import PROMPTS
-from .tokenizer_files import make_tokenizer_portable
+from .tokenizer_files import make_tokenizer_portable, require_tokenizer_files, require_words
 from .training_record import read_training, write_training
 
 
@@ -31,15 +40,20 @@ def load_embedder(
     rotary_scaling_factor: float | None = None,
     dtype: torch.dtype | None = None,
 ) -> SentenceTransformer:
-    """Wrap any checkpoint of ours, of the authors', or of native transformers as an embedder.
+    """Open any checkpoint of ours, of the authors', or of native transformers as an embedder.
 
-    The embedding of a text is the mean of its token vectors, prefix and special tokens included, at unit length
-    (paper §4.2.2 and §5.2.1). No prefix is added unless asked for: use `encode_query`, `encode_document` or
-    `encode(prompt_name=...)` with one of `nomic_bert.prompts.PROMPTS`.
+    A directory with sentence-transformers' files (modules.json) is read by sentence-transformers: pooling, prompts,
+    length, similarity and further modules are as its files say. Without them, the embedding of a text is the mean of
+    its token vectors, prefix and special tokens included, at unit length (paper §4.2.2 and §5.2.1).
+
+    No prefix is added unless asked for: use `encode_query`, `encode_document` or `encode(prompt_name=...)` with one of
+    `nomic_bert.prompts.PROMPTS`. Embedders that take the mean and whose files name no prompts have these too.
 
     Args:
-        checkpoint: local directory or hub name of an encoder, or of a head, whose encoder is taken.
-        max_seq_length: tokens after which texts are cut; None: the configuration's `n_positions` (8,192).
+        checkpoint: local directory or hub name of an encoder, of a head, whose encoder is taken, or of a PEFT adapter,
+            whose base model is opened first (needs `peft`).
+        max_seq_length: tokens after which texts are truncated; None: as the directory says, else the configuration's
+            `n_positions` (8,192).
         device: where to put the model; None: sentence-transformers' choice.
         layer_norm: whether the mean is normalized without parameters before it is brought to unit length, as a model
             with `matryoshka_dims` is trained; `truncate_dim` then cuts what was trained to be cut. None: as the
@@ -49,35 +63,112 @@ def load_embedder(
         dtype: of the weights; None: as they are stored.
 
     Raises:
-        FileNotFoundError: the directory holds no checkpoint.
-        ValueError: the checkpoint is another architecture, or its encoder is incomplete.
+        FileNotFoundError: the directory has no checkpoint, or no tokenizer.
+        ValueError: the checkpoint is another architecture, its encoder is incomplete, its tokenizer is another
+            model's, or its files need what is not supported; the message names the file.
     """
     checkpoint = str(checkpoint)
     require_checkpoint(checkpoint)
-    config = AutoConfig.from_pretrained(checkpoint)
+    modules = read_module_files(checkpoint)
+    adapter_file = find_adapter_config_file(checkpoint)
+    if adapter_file is not None and modules is None:
+        base = _base_of_adapter(checkpoint, adapter_file)
+        embedder = load_embedder(
+            base,
+            max_seq_length=max_seq_length,
+            device=device,
+            layer_norm=_recorded_layer_norm(checkpoint) if layer_norm is None else layer_norm,
+            rotary_scaling_factor=rotary_scaling_factor,
+            dtype=dtype,
+        )
+        load_adapter_weights(cast(Any, embedder[0]).model, checkpoint)
+        return embedder
+    source = checkpoint if adapter_file is None else _base_of_adapter(checkpoint, adapter_file)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     if config.model_type != NomicBertConfig.model_type:
         raise ValueError(f"{checkpoint} is a {config.model_type!r} checkpoint; this embedder wraps 'nomic_bert' ones.")
-    max_seq_length = max_seq_length or config.n_positions
+    if Path(checkpoint).is_dir():
+        require_tokenizer_files(checkpoint)
+    settings: dict[str, Any] = {
+        "model_kwargs": {} if dtype is None else {"dtype": dtype},
+        "config_kwargs": {} if rotary_scaling_factor is None else {"rotary_scaling_factor": rotary_scaling_factor},
+    }
+    if modules is None:
+        embedder = _mean_embedder(checkpoint, max_seq_length or config.n_positions, layer_norm, device, settings)
+    else:
+        embedder = _saved_embedder(checkpoint, modules, max_seq_length, layer_norm, device, settings)
+    require_words(embedder, checkpoint)
+    return embedder
+
+
+def _mean_embedder(
+    checkpoint: str, max_seq_length: int, layer_norm: bool | None, device: str | None, settings: dict[str, Any]
+) -> SentenceTransformer:
+    """Put the modules together that a checkpoint without sentence-transformers' files does not name."""
+    settings["model_kwargs"]["trust_remote_code"] = settings["config_kwargs"]["trust_remote_code"] = False
     transformer = Transformer(
         checkpoint,
-        model_kwargs={} if dtype is None else {"dtype": dtype},
-        processor_kwargs={"model_max_length": max_seq_length},
-        config_kwargs={} if rotary_scaling_factor is None else {"rotary_scaling_factor": rotary_scaling_factor},
+        processor_kwargs={"model_max_length": max_seq_length, "trust_remote_code": False},
+        **TEXT_ALONE,
+        **settings,
     )
     transformer.max_seq_length = max_seq_length
-    modules = [transformer, Pooling(config.hidden_size, pooling_mode="mean")]
-    if layer_norm or (layer_norm is None and _has_layer_norm(Path(checkpoint))):
-        modules.append(LayerNorm(config.hidden_size))
+    width = transformer.get_embedding_dimension()
+    modules = [transformer, Pooling(width, pooling_mode="mean")]
+    if _recorded_layer_norm(checkpoint) if layer_norm is None else layer_norm:
+        modules.append(LayerNorm(width))
     modules.append(Normalize())
     return SentenceTransformer(modules=modules, prompts=dict(PROMPTS), similarity_fn_name="cosine", device=device)
 
 
-def _has_layer_norm(checkpoint: Path) -> bool:
-    file = checkpoint / "modules.json"
-    if file.is_file():
-        return any(module["type"].endswith(".LayerNorm") for module in json.loads(file.read_text(encoding="utf-8")))
+def _saved_embedder(
+    checkpoint: str,
+    files: ModuleFiles,
+    max_seq_length: int | None,
+    layer_norm: bool | None,
+    device: str | None,
+    settings: dict[str, Any],
+) -> SentenceTransformer:
+    """Open a directory with sentence-transformers' files by sentence-transformers, which then runs our model class."""
+    length = {} if max_seq_length is None else {"model_max_length": max_seq_length}
+    prompts = dict(PROMPTS) if files.is_mean and not files.has_prompts else None
+    embedder = SentenceTransformer(
+        checkpoint, device=device, trust_remote_code=False, prompts=prompts, processor_kwargs=length, **settings
+    )
+    given = list(embedder)
+    if layer_norm is None or layer_norm == any(isinstance(module, LayerNorm) for module in given):
+        return embedder
+    if not files.is_mean:
+        raise ValueError(f"{checkpoint}: layer_norm is for embedders that take the mean; leave it out.")
+    modules = [module for module in given if not isinstance(module, LayerNorm)]
+    if layer_norm:
+        modules.insert(2, LayerNorm(cast(Any, given[1]).embedding_dimension))
+    return SentenceTransformer(
+        modules=modules,
+        prompts=embedder.prompts,
+        default_prompt_name=embedder.default_prompt_name,
+        similarity_fn_name=embedder.similarity_fn_name,
+        device=str(embedder.device),
+    )
+
+
+def _recorded_layer_norm(checkpoint: str) -> bool | None:
+    """Whether the last recorded stage trained with the layer norm; None where nothing is recorded."""
     stages = read_training(checkpoint)
-    return bool(stages and (stages[-1].get("hyperparameters") or {}).get("matryoshka_dims"))
+    return bool((stages[-1].get("hyperparameters") or {}).get("matryoshka_dims")) if stages else None
+
+
+def _base_of_adapter(checkpoint: str, file: str) -> str:
+    """The model that a PEFT adapter was trained on: a directory or hub name."""
+    base = read_json(file, "Copy it again from where the adapter is from.").get("base_model_name_or_path")
+    try:
+        require_checkpoint(str(base))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{checkpoint} is an adapter of {base}, which is not a checkpoint here. Correct base_model_name_or_path in "
+            "its adapter_config.json."
+        ) from error
+    return str(base)
 
 
 def embedder_around(
@@ -87,7 +178,7 @@ def embedder_around(
     max_seq_length: int | None = None,
     layer_norm: bool = False,
 ) -> SentenceTransformer:
-    """Wrap an encoder in memory as `load_embedder` wraps a checkpoint; the weights are shared, not copied.
+    """Wrap an encoder in memory as `load_embedder` opens a checkpoint; the weights are shared, not copied.
 
     Args:
         model: without a head. It is left in evaluation mode by encoding.
@@ -105,65 +196,29 @@ def embedder_around(
     return embedder
 
 
-def require_checkpoint(checkpoint: str) -> None:
-    """Refuse what is neither a directory with a model nor shaped like a hub name (`owner/name`).
-
-    Raises:
-        FileNotFoundError: names the path; transformers would only say that it is no repository.
-    """
-    local = Path(checkpoint)
-    if (local.exists() or not is_hub_name(checkpoint)) and not (local / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{checkpoint} is not a checkpoint: it has no config.json. Give a directory that has one."
-        )
-
-
 def save_embedder(
     embedder: SentenceTransformer, directory: str | os.PathLike, *, training: Sequence[Mapping[str, Any]] = ()
 ) -> None:
     """Write an embedder that every reader opens: weights, code, tokenizer, and sentence-transformers' files.
 
-    The directory appears whole or not at all; an earlier embedder there is replaced.
+    The directory appears whole or not at all. An embedder that this function wrote there is replaced; a directory with
+    anything else in it is refused.
 
     Args:
         embedder: of a NomicBertModel.
         directory: where to write.
-        training: the stages that the weights have been through, as `nomic_bert.training_record` has them.
+        training: the stages that the weights have been through, as `nomic_bert.training_record` describes them.
 
     Raises:
-        FileExistsError: the directory exists and is not an embedder.
+        FileExistsError: the directory holds other files than an embedder's; the message names them.
+        ValueError: the embedder has settings that its files cannot say.
     """
     directory = Path(directory)
-    if directory.exists() and any(directory.iterdir()) and not (directory / "modules.json").is_file():
-        raise FileExistsError(f"{directory} exists and is not an embedder; choose another directory or remove it.")
+    require_replaceable(directory)
     with atomic_directory(directory) as written:
         embedder.save_pretrained(str(written), create_model_card=False)
-        _write_portable_module_files(embedder, written)
+        write_portable_module_files(embedder, written)
         make_tokenizer_portable(written, embedder.max_seq_length)
+        give_umask_mode(written)
         if training:
             write_training(written, training)
-
-
-def _write_portable_module_files(embedder: SentenceTransformer, directory: Path) -> None:
-    """Restate the module files in the form that sentence-transformers before 6 and llama.cpp's converter read too."""
-    modules = json.loads((directory / "modules.json").read_text())
-    for module in modules:
-        module["type"] = "sentence_transformers.models." + module["type"].rsplit(".", 1)[-1]
-        if module["type"].endswith(".Pooling"):
-            pooling = {
-                "word_embedding_dimension": embedder.get_embedding_dimension(),
-                # text-embeddings-inference requires these four; vLLM takes the first that is true
-                "pooling_mode_cls_token": False,
-                "pooling_mode_mean_tokens": True,
-                "pooling_mode_max_tokens": False,
-                "pooling_mode_mean_sqrt_len_tokens": False,
-                "include_prompt": True,
-            }
-            write_json(directory / module["path"] / "config.json", pooling)
-    write_json(directory / "modules.json", modules)
-    # sentence-transformers caps the length at max_position_embeddings, the trained length, unless it is said here
-    settings = json.loads((directory / "sentence_bert_config.json").read_text())
-    write_json(
-        directory / "sentence_bert_config.json",
-        {**settings, "max_seq_length": embedder.max_seq_length, "do_lower_case": False},
-    )

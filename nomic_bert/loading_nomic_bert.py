@@ -8,11 +8,13 @@ from typing import Any, cast
 import transformers
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import cached_file, find_adapter_config_file
 
 from .configuration_nomic_bert import NomicBertConfig
 
 # A leftover weight of one of these is another head's, which a load may ignore.
 _HEAD_WEIGHT = re.compile(r"(cls|classifier|qa_outputs|(bert\.)?pooler)\.")
+_WEIGHTS_FILE = re.compile(r"[\w.-]+\.safetensors(\.index\.json)?")
 
 
 class WrongWeightsError(ValueError, RuntimeError):
@@ -32,6 +34,12 @@ class NomicBertPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: NomicBertConfig, *args: Any, **kwargs: Any) -> None:
         config.validate()  # from_pretrained(..., key=value) sets fields after the configuration checked itself
+        file = getattr(config, "transformers_weights", None)
+        if file is not None and not _WEIGHTS_FILE.fullmatch(str(file)):
+            raise ValueError(
+                f"config.json has transformers_weights={file!r}: weights are read from .safetensors files beside it. "
+                "Do not trust this checkpoint, or remove the key."
+            )
         super().__init__(config, *args, **kwargs)
 
     @classmethod
@@ -49,13 +57,17 @@ class NomicBertPreTrainedModel(PreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         resize_head = kwargs.pop("ignore_mismatched_sizes", False)
         kwargs.setdefault("use_safetensors", True)
+        adapter_kwargs = kwargs.pop("adapter_kwargs", None) or {}
         if pretrained_model_name_or_path is not None:  # else there is no directory, and the current one is not meant
             _refuse_foreign_shards(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
+            _refuse_adapter(pretrained_model_name_or_path, kwargs)
         # transformers' own refusal of misshapen weights does not name them, so ours below stands in for it
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model, info = cast(tuple[Any, dict[str, Any]], loaded)
         model._refuse_partial_encoder(info, resize_head, str(pretrained_model_name_or_path))
+        if "_adapter_model_path" in adapter_kwargs:  # where AutoModel was pointed at one, and has looked up its base
+            load_adapter_weights(model, **adapter_kwargs)
         return (model, info) if wants_info else model
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -98,8 +110,39 @@ class NomicBertPreTrainedModel(PreTrainedModel):
 
 def _refuse_foreign_shards(directory: Path) -> None:
     """Refuse an index that leads out of its local directory or to a pickle; of the hub's, transformers does so."""
-    for index in directory.glob("model.safetensors.index*.json"):
+    for index in directory.glob("*.safetensors.index*.json"):
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         wrong = sorted(name for name in shards if Path(name).name != name or not name.endswith(".safetensors"))
         if wrong:
             raise ValueError(f"{index} names {', '.join(wrong)}: shards are .safetensors beside it; do not trust this.")
+
+
+def _refuse_adapter(source: Any, kwargs: dict[str, Any]) -> None:
+    """Refuse a PEFT adapter: transformers would not say which weights its base model lacks, and may read a pickle."""
+    where = {key: kwargs[key] for key in ("cache_dir", "revision", "token", "local_files_only") if key in kwargs}
+    if find_adapter_config_file(source, subfolder=kwargs.get("subfolder") or "", **where) is not None:
+        raise ValueError(
+            f"{source} has a PEFT adapter. An adapter alone opens with AutoModel, sentence-transformers or "
+            "nomic_bert.embedder.load_embedder; a model with an adapter in one directory is not supported."
+        )
+
+
+def load_adapter_weights(model: PreTrainedModel, _adapter_model_path: str, **hub_kwargs: Any) -> None:
+    """Add a PEFT adapter to a model, from safetensors alone.
+
+    Args:
+        model: an encoder or head.
+        _adapter_model_path: directory or hub name of the adapter, named as transformers names it.
+        hub_kwargs: revision, token and the like.
+
+    Raises:
+        ValueError: the adapter has no safetensors, or its weights are not all found in the model.
+    """
+    name, adapter = "adapter_model.safetensors", _adapter_model_path
+    local = Path(adapter)
+    if not ((local / name).is_file() if local.is_dir() else cached_file(adapter, name, **hub_kwargs)):
+        raise ValueError(f"{adapter} has no {name}; a pickle is not read. Save the adapter again with PEFT.")
+    info = cast(Any, model).load_adapter(adapter, adapter_kwargs=hub_kwargs)
+    wrong = sorted({*getattr(info, "missing_keys", ()), *getattr(info, "unexpected_keys", ())})
+    if wrong:
+        raise ValueError(f"{adapter} does not fit {type(model).__name__}. Weights missing or left over: {wrong}")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from nomic_bert import NomicBertConfig, NomicBertModel
-from nomic_bert.embedder import require_checkpoint
+from nomic_bert.checkpoint_files import require_checkpoint
 from textfiles.atomic import atomic_file
 
 ONNX_FILE = "onnx/model.onnx"

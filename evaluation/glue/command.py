@@ -15,7 +15,7 @@ from evaluation.glue.results import ENCODER, SUMMARY, read_runs, summarise, summ
 from evaluation.glue.sweep import Sweep
 from evaluation.glue.tasks import GLUE
 from evaluation.glue.workers import Job, jobs_of, progress_bar, work, work_in_processes
-from nomic_bert.embedder import require_checkpoint
+from nomic_bert.checkpoint_files import require_checkpoint
 from textfiles.atomic import write_json
 from textfiles.commands import one_line_errors
 

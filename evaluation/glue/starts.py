@@ -71,12 +71,12 @@ def given_start(model: str, checkpoint: str) -> Start:
     Raises:
         ValueError: it is not of the architecture of `model`.
     """
-    tested, given = (AutoConfig.from_pretrained(source) for source in (model, checkpoint))
+    tested, given = (AutoConfig.from_pretrained(source, trust_remote_code=False) for source in (model, checkpoint))
     for name in _ARCHITECTURE:
         expected, found = getattr(tested, name, None), getattr(given, name, None)
         if expected != found:
             raise ValueError(f"--mnli_start {checkpoint} was not made from {model}: {name} is {found}, not {expected}.")
-    weights = weights_hash(AutoModel.from_pretrained(checkpoint))
+    weights = weights_hash(AutoModel.from_pretrained(checkpoint, trust_remote_code=False))
     return Start(f"mnli checkpoint: {Path(checkpoint).name} ({weights})", checkpoint)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedTokenizerBase
 
 import nomic_bert  # noqa: F401  so that Auto classes load our checkpoints by our code
 from evaluation.glue import starts
@@ -24,6 +24,7 @@ from evaluation.glue.starts import RunFiles, Start
 from evaluation.glue.tasks import GLUE
 from evaluation.glue.training import encode_split, fine_tune
 from nomic_bert.identity import weights_hash
+from nomic_bert.tokenizer_files import open_tokenizer
 from textfiles.atomic import atomic_directory, read_json, write_json
 from textfiles.locks import try_lock
 
@@ -83,7 +84,7 @@ class Sweep:
             FileNotFoundError: no data, no model.
         """
         torch.manual_seed(0)  # a model with a pooler that the checkpoint lacks has the same hash each time
-        weights = weights_hash(AutoModel.from_pretrained(self.model))
+        weights = weights_hash(AutoModel.from_pretrained(self.model, trust_remote_code=False))
         facts = {"protocol": asdict(self.protocol), "data": self._data_identities(), "versions": versions()}
         begin_directory(self.directory, {"benchmark": BENCHMARK, "model": self.label, "weights": weights, **facts})
         self.start_from_mnli()
@@ -199,7 +200,7 @@ class Sweep:
 
     @functools.cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        return AutoTokenizer.from_pretrained(self.model)
+        return open_tokenizer(self.model)
 
     def _splits(self, task: str) -> dict[str, Dataset]:
         """Encoded splits of a task; kept until another task's are asked for."""

@@ -58,6 +58,7 @@ def load_classifier(checkpoint: str, task: GlueTask) -> PreTrainedModel:
         ignore_mismatched_sizes=True,
         dtype=torch.float32,
         output_loading_info=True,
+        trust_remote_code=False,
     )
     # ours checks itself; of other models, what lies below the prefix is the encoder, but for a pooler
     encoder = f"{model.base_model_prefix}."

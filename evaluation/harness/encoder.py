@@ -24,6 +24,7 @@ from nomic_bert.embedder import load_embedder
 from nomic_bert.encoding import encode_by_tokens
 from nomic_bert.identity import weights_hash
 from nomic_bert.prompts import MTEB_PROMPTS
+from nomic_bert.tokenizer_files import require_words
 from textfiles.atomic import atomic_file
 from textfiles.hub_names import is_hub_name
 
@@ -196,6 +197,7 @@ def load_encoder(
         embedder = SentenceTransformer(
             checkpoint, device=device, trust_remote_code=trust_remote_code, model_kwargs={"dtype": dtype}
         )
+        require_words(embedder, checkpoint)
     protocol = Protocol(
         name=name or _name(checkpoint),
         checkpoint=_ending(checkpoint),
@@ -230,7 +232,7 @@ def _is_nomic_bert(checkpoint: str) -> bool:
 def _load_nomic(
     checkpoint: str, length: int, scaling: float | None, device: str, dtype: torch.dtype
 ) -> SentenceTransformer:
-    config = AutoConfig.from_pretrained(checkpoint)
+    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     if scaling is None and config.rotary_scaling_factor is None and length > config.max_trained_positions:
         scaling = PAPER_SCALING
     return load_embedder(checkpoint, device=device, dtype=dtype, rotary_scaling_factor=scaling)

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from transformers import AutoTokenizer
 
 from curation.sources import Source, is_hub_id, open_pairs
 from evaluation.evaluators import EvaluatorSettings, build_evaluator
 from nomic_bert import NomicBertModel
-from nomic_bert.embedder import embedder_around, require_checkpoint, save_embedder
+from nomic_bert.checkpoint_files import require_checkpoint
+from nomic_bert.embedder import embedder_around, save_embedder
 from nomic_bert.prompts import prefix_text
+from nomic_bert.tokenizer_files import open_tokenizer
 from recipes.shared.mixture import describe_mixture
 from recipes.shared.training import dropout_settings, train_and_save
 from textfiles.commands import one_line_errors
@@ -70,7 +71,7 @@ def _train(recipe: ContrastiveArguments, args: ContrastiveConfig, *, with_negati
         }
         args.source_weights = {source.name: source.weight for source in sources}
         require_checkpoint(recipe.model_name_or_path)
-        tokenizer = AutoTokenizer.from_pretrained(recipe.model_name_or_path)
+        tokenizer = open_tokenizer(recipe.model_name_or_path)
         if recipe.dry_run:
             print(describe_mixture(sources, args, tokenizer))
             return None

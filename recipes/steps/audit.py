@@ -9,7 +9,7 @@ from typing import Any
 
 from accelerate import PartialState
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from curation.audit.counting import SourceKeys, choose_rows, load_lengths, save_lengths, token_lengths
 from curation.audit.held_out import EvaluationSet, HeldOutTexts, plain_name
@@ -18,6 +18,7 @@ from curation.audit.plots import plot_lengths, plot_shared
 from curation.audit.report import OpenedSource, make_report
 from curation.sources import Source, open_pairs
 from nomic_bert.prompts import prefix_text
+from nomic_bert.tokenizer_files import open_tokenizer
 from recipes.shared.arguments import read_yaml
 from recipes.shared.ranks import join_ranks
 from textfiles.atomic import atomic_file, write_json
@@ -79,7 +80,7 @@ def audit(args: AuditArguments) -> None:
     if (output_dir / _REPORT).exists():
         raise ValueError(f"{output_dir} holds an audit already. Choose another output_dir or remove it.")
     sources, held_out = _sources(args), _evaluation_sets(args)
-    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
+    tokenizer = open_tokenizer(args.tokenizer)
     state, work = join_ranks(use_gpu=False), output_dir / _WORK
     texts: list[HeldOutTexts] = []
     if state.is_main_process:

@@ -5,11 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from curation.documents import DocumentSource, open_documents
 from curation.packing import MANIFEST, PackingPlan, finish, pack_shards
 from curation.tokenizer import plain_tokenizer, tokenizer_hash
+from nomic_bert.tokenizer_files import open_tokenizer
 from recipes.shared.ranks import join_ranks
 from textfiles.begun import SETTINGS, begin_directory
 from textfiles.commands import one_line_errors
@@ -49,7 +48,7 @@ def pack_corpus(args: PackArguments) -> None:
     if (output_dir / MANIFEST).exists():
         raise ValueError(f"{output_dir} is packed already. Choose another output_dir or remove it.")
     sources = [DocumentSource.from_config(entry, f"documents[{i}]") for i, entry in enumerate(args.documents)]
-    tokenizer = plain_tokenizer(AutoTokenizer.from_pretrained(args.tokenizer))
+    tokenizer = plain_tokenizer(open_tokenizer(args.tokenizer))
     state, work = join_ranks(use_gpu=False), output_dir / _WORK
     with state.main_process_first():
         if state.is_main_process:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
-from transformers import AutoTokenizer, set_seed
+from transformers import set_seed
 
 from curation.packing import MANIFEST
 from curation.tokenizer import train_tokenizer
@@ -18,6 +18,7 @@ from evaluation.plots import plot_embedding_map, plot_loss_curves, plot_scores
 from evaluation.retrieval import RetrievalSet, evaluate_bm25, evaluate_embedder
 from nomic_bert.embedder import load_embedder, save_embedder
 from nomic_bert.prompts import PROMPTS
+from nomic_bert.tokenizer_files import open_tokenizer
 from nomic_bert.training_record import read_training, write_training
 from publishing.readers import READERS, Probe, read_embeddings
 from recipes.quickstart_text.corpus import CorpusSettings, build_corpus
@@ -160,7 +161,7 @@ class Quickstart:
 
     def _make_untrained(self) -> None:
         set_seed(0)
-        tokenizer = AutoTokenizer.from_pretrained(self.tokenizer)
+        tokenizer = open_tokenizer(self.tokenizer)
         with atomic_directory(self.models["untrained"]) as directory:
             build_model(self.settings.model, len(tokenizer)).save_pretrained(directory)
             tokenizer.save_pretrained(directory)

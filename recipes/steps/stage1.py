@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from datasets import Dataset, load_dataset, load_from_disk
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from curation.packing import MANIFEST, load_blocks
 from curation.sources import is_hub_id, load_hub_split
 from nomic_bert import NomicBertConfig, NomicBertForMaskedLM
-from nomic_bert.embedder import require_checkpoint
-from nomic_bert.tokenizer_files import save_tokenizer
+from nomic_bert.checkpoint_files import require_checkpoint
+from nomic_bert.tokenizer_files import open_tokenizer, save_tokenizer
 from nomic_bert.training_record import write_training
 from recipes.shared.blocks import BlockCounts, describe_blocks
 from recipes.shared.training import dropout_settings, train_and_save
@@ -54,7 +54,7 @@ def stage1(recipe: Stage1Arguments, args: MLMConfig) -> Path | None:
         The directory of the finished model; None after a dry run.
     """
     with one_line_errors():
-        tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer)
+        tokenizer = open_tokenizer(recipe.tokenizer)
         if recipe.dry_run:
             if args.process_index == 0:
                 with torch.device("meta"):  # weights without numbers

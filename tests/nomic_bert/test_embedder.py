@@ -33,6 +33,7 @@ TEXTS = ["a text", "about rope and ntk", "long " * 200, "", "a"]
 def checkpoint(tiny_config, tmp_path):
     """A masked language model's directory with a tokenizer of a few words."""
     torch.manual_seed(0)
+    tiny_config.vocab_size = 32
     NomicBertForMaskedLM(tiny_config).save_pretrained(tmp_path / "checkpoint")
     vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -109,7 +110,7 @@ def test_an_interrupted_export_leaves_the_old_one(checkpoint, tmp_path, monkeypa
     save_embedder(embedder, tmp_path / "export")
     before = sorted(path.name for path in (tmp_path / "export").iterdir())
     monkeypatch.setattr(
-        "nomic_bert.embedder._write_portable_module_files", lambda *_: (_ for _ in ()).throw(OSError(28))
+        "nomic_bert.embedder.write_portable_module_files", lambda *_: (_ for _ in ()).throw(OSError(28))
     )
     with pytest.raises(OSError):
         save_embedder(embedder, tmp_path / "export")

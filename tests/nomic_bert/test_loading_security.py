@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from nomic_bert import NomicBertModel
 from nomic_bert.embedder import load_embedder
+from nomic_bert.tokenizer_files import open_tokenizer
 from tests.checkpoints import save_nomic
 
 MODEL_DOORS = {"AutoModel": AutoModel.from_pretrained, "load_embedder": load_embedder}
@@ -112,12 +113,11 @@ def test_no_code_of_the_directory_runs(checkpoint, trap, door):
 
 @pytest.mark.parametrize("module", ["os.system", "own.Module", "sentence_transformers.models.Transformer.own"])
 def test_a_directorys_modules_are_not_imported(checkpoint, trap, module):
-    """load_embedder takes from modules.json whether there is a layer norm, and nothing else."""
     modules = [{"idx": 0, "name": "0", "path": "", "type": module}]
     (checkpoint / "modules.json").write_text(json.dumps(modules))
     (checkpoint / "own.py").write_text(trap.code)
-    loaded = [type(part).__name__ for part in load_embedder(checkpoint)]
-    assert loaded == ["Transformer", "Pooling", "Normalize"]
+    with pytest.raises(ValueError, match=rf"modules\.json needs the module '{module}'"):
+        load_embedder(checkpoint)
     with pytest.raises((ValueError, ImportError)):  # sentence-transformers' own refusal
         SentenceTransformer(str(checkpoint))
     assert not trap.sprung
@@ -173,3 +173,61 @@ def test_a_checkpoint_is_its_own_directory(checkpoint, tmp_path):
     shutil.rmtree(other)
     stored = load_file(checkpoint / "model.safetensors")["bert.encoder.layers.0.attn.Wqkv.weight"]
     assert torch.equal(opened.encoder.layers[0].attn.Wqkv.weight, stored)
+
+
+@pytest.mark.parametrize("door", MODEL_DOORS)
+@pytest.mark.parametrize(
+    "name", ["../outside.safetensors", "adapter_model.bin", "pytorch_model.bin", "a/b.safetensors"]
+)
+def test_weights_that_the_configuration_names_are_safetensors_beside_it(checkpoint, trap, tmp_path, door, name):
+    """An honest model.safetensors beside them changes nothing: transformers reads what transformers_weights says."""
+    (tmp_path / "outside.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes())
+    for pickled in ("adapter_model.bin", "pytorch_model.bin"):
+        (checkpoint / pickled).write_bytes(pickle.dumps(trap))
+    edit_json(checkpoint / "config.json", transformers_weights=name)
+    with pytest.raises(ValueError, match="transformers_weights|neither a safetensors file"):
+        MODEL_DOORS[door](checkpoint)
+    assert not trap.sprung
+
+
+@pytest.mark.parametrize("door", MODEL_DOORS)
+def test_an_index_that_the_configuration_names_is_checked_too(checkpoint, tmp_path, door):
+    weights = load_file(checkpoint / "model.safetensors")
+    save_file(weights, tmp_path / "outside.safetensors", metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, "../outside.safetensors")}
+    (checkpoint / "own.safetensors.index.json").write_text(json.dumps(index))
+    edit_json(checkpoint / "config.json", transformers_weights="own.safetensors.index.json")
+    with pytest.raises(ValueError, match=r"own\.safetensors\.index\.json.*outside"):
+        MODEL_DOORS[door](checkpoint)
+
+
+@pytest.mark.parametrize("door", {**MODEL_DOORS, "open_tokenizer": open_tokenizer})
+@pytest.mark.parametrize(
+    "name", ["chat_template.jinja", "vocab.txt", "additional_chat_templates", "1_Pooling/config.json"]
+)
+def test_links_out_of_the_directory_are_refused(checkpoint, tmp_path, door, name):
+    secret = tmp_path / "secret"
+    secret.mkdir() if name.endswith("templates") else secret.write_text("{}")
+    (checkpoint / name).parent.mkdir(exist_ok=True)
+    (checkpoint / name).symlink_to(secret)
+    if door == "AutoModel":  # reads no such file
+        MODEL_DOORS[door](checkpoint)
+        return
+    with pytest.raises(ValueError, match=rf"{name} is a link to .*secret"):
+        {**MODEL_DOORS, "open_tokenizer": open_tokenizer}[door](checkpoint)
+
+
+def test_links_inside_a_directory_and_those_of_the_hubs_cache_are_followed(checkpoint, tmp_path):
+    repository = tmp_path / "models--owner--name"
+    snapshot, blobs = repository / "snapshots" / "0123abc", repository / "blobs"
+    snapshot.mkdir(parents=True), blobs.mkdir()
+    for number, file in enumerate(sorted(checkpoint.iterdir())):
+        file.rename(blobs / str(number))
+        (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    (snapshot / "same.json").symlink_to("config.json")
+    load_embedder(snapshot)
+    open_tokenizer(snapshot)
+    (blobs / "0").unlink()
+    (blobs / "0").symlink_to("/etc/hostname")
+    with pytest.raises(ValueError, match="is a link to"):
+        load_embedder(snapshot)

@@ -43,7 +43,7 @@ def test_unknown_keys_are_refused_with_the_nearest(start):
 
 def test_bad_rows_are_named_by_file_and_line(start, tmp_path, monkeypatch):
     monkeypatch.setattr("recipes.shared.contrastive.require_checkpoint", lambda path: None)
-    monkeypatch.setattr("recipes.shared.contrastive.AutoTokenizer.from_pretrained", lambda path: None)
+    monkeypatch.setattr("recipes.shared.contrastive.open_tokenizer", lambda path: None)
     monkeypatch.setattr("recipes.shared.contrastive.NomicBertModel.from_pretrained", lambda path: None)
     (tmp_path / "pairs.jsonl").write_text('{"query": "a", "document": "b"}\n{"query": "a", "document": " "}\n')
     assert "pairs.jsonl, line 2" in start()
