@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
 from sentence_transformers.util import load_file_path
 
 from textfiles.atomic import read_json, write_json
@@ -200,8 +200,6 @@ def write_portable_module_files(embedder: SentenceTransformer, directory: Path) 
         file = directory / described["path"] / "config.json"
         if isinstance(module, Pooling):
             write_json(file, _pooling_config(module))
-        elif isinstance(module, Normalize):
-            file.unlink(missing_ok=True)  # holds defaults
         elif isinstance(module, Dense):
             config = module.get_config_dict()
             config = {key: config[key] for key in ("in_features", "out_features", "bias", "activation_function")}
