@@ -1,5 +1,6 @@
 """Stages 2 and 3: contrastive training on pairs, with or without hard negatives (paper §4.2)."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -79,7 +80,9 @@ class ContrastiveTrainer(StepTrainer):
             raise ValueError(
                 f"matryoshka_dims {args.matryoshka_dims}: the model has {model.config.hidden_size} dimensions."
             )
-        self.args, self._tokenizer = args, processing_class  # the batches are made before Trainer sets its own
+        self.args = args  # the batches are made before Trainer sets its own
+        # truncating leaves traces in a tokenizer: the one that is saved must not depend on how often it was used
+        self._tokenizer = copy.deepcopy(processing_class)
         self._tallies: dict[str, Tensor] = {}
         self._evaluators = evaluators
         if eval_dataset is None and evaluators:

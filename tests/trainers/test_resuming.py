@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.trainers.toys import blocks, contrastive_trainer, encoder, mlm_trainer, pairs
+from tests.trainers.toys import blocks, contrastive_trainer, encoder, mlm_trainer, pairs, tokenizer
 from trainers import checkpoints, latest_checkpoint
 from trainers.resuming import ResumeError
 from trainers.run_settings import SETTINGS_FILE
@@ -240,3 +240,10 @@ def test_older_checkpoints_go_after_the_new_one_is_on_the_disk(tmp_path, monkeyp
     assert events[first - 2 : first] == [("sync", "checkpoint-2", True), ("sync", tmp_path.name)]
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
     assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
+
+
+def test_the_tokenizer_is_saved_as_it_was_given_whether_texts_were_read_or_not(begun, tmp_path):
+    """Resumed at its end, a run reads no text; what it leaves must be the same."""
+    tokenizer().save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (begun[0] / "checkpoint-4" / name).read_text() == (tmp_path / name).read_text()
