@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from curation.documents import Documents
 from curation.tokenizer import plain_tokenizer, tokenizer_hash, vocabulary_hash
-from textfiles.atomic import atomic_file, write_json
+from textfiles.atomic import atomic_file, read_json, write_json
 from textfiles.shards import ShardFiles
 
 MANIFEST = "manifest.json"
@@ -95,7 +95,7 @@ def pack_shards(
         Tokens that were packed now, those dropped at the ends of shards among them.
     """
     order = plan.order()
-    missing = [shard for shard in shards if not plan.shard_path(directory, shard).exists()]
+    missing = [shard for shard in shards if not _is_whole(plan.shard_path(directory, shard))]
     size = plan.documents_per_shard
     jobs = [(documents, plan, directory, shard, order[shard * size : (shard + 1) * size]) for shard in missing]
     expected, done, tokens = sum(len(job[-1]) for job in jobs), 0, 0
@@ -203,7 +203,9 @@ def finish(plan: PackingPlan, directory: Path, about: dict[str, Any]) -> dict[st
     shards = {}
     for shard in range(plan.num_shards):
         path = plan.shard_path(directory, shard)
-        with pa.OSFile(str(_existing(path))) as file, pa.ipc.open_stream(file) as reader:
+        if not _is_whole(path):
+            raise FileNotFoundError(f"{path} is missing or cut short; rerun recipes/pack_corpus.py.")
+        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
             counts = json.loads(reader.schema.metadata[_COUNTS])
         shards[path.name] = counts["blocks"]
         totals = {key: totals.get(key, 0) + value for key, value in counts.items()}
@@ -242,7 +244,7 @@ def load_blocks(directory: Path, tokenizer: PreTrainedTokenizerBase) -> datasets
         ValueError: The blocks were packed with another vocabulary, or a shard holds another number of blocks than
             the manifest says.
     """
-    manifest = json.loads(_existing(directory / MANIFEST).read_text())
+    manifest = read_json(_existing(directory / MANIFEST), "Pack the documents again.")
     if manifest["vocabulary_sha256"] != vocabulary_hash(plain_tokenizer(tokenizer)):
         raise ValueError(
             f"{directory} was packed with the vocabulary of {manifest['tokenizer']}, which is not that of "
@@ -252,14 +254,27 @@ def load_blocks(directory: Path, tokenizer: PreTrainedTokenizerBase) -> datasets
     for name, num_blocks in manifest["shards"].items():
         if num_blocks == 0:
             continue
-        table = datasets.Dataset.from_file(str(_existing(directory / name)))
+        if not _is_whole(_existing(directory / name)):
+            raise ValueError(f"{directory / name} is damaged or cut short; pack the documents again.")
+        table = datasets.Dataset.from_file(str(directory / name))
         if len(table) != num_blocks:
             raise ValueError(f"{directory / name}: {len(table)} blocks where {MANIFEST} says {num_blocks}; pack again.")
         tables.append(table)
     return datasets.concatenate_datasets(tables)
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a shard is there, with as many blocks as its head says."""
+    if not path.is_file():
+        return False
+    try:
+        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
+            return sum(len(batch) for batch in reader) == json.loads(reader.schema.metadata[_COUNTS])["blocks"]
+    except (pa.ArrowException, OSError):
+        return False
+
+
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing, so the packing is not whole; run recipes/pack_corpus.py again.")
+        raise FileNotFoundError(f"{path} is missing, so the packing is incomplete; rerun recipes/pack_corpus.py.")
     return path

@@ -31,7 +31,7 @@ from textfiles.rows import (
     require_columns,
 )
 from textfiles.settings import is_filled, is_number
-from textfiles.texts import text_lists_of, texts_of
+from textfiles.texts import json_of, text_lists_of, texts_of
 from textfiles.writing import ROWS_PER_BATCH, write_arrow
 
 _COPY_VERSION = 1  # of the form of the copies: raise it when their content changes
@@ -250,7 +250,8 @@ def _local_tables(source: Source, files: list[Path], progress: tqdm, others: boo
             missing = limit - rows
             table = _check_rows(RowBatch(batch.where, batch.numbers[:missing], batch.rows[:missing]), source)
             if others:
-                texts = [_other_columns(row, source) for row in batch.rows[:missing]]
+                rows_here = zip(batch.numbers, batch.rows[:missing], strict=False)
+                texts = [_other_columns(row, source, f"{batch.where} {number}") for number, row in rows_here]
                 table = table.append_column(_OTHERS, pa.array(texts, _TYPES[_OTHERS]))
             yield table
             rows += len(table)
@@ -268,10 +269,9 @@ def _check_rows(batch: RowBatch, source: Source) -> pa.Table:
     return pa.table(arrays, schema=_schema(source, others=False))
 
 
-def _other_columns(row: Mapping[str, Any], source: Source) -> str:
+def _other_columns(row: Mapping[str, Any], source: Source, where: str) -> str:
     used = set(source.columns.values())
-    # what JSON has no word for, such as a date in a parquet file, is written as text
-    return json.dumps({key: value for key, value in row.items() if key not in used}, ensure_ascii=False, default=str)
+    return json_of({key: value for key, value in row.items() if key not in used}, where)
 
 
 def _no_rows(source: Source) -> ValueError:
@@ -295,7 +295,7 @@ def _select(rows: datasets.Dataset, source: Source, others: bool) -> datasets.Da
         def with_others(batch: dict[str, list]) -> dict[str, list]:
             whole = (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
             pairs = {name: batch[column] for name, column in source.columns.items()}
-            return {**pairs, _OTHERS: [_other_columns(row, source) for row in whole]}
+            return {**pairs, _OTHERS: [_other_columns(row, source, _where(source)) for row in whole]}
 
         return rows.with_transform(with_others)
     rows = rows.select_columns(list(source.columns.values()))

@@ -192,6 +192,8 @@ def _lines(file: Path, stream: BinaryIO) -> Generator[tuple[int, str], None, Non
     _refuse_pointer(file, stream)
     number = 0
     try:
+        if file.suffix == ".gz" and not stream.peek(1):  # type: ignore[attr-defined]
+            raise EOFError("the file is empty")
         content = gzip.GzipFile(fileobj=stream) if file.suffix == ".gz" else stream
         # a text may hold other characters that could end a line
         lines = io.TextIOWrapper(content, encoding="utf-8-sig", newline="\n")

@@ -8,6 +8,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from .atomic import read_json, write_json
@@ -37,6 +38,14 @@ class ShardFiles:
         """The file of a shard."""
         return self.directory / f"{self.stem}-{shard:05}-of-{self.count:05}{self.suffix}"
 
+    def receipt(self, shard: int) -> Path:
+        """Where the receipt of a shard goes, if it has one; see `write_receipt`."""
+        return dataclasses.replace(self, suffix=".json").path(shard)
+
+    def is_finished(self, shard: int) -> bool:
+        """Whether a shard has a receipt, and its files have their sizes."""
+        return read_receipt(self.receipt(shard)) is not None
+
     def paths(self) -> list[Path]:
         """The files of all shards, in order."""
         return [self.path(shard) for shard in range(self.count)]
@@ -47,7 +56,7 @@ def deal(jobs: Sequence[Job], rank: int, num_ranks: int) -> Sequence[Job]:
     return jobs[rank::num_ranks]
 
 
-def write_receipt(receipt: Path, files: Iterable[Path], facts: Mapping[str, Any]) -> None:
+def write_receipt(receipt: Path, files: Iterable[Path], facts: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Record that a shard is finished: facts about it, and the names and sizes of its files. Write it last.
 
     Args:

@@ -3,6 +3,9 @@
 No value becomes text by `str()`: null is not the document "None", nor are bytes their notation.
 """
 
+import datetime
+import decimal
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -103,6 +106,37 @@ def text_lists_of(batch: RowBatch, column: str) -> pa.Array:
         for text in row[column]:
             check_text(text, f"{where}, column {column!r}")
     return pa.array([row[column] for row in batch.rows], pa.list_(pa.string()))
+
+
+def json_of(row: Mapping[str, Any], where: str, *, ascii_only: bool = False) -> str:
+    """A row as JSON, dates and times in ISO 8601 and decimals as numbers.
+
+    Args:
+        row: column -> value.
+        where: what to call the row in an error.
+        ascii_only: whether other characters are written as escapes, among them those that UTF-8 does not have.
+
+    Raises:
+        ValueError: a column holds something that has no form in JSON, such as bytes.
+    """
+    try:
+        return json.dumps(row, ensure_ascii=ascii_only, default=_json_value)
+    except TypeError:
+        for column, value in row.items():
+            try:
+                json.dumps(value, default=_json_value)
+            except TypeError as error:
+                reason = f"{error}, which JSON cannot hold; drop the column"
+                raise ValueError(f"{where}, column {column!r}: {reason}.") from error
+        raise
+
+
+def _json_value(value: Any) -> str | float:
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return float(value)
+    raise TypeError(f"a value of type {type(value).__name__}")
 
 
 def shown_value(value: Any) -> str:

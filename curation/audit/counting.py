@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from curation.duplicates import normalize_text
 from curation.embedding import text_key
 from textfiles.atomic import atomic_file
-from textfiles.shards import ShardFiles
+from textfiles.shards import ShardFiles, write_receipt
 
 SIDES = ("query", "document", "pair")
 LIMITS = (512, 2048, 8192)  # tokens: BERT's limit; what stages 1 and 2 train (paper §4.1.1, §4.2.2); the usable length
@@ -60,13 +60,14 @@ class SourceKeys:
     def make(self, pairs: datasets.Dataset, shard: int, progress: tqdm) -> None:
         """Write the keys of a shard, unless the file is there; `progress` counts rows."""
         rows, path = self.rows_of(shard), self.files.path(shard)
-        if not path.exists():
+        if not self.files.is_finished(shard):
             keys = np.empty((len(SIDES), len(rows)), dtype=np.int64)
             for start in range(0, len(rows), _ROWS_AT_ONCE):
                 part = rows[start : start + _ROWS_AT_ONCE]
                 keys[:, start : start + len(part)] = pair_keys(pairs[part.start : part.stop])
                 progress.update(len(part))
             save_array(path, keys)
+            write_receipt(self.files.receipt(shard), [path])
         else:
             progress.update(len(rows))
 

@@ -21,8 +21,8 @@ from tqdm.auto import tqdm
 from curation.embedding import PairEmbedder, Side, embed_distinct
 from curation.search import ranks, top_k
 from curation.sources import Source, is_hub_id
-from textfiles.atomic import atomic_file, write_json
-from textfiles.shards import ShardFiles
+from textfiles.atomic import atomic_file
+from textfiles.shards import ShardFiles, read_receipt, write_receipt
 from textfiles.writing import write_jsonl
 
 # Upper ends of the bins in which ranks are counted; the last bin is open.
@@ -200,8 +200,8 @@ class SourceFilter:
         return ShardFiles(self.directory / what, "sample", self.samples.count, suffix)
 
     def is_done(self, sample: int) -> bool:
-        """Whether all files of a sample are there: its counts are written last."""
-        return self.files("audit", ".json").path(sample).exists()
+        """Whether all files of a sample are there and whole: its counts are written last."""
+        return read_receipt(self.files("audit", ".json").path(sample)) is not None
 
     def run(self, sample: int, rows: np.ndarray, embedder: PairEmbedder, progress: tqdm) -> None:
         """Judge the rows of a sample and write its files.
@@ -219,11 +219,14 @@ class SourceFilter:
         embedded = embed_pairs(self.pairs, present, embedder, progress)
         found, similarities = embedded.judge(embedder.model.device)
         kept = self.rule.keeps(found, similarities)
-        if self.keep_embeddings:
-            embedded.save(self.files("embeddings", ".npz").path(sample))
-        write_jsonl(self._judged_rows(present, found, similarities, kept), self.files("kept").path(sample))
+        written = [self.files("kept").path(sample)]
+        write_jsonl(self._judged_rows(present, found, similarities, kept), written[0])
         if self.write_dropped:
-            write_jsonl(self._judged_rows(present, found, similarities, ~kept), self.files("dropped").path(sample))
+            written.append(self.files("dropped").path(sample))
+            write_jsonl(self._judged_rows(present, found, similarities, ~kept), written[-1])
+        if self.keep_embeddings:
+            written.append(self.files("embeddings", ".npz").path(sample))
+            embedded.save(written[-1])
         counts = {
             "rows": len(rows),
             "kept": int(kept.sum()),
@@ -238,7 +241,7 @@ class SourceFilter:
             "kept_rows": self._rows_to_read(sample, embedded, found, similarities, kept),
             "dropped_rows": self._rows_to_read(sample, embedded, found, similarities, ~kept),
         }
-        write_json(self.files("audit", ".json").path(sample), counts)
+        write_receipt(self.files("audit", ".json").path(sample), written, counts)
 
     def _split_blank(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The rows with text on both sides, and the others. Local files have no others: opening them refuses blanks."""
@@ -320,7 +323,10 @@ def merge_counts(files: Sequence[Path]) -> dict[str, Any]:
     """
     merged: dict[str, Any] = {}
     for path in files:
-        for key, value in json.loads(path.read_text(encoding="utf-8")).items():
+        counts = read_receipt(path)
+        if counts is None:
+            raise ValueError(f"{path}: the files of this sample are missing or cut short; rerun the filter.")
+        for key, value in counts.items():
             if key not in merged:
                 merged[key] = value
             elif isinstance(value, list) and key.startswith(("ranks", "similarities")):

@@ -16,7 +16,7 @@ from curation.embedding import PairEmbedder, embed_distinct
 from curation.mining.negatives import NegativeLimits, draw_random, nearest_documents
 from curation.mining.tasks import MiningTask
 from textfiles.atomic import atomic_file
-from textfiles.shards import ShardFiles
+from textfiles.shards import ShardFiles, write_receipt
 from textfiles.writing import write_jsonl
 
 _ROWS_AT_ONCE = 500  # of which the negatives' texts are in memory
@@ -85,7 +85,7 @@ class SourceMiner:
         """
         for shard in shards:
             numbers = self._numbers(shard)
-            if not self.documents.path(shard).exists():
+            if not self.documents.is_finished(shard):
                 blocks = []
                 for start in range(0, len(numbers), embedder.texts_at_once):
                     texts = self.task.document_texts(numbers[start : start + embedder.texts_at_once])
@@ -94,6 +94,7 @@ class SourceMiner:
                     progress.update(len(texts))
                 with atomic_file(self.documents.path(shard)) as partial:
                     np.save(partial, np.concatenate(blocks))
+                write_receipt(self.documents.receipt(shard), [self.documents.path(shard)])
             else:
                 progress.update(len(numbers))
 
@@ -114,11 +115,12 @@ class SourceMiner:
         for shard in shards:
             start, done = shard * self.settings.rows_per_shard, progress.n
             stop = min(start + self.settings.rows_per_shard, self.task.num_rows)
-            if not (self.pairs.path(shard).exists() and self.scores.path(shard).exists()):
+            if not self.scores.is_finished(shard):
                 batch = self.task.rows[start:stop]
                 mined = self._mine(start, batch, embedder, device, progress)
                 self._write_scores(shard, mined)
                 write_jsonl(self._rows(batch, mined.negatives), self.pairs.path(shard))
+                write_receipt(self.scores.receipt(shard), [self.scores.path(shard), self.pairs.path(shard)])
             progress.update(stop - start - (progress.n - done))  # those for which no query was embedded
 
     @cached_property

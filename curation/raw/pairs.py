@@ -12,7 +12,7 @@ from typing import Any
 from curation.raw.rows import RawRows
 from curation.raw.rules import PairRule, RawSource
 from textfiles.atomic import atomic_file, write_json
-from textfiles.shards import ShardFiles
+from textfiles.shards import ShardFiles, read_receipt, write_receipt
 from textfiles.writing import write_jsonl
 
 REPORT = "report.json"
@@ -27,9 +27,9 @@ def pair_files(directory: Path, num_rows: int, rows_per_shard: int) -> ShardFile
     return ShardFiles(directory, "pairs", math.ceil(num_rows / rows_per_shard), ".jsonl.gz")
 
 
-def counts_file(files: ShardFiles, shard: int) -> Path:
-    """The counts of a shard. They are written last: a shard is finished when they are there."""
-    return dataclasses.replace(files, suffix=".json").path(shard)
+def shard_counts(files: ShardFiles, shard: int) -> dict[str, Any] | None:
+    """The counts of a shard; None if it is not finished, or its pairs have been lost or cut short since."""
+    return read_receipt(files.receipt(shard))
 
 
 def make_shard(source: RawSource, rows: RawRows, files: ShardFiles, shard: int, rows_per_shard: int, seed: int) -> None:
@@ -60,8 +60,7 @@ def make_shard(source: RawSource, rows: RawRows, files: ShardFiles, shard: int, 
                     yield outcome
 
     write_jsonl(made(), files.path(shard))
-    with atomic_file(counts_file(files, shard)) as partial:
-        partial.write_text(json.dumps(counts.content(), ensure_ascii=False) + "\n", encoding="utf-8")
+    write_receipt(files.receipt(shard), [files.path(shard)], counts.content())
 
 
 class _ShardCounts:
@@ -113,7 +112,9 @@ def finish(source: RawSource, files: ShardFiles) -> dict[str, Any]:
     Raises:
         ValueError: No row made a pair, so the rule does not fit the rows.
     """
-    shards = [json.loads(counts_file(files, shard).read_text(encoding="utf-8")) for shard in range(files.count)]
+    shards = [counts for shard in range(files.count) if (counts := shard_counts(files, shard)) is not None]
+    if len(shards) < files.count:
+        raise ValueError(f"{files.directory}: {files.count - len(shards):,} shards are missing; rerun make_pairs.")
     rows, pairs = (sum(shard[key] for shard in shards) for key in ("rows", "pairs"))
     left_out = Counter[str]()
     for shard in shards:

@@ -22,6 +22,7 @@ from textfiles.rows import (
     reading_progress,
     require_columns,
 )
+from textfiles.texts import json_of
 from textfiles.writing import write_arrow
 
 _ROWS_AT_ONCE = 1_000
@@ -99,7 +100,9 @@ def _copied(files: list[Path], source: RawSource, rule: PairRule) -> Iterator[pa
             for row in rows if unseen else ():
                 columns |= row.keys()
                 unseen -= {path for path in unseen if _is_in(row, path, rule)}
-            texts = [_json({key: row[key] for key in rule.columns if key in row}) for row in rows]
+            wheres = (f"{batch.where} {number}" for number in batch.numbers)
+            copied = ({key: row[key] for key in rule.columns if key in row} for row in rows)
+            texts = [_json(row, source, where) for row, where in zip(copied, wheres, strict=False)]
             yield pa.table([[place] * len(rows), batch.numbers[: len(rows)], texts], schema=_COPY)
             left -= len(rows)
             if left == 0:
@@ -124,9 +127,13 @@ def _is_in(row: dict[str, Any], path: KeyPath, rule: PairRule) -> bool:
     return isinstance(elements, list) and any(has_path(element, path[1:]) for element in elements)
 
 
-def _json(row: dict[str, Any]) -> str:
-    # what JSON has no word for, such as a date in a parquet file, is written as text
-    return json.dumps(row, default=str)
+def _json(row: dict[str, Any], source: RawSource, where: str) -> str:
+    read = {key: value for key, value in row.items() if key not in source.keep}
+    try:
+        json.dumps(read)
+    except TypeError as error:  # a date or bytes in a parquet file: neither is a text, so no rule can use it
+        raise ValueError(f"{where}: {error}; name other columns in the rule of {source.name!r}.") from error
+    return json_of(row, where, ascii_only=True)
 
 
 def _check_schema(schema: pa.Schema, rule: PairRule, where: str) -> None:

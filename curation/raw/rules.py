@@ -16,7 +16,7 @@ from curation.sources import is_hub_id
 from nomic_bert.prompts import prefix_text
 from textfiles.rows import ROW_SUFFIXES, file_stats, find_files
 from textfiles.settings import is_filled, is_number
-from textfiles.texts import shown_value
+from textfiles.texts import json_of, shown_value
 
 AVAILABLE = "yes"
 ELEMENT = "each"  # the first key of a path that starts at an element of the list named by `each`
@@ -219,9 +219,12 @@ class PairRule:
             return DOCUMENT_LENGTH
         if normalize_text(query) == normalize_text(document):
             return SAME_TEXT
-        pair = {"query": query, "document": document, **{column: row.get(column) for column in self._source.keep}}
-        # half of a surrogate pair, which JSON can write and UTF-8 cannot
-        return pair if all(_is_unicode(value) for value in pair.values()) else NOT_UNICODE
+        kept = json_of({column: row.get(column) for column in self._source.keep}, where)
+        try:
+            (query + document + kept).encode()
+        except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and UTF-8 cannot
+            return NOT_UNICODE
+        return {"query": query, "document": document, **json.loads(kept)}
 
 
 def key_path(text: str, what: str) -> KeyPath:
@@ -327,14 +330,6 @@ def _kept_columns(value: Any) -> tuple[str, ...]:
 def _within(text: str, limits: tuple[int | None, int | None]) -> bool:
     least, most = limits
     return (least is None or len(text) >= least) and (most is None or len(text) <= most)
-
-
-def _is_unicode(value: Any) -> bool:
-    try:
-        (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_count(value: Any, least: int) -> bool:

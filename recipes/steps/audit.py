@@ -25,7 +25,7 @@ from textfiles.atomic import atomic_file, write_json
 from textfiles.begun import SETTINGS, begin_directory
 from textfiles.commands import one_line_errors
 from textfiles.settings import read_section
-from textfiles.shards import ShardFiles, deal
+from textfiles.shards import ShardFiles, deal, write_receipt
 
 _WORK = ".work"  # inside output_dir until the audit is finished: settings, keys and lengths
 _REPORT, _PAGE = "audit.json", "audit.md"
@@ -170,10 +170,11 @@ def _measure(
     own = deal(range(len(opened)), state.process_index, state.num_processes)
     for i in tqdm(own, "Measuring", unit="source", disable=not state.is_main_process):
         source, pairs, _ = opened[i]
-        if not files.path(i).exists():
+        if not files.is_finished(i):
             prefixes = {"query": prefix_text(source.query_prefix), "document": prefix_text(source.document_prefix)}
             rows = choose_rows(len(pairs), args.sample_rows, args.seed, source.name)
             save_lengths(files.path(i), token_lengths(pairs, rows, tokenizer, prefixes))
+            write_receipt(files.receipt(i), [files.path(i)])
 
 
 def _report(

@@ -9,7 +9,7 @@ from pathlib import Path
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from curation.raw.pairs import REPORT, counts_file, finish, make_shard, pair_files
+from curation.raw.pairs import REPORT, finish, make_shard, pair_files, shard_counts
 from curation.raw.rows import open_raw_rows
 from curation.raw.rules import AVAILABLE, RawSource
 from recipes.shared.ranks import join_ranks
@@ -103,7 +103,7 @@ def _make(source: RawSource, args: MakePairsArguments, state: PartialState) -> N
         files = pair_files(directory, len(rows), args.rows_per_shard)
         shards = deal(range(files.count), state.process_index, state.num_processes)
         for shard in tqdm(shards, desc=source.name, unit="shard", disable=not state.is_local_main_process):
-            if not counts_file(files, shard).exists():
+            if shard_counts(files, shard) is None:
                 make_shard(source, rows, files, shard, args.rows_per_shard, args.seed)
     state.wait_for_everyone()
     if state.is_main_process:

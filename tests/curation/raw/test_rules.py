@@ -1,6 +1,8 @@
 """Rules give the pairs that one would write down by hand, count what they leave out, and name what is wrong."""
 
+import datetime
 import re
+from decimal import Decimal
 from pathlib import Path
 
 import datasets
@@ -145,6 +147,25 @@ def test_rows_of_several_files_keep_their_values_and_their_names(tmp_path):
         (f"{tmp_path}/3.parquet, row 1", {"q": "p", "n": {"d": "y"}}),
     ]
     assert [where for where, _ in rows.read(1, 3)] == [f"{tmp_path}/2.jsonl, line {line}" for line in (1, 3)]
+
+
+def test_no_text_is_made_of_bytes_or_dates(tmp_path):
+    row = {
+        "title": "café".encode(),
+        "day": datetime.date(2026, 11, 30),
+        "body": "text",
+        "more": "m",
+        "price": Decimal("1.5"),
+    }
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "raw.parquet")
+    path = str(tmp_path / "raw.parquet")
+    for column in ("title", "day"):
+        with pytest.raises(ValueError, match=r"raw.parquet, row 1: Object of type \w+ is not .*; name other columns"):
+            opened(tmp_path, path=path, query=column, document="body")
+    with pytest.raises(ValueError, match=r"raw.parquet, row 1, column 'title': a value of type bytes"):
+        opened(tmp_path, path=path, query="body", document="more", keep=["title"])
+    rows = opened(tmp_path, path=path, query="body", document="more", keep=["day", "price"])
+    assert rows == [(f"{path}, row 1", {"body": "text", "more": "m", "day": "2026-11-30", "price": 1.5})]
 
 
 def test_a_column_that_no_row_has_is_named(tmp_path):
