@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from curation.sources import Source, is_hub_id, open_pairs
 from evaluation.evaluators import EvaluatorSettings, build_evaluator
 from nomic_bert import NomicBertModel
@@ -15,8 +13,8 @@ from nomic_bert.tokenizer_files import open_tokenizer
 from recipes.shared.mixture import describe_mixture
 from recipes.shared.training import dropout_settings, train_and_save
 from textfiles.commands import one_line_errors
-from textfiles.rows import ROW_SUFFIXES, find_files, read_row_batches
-from textfiles.settings import read_sections
+from textfiles.rows import column_names, find_files, require_columns
+from textfiles.settings import near_name, read_sections
 from trainers import ContrastiveConfig, ContrastiveTrainer
 from trainers.contrastive import Evaluator
 from trainers.record import hub_details
@@ -119,16 +117,21 @@ def _sources(recipe: ContrastiveArguments, args: ContrastiveConfig, with_negativ
 
 
 def _own_pairs(path: str, args: ContrastiveConfig, with_negatives: bool) -> Source:
-    """One source of search queries and documents; hard negatives are used where the first file has that column."""
-    file = find_files(path, ROW_SUFFIXES)[0]
-    if file.name.endswith(".parquet"):
-        columns = pq.read_schema(file).names
-    else:
-        first = next(read_row_batches(file, []), None)
-        columns = [] if first is None else list(first.rows[0])
+    """One source of search queries and documents; hard negatives are used where a row has that column.
+
+    Raises:
+        ValueError: a column is missing, or there is none with hard negatives but one with a name like it.
+    """
+    columns = column_names(find_files(path))
+    require_columns(columns, ("query", "document"), path)
     mined = with_negatives and "negatives" in columns
     if args.num_hard_negatives and not mined:
-        print(f"{file} has no column 'negatives': the documents of other rows are the negatives.", flush=True)
+        if near := near_name("negatives", columns):
+            raise ValueError(
+                f"{path}: did you mean {near!r} to be the column 'negatives' (a list of texts in each row)? Rename it, "
+                "or set num_hard_negatives to 0 to train without it."
+            )
+        print(f"{path} has no column 'negatives': the documents of other rows are the negatives.", flush=True)
         args.num_hard_negatives = 0
     return Source(
         name="train_file",

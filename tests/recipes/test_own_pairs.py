@@ -53,6 +53,17 @@ def test_negatives_are_used_and_rows_without_are_counted(finetune, capsys):
     assert "train_file: 8 rows, 2 batches, 0 left out, 1 more without hard negatives" in printed
 
 
+def test_the_columns_of_a_file_are_those_of_all_rows(finetune):
+    with pytest.raises(SystemExit, match=r"my.jsonl, line 1 \(use \[\] for none\): no column 'negatives'"):
+        finetune([*rows(4), *rows(4, negatives=["word7"])], "--num_hard_negatives", "1")
+
+
+@pytest.mark.parametrize("name", ["negative", "neg"])
+def test_a_column_with_nearly_the_name_is_asked_about(finetune, name):
+    with pytest.raises(SystemExit, match=f"did you mean '{name}' to be the column 'negatives'"):
+        finetune(rows(9, **{name: ["word7"]}), "--num_hard_negatives", "1")
+
+
 def test_an_evaluation_on_a_file_chooses_the_checkpoint(finetune, tmp_path, capsys):
     evaluators = [{"name": "mine", "kind": "pairs", "path": str(tmp_path / "my.jsonl")}]
     steps = ["--eval_strategy", "steps", "--eval_steps", "1", "--save_steps", "1", "--load_best_model_at_end", "true"]
