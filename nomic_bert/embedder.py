@@ -20,12 +20,11 @@ from .checkpoint_files import require_checkpoint
 from .embedder_files import (
     TEXT_ALONE,
     ModuleFiles,
-    give_umask_mode,
     read_module_files,
     require_replaceable,
     write_portable_module_files,
 )
-from .loading_nomic_bert import load_adapter_weights
+from .loading_nomic_bert import give_umask_mode, load_adapter_weights
 from .prompts import PROMPTS
 from .tokenizer_files import make_tokenizer_portable, require_tokenizer_files, require_words
 from .training_record import read_training, write_training
@@ -131,7 +130,7 @@ def _saved_embedder(
 ) -> SentenceTransformer:
     """Open a directory with sentence-transformers' files by sentence-transformers, which then runs our model class."""
     length = {} if max_seq_length is None else {"model_max_length": max_seq_length}
-    prompts = dict(PROMPTS) if files.is_mean and not files.has_prompts else None
+    prompts: Any = dict(PROMPTS) if files.is_mean and not files.has_prompts else None
     embedder = SentenceTransformer(
         checkpoint, device=device, trust_remote_code=False, prompts=prompts, processor_kwargs=length, **settings
     )
@@ -215,6 +214,7 @@ def save_embedder(
     """
     directory = Path(directory)
     require_replaceable(directory)
+    _refuse_split_weights(cast(Any, embedder[0]).model)
     with atomic_directory(directory) as written:
         embedder.save_pretrained(str(written), create_model_card=False)
         write_portable_module_files(embedder, written)
@@ -222,3 +222,13 @@ def save_embedder(
         give_umask_mode(written)
         if training:
             write_training(written, training)
+
+
+def _refuse_split_weights(model: Any) -> None:
+    """Refuse the inside of a PeftModel, which would be saved with the names of the adapter's layers."""
+    saves_adapter = getattr(model, "_hf_peft_config_loaded", False) or type(model).__module__.startswith("peft.")
+    if not saves_adapter and any(".base_layer." in name for name, _ in model.named_parameters()):
+        raise ValueError(
+            "The model has an adapter's layers in it. Save the adapter with PeftModel.save_pretrained, or merge it with "
+            "PeftModel.merge_and_unload first."
+        )

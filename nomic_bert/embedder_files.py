@@ -1,7 +1,6 @@
 """The files of sentence-transformers in an embedder's directory: what they may ask for, and how they are written."""
 
 import re
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,10 +224,3 @@ def _pooling_config(pooling: Pooling) -> dict[str, Any]:
         },
         "include_prompt": pooling.include_prompt,
     }
-
-
-def give_umask_mode(directory: Path) -> None:
-    """Let others read the weights as they may read the rest: safetensors makes files of its owner alone."""
-    readable = directory / "modules.json"
-    for file in directory.rglob("*.safetensors"):
-        shutil.copymode(readable, file)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -83,6 +84,11 @@ class NomicBertPreTrainedModel(PreTrainedModel):
             module.weight.data.fill_(1.0)
             module.bias.data.zero_()
 
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Save as `PreTrainedModel.save_pretrained` does, in files that others may read."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        give_umask_mode(Path(save_directory))
+
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         return True  # transformers guesses from the model file's text, which dispatches in unpadding_nomic_bert.py
@@ -115,6 +121,14 @@ def _refuse_foreign_shards(directory: Path) -> None:
         wrong = sorted(name for name in shards if Path(name).name != name or not name.endswith(".safetensors"))
         if wrong:
             raise ValueError(f"{index} names {', '.join(wrong)}: shards are .safetensors beside it; do not trust this.")
+
+
+def give_umask_mode(directory: Path) -> None:
+    """Give the mode of the configuration to weights: safetensors makes files that their owner alone may read."""
+    configuration = next(directory.glob("*config.json"), None)
+    if configuration is not None:
+        for file in (*directory.glob("*.safetensors"), *directory.glob("*/*.safetensors")):
+            shutil.copymode(configuration, file)
 
 
 def _refuse_adapter(source: Any, kwargs: dict[str, Any]) -> None:

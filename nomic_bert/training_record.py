@@ -1,8 +1,9 @@
-"""What a checkpoint has been through: its training stages, oldest first, in `training.json` beside the weights.
+"""The training that made a checkpoint: its stages, oldest first, in `training.json` beside the weights.
 
 Each stage is a mapping that the trainer writes (`trainers.base.StepTrainer.training_stage`). A stage that starts from a
-checkpoint goes on with that checkpoint's list, so the file of a finished model tells all of it; the model card is made
-from it. The file travels with the weights, so it holds no path of the machine that trained. The keys of a stage:
+checkpoint appends to that checkpoint's list, so the file of a finished model describes its whole training. The model
+card is made from it. The file is published with the weights, so it has no path of the training machine. The keys of a
+stage:
 
 - `stage`: one of `STAGES`.
 - `start`: what it started from: null for new weights, a hub name, `STAGE_BEFORE` for the list's entry before it, or
@@ -21,12 +22,11 @@ from it. The file travels with the weights, so it holds no path of the machine t
 An empty list says that the weights are new; where there is no file, nothing is known.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from textfiles.atomic import write_json
+from textfiles.atomic import read_json, write_json
 
 TRAINING_FILE = "training.json"
 STAGES = ("masked language modelling", "contrastive", "contrastive with hard negatives")
@@ -43,13 +43,10 @@ def read_training(directory: str | Path) -> list[dict[str, Any]]:
     file = Path(directory, TRAINING_FILE)
     if not file.is_file():
         return []
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON ({error}); remove it, or write it again with the training.") from error
+    content = read_json(file, "Remove it; the model card then says that the training is unknown.")
     stages = content.get("stages") if isinstance(content, dict) else None
     if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
-        raise ValueError(f"{file} must be an object with the list 'stages', each an object; remove it otherwise.")
+        raise ValueError(f"{file} must be an object with a list 'stages' of objects. Remove it if it is not.")
     return stages
 
 

@@ -108,3 +108,15 @@ def test_an_adapter_of_another_shape_is_refused(adapter):
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["Wqkv"]}))
     with pytest.raises(ValueError, match="does not fit"):
         load_embedder(adapter)
+
+
+def test_a_model_with_an_adapters_layers_in_it_is_not_saved_under_their_names(base, adapter, tmp_path):
+    embedder = load_embedder(base, device="cpu")
+    adapted = peft.PeftModel.from_pretrained(embedder[0].model, adapter)
+    embedder[0].model = adapted.get_base_model()
+    with pytest.raises(ValueError, match="merge_and_unload"):
+        save_embedder(embedder, tmp_path / "saved")
+    embedder[0].model = adapted.merge_and_unload()
+    save_embedder(embedder, tmp_path / "saved")
+    expected = embedder.encode(TEXTS)
+    np.testing.assert_allclose(load_embedder(tmp_path / "saved", device="cpu").encode(TEXTS), expected, atol=1e-5)

@@ -179,11 +179,12 @@ def test_others_may_read_what_is_saved(checkpoint, tmp_path):
     try:
         embedder = SentenceTransformer(modules=dense(load_embedder(checkpoint, device="cpu")), device="cpu")
         save_embedder(embedder, tmp_path / "saved")
+        embedder[0].model.save_pretrained(tmp_path / "saved" / "encoder")
     finally:
         os.umask(before)
     files = [file for file in (tmp_path / "saved").rglob("*") if file.is_file()]
     modes = {str(file.relative_to(tmp_path / "saved")): stat.S_IMODE(file.stat().st_mode) for file in files}
-    assert {"model.safetensors", "2_Dense/model.safetensors"} < modes.keys()
+    assert {"model.safetensors", "2_Dense/model.safetensors", "encoder/model.safetensors"} < modes.keys()
     assert set(modes.values()) == {0o644}, modes
 
 
@@ -199,3 +200,10 @@ def test_settings_that_a_start_brought_along_are_not_published(checkpoint, tmp_p
     written = "\n".join(file.read_text() for file in (tmp_path / "saved").rglob("*.json"))
     assert "tokenization_own" not in written and '"anything"' not in written and "custom_pipelines" not in written
     assert not list((tmp_path / "saved").glob("*chat_template*"))
+
+
+def test_a_directory_that_sentence_transformers_saves_again_keeps_the_usable_length(saved, tmp_path):
+    """It drops max_seq_length and caps at `config.max_position_embeddings`; trained are 64 tokens."""
+    SentenceTransformer(str(saved), device="cpu").save_pretrained(str(tmp_path / "again"))
+    assert SentenceTransformer(str(tmp_path / "again")).max_seq_length == 256
+    assert load_embedder(tmp_path / "again").max_seq_length == 256
