@@ -229,6 +229,6 @@ def _refuse_split_weights(model: Any) -> None:
     saves_adapter = getattr(model, "_hf_peft_config_loaded", False) or type(model).__module__.startswith("peft.")
     if not saves_adapter and any(".base_layer." in name for name, _ in model.named_parameters()):
         raise ValueError(
-            "The model has an adapter's layers in it. Save the adapter with PeftModel.save_pretrained, or merge it with "
+            "The model has an adapter's layers in it. Save the adapter with PeftModel.save_pretrained, or merge it by "
             "PeftModel.merge_and_unload first."
         )
