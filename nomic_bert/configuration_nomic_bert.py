@@ -175,12 +175,12 @@ class NomicBertConfig(PretrainedConfig):
         if "max_trained_positions" not in kwargs and length is not None and length != kwargs.get("n_positions"):
             kwargs["max_trained_positions"] = length
         multiple = kwargs.pop("pad_vocab_size_multiple", None) or 1
+        if isinstance(kwargs.get("vocab_size"), int):  # `validate` refuses others
+            kwargs["vocab_size"] = _rounded_up(kwargs["vocab_size"], multiple)
         if "intermediate_size" not in kwargs and "n_inner" in kwargs:
             kwargs["n_inner"] = _authors_inner_size(kwargs)
         for field, (default, names) in _FIELDS.items():
             setattr(self, field, _read_field(kwargs, field, default, names))
-        if isinstance(self.vocab_size, int):  # else `validate` refuses it
-            self.vocab_size = _rounded_up(self.vocab_size, multiple)
         head_dim = kwargs.pop("head_dim", None)  # native transformers writes it
         if head_dim is not None and head_dim * self.num_attention_heads != self.hidden_size:
             raise ValueError(f"NomicBertConfig: head_dim={head_dim!r} must be hidden_size / num_attention_heads.")

@@ -1,5 +1,7 @@
 """The parts of the encoder: embeddings, attention, SwiGLU, their stack, and the pooler (paper §4.1.2)."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -123,7 +125,7 @@ class NomicBertEncoder(nn.Module):
     @property
     def attention_dropout(self) -> float:
         """The largest probability that a layer drops attention with, now."""
-        return max(layer.attn.dropout_probability for layer in self.layers)
+        return max(cast(NomicBertLayer, layer).attn.dropout_probability for layer in self.layers)
 
     def forward(
         self,

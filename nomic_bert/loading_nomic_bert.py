@@ -74,12 +74,14 @@ class NomicBertPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if int(transformers.__version__.split(".")[0]) >= 5:
             super()._init_weights(module)
-        elif isinstance(module, nn.Linear | nn.Embedding):  # older releases leave a fresh head to its model
+        elif isinstance(module, nn.Linear):  # older releases leave fresh weights to the model
             module.weight.data.normal_(std=self.config.initializer_range)
-            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-                module.weight.data[module.padding_idx].zero_()
-            if getattr(module, "bias", None) is not None:
+            if module.bias is not None:
                 module.bias.data.zero_()
+        elif isinstance(module, nn.Embedding):
+            module.weight.data.normal_(std=self.config.initializer_range)
+            if module.padding_idx is not None:
+                module.weight.data[module.padding_idx].zero_()
         elif isinstance(module, nn.LayerNorm):
             module.weight.data.fill_(1.0)
             module.bias.data.zero_()

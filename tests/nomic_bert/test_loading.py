@@ -193,3 +193,31 @@ def test_a_vocabulary_that_the_authors_code_rounds_up_loads_in_every_head(tiny_c
     assert opened.get_input_embeddings().weight.shape[0] == 1024
     if head is NomicBertForMaskedLM:
         assert opened(IDS).logits.shape[-1] == 1024
+
+
+# What transformers 4.38 to 4.51 and torch 2.6 do not have, and how a head is made there.
+OLDER = """
+import sys, torch, transformers, transformers.modeling_utils as utils
+sys.modules["transformers.modeling_layers"] = None
+functions = vars(utils).pop("ALL_ATTENTION_FUNCTIONS")
+del torch.compiler.is_exporting
+from nomic_bert import NomicBertForTokenClassification, layers_nomic_bert, unpadding_nomic_bert
+assert layers_nomic_bert.GradientCheckpointingLayer is torch.nn.Module
+assert not unpadding_nomic_bert.ALL_ATTENTION_FUNCTIONS
+utils.ALL_ATTENTION_FUNCTIONS = functions  # transformers' own
+transformers.__version__ = "4.38.0"
+model = NomicBertForTokenClassification.from_pretrained(sys.argv[1]).eval()
+for module in model.modules():
+    for parameter in module.parameters(recurse=False):
+        parameter.data.fill_(torch.nan)
+    model._init_weights(module)
+assert not model.bert.embeddings.word_embeddings.weight[0].any() and model.bert.emb_ln.weight.min() == 1
+assert 0.1 < model.classifier.weight.std() < 0.3 and not model.classifier.bias.any()
+assert all(parameter.isfinite().all() for parameter in model.parameters())
+model(torch.tensor([[5, 6, 7], [8, 9, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]]))
+"""
+
+
+def test_what_older_transformers_and_torch_lack_is_not_needed(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    subprocess.run([sys.executable, "-c", OLDER, str(tmp_path)], check=True)

@@ -36,10 +36,13 @@ _ROPE = "rope_parameters are derived from the released fields; setting them is r
 _TIED = "the decoder is the word embedding, as in the released weights; tie_word_embeddings=False is refused"
 BY_CONTRACT = {
     "test_load_save_without_tied_weights": _TIED,
+    "test_load_with_mismatched_shapes": "ignore_mismatched_sizes resizes a head; a misshapen encoder is refused",
     "test_model_rope_scaling_from_config_0_linear": _ROPE,
     "test_model_rope_scaling_from_config_1_dynamic": _ROPE,
     "test_model_rope_scaling_from_config_2_yarn": _ROPE,
     "test_model_weights_reload_no_missing_tied_weights": "an encoder without its weights is refused, not left random",
+    "test_resize_embeddings_untied": _TIED,
+    "test_resize_embeddings_untied_no_reinit_on_post_init": _TIED,
 }
 
 
