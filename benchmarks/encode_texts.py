@@ -10,7 +10,7 @@ from statistics import NormalDist
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from benchmarks.encode_sides import Workload
-from benchmarks.workloads import SIZES, VOCAB_SIZE, load_tokenizer
+from benchmarks.workloads import SIZES, load_tokenizer
 from nomic_bert import NomicBertConfig, NomicBertModel
 from nomic_bert.embedder import embedder_around, save_embedder
 from nomic_bert.flops import forward_flops
@@ -121,7 +121,8 @@ def prepare_tokenizer(given: str | None, texts: Sequence[str], directory: Path) 
 def save_model(size: str, tokenizer: PreTrainedTokenizerBase, directory: Path) -> NomicBertConfig:
     """Write an embedder of random weights, large enough that attention and positions decide about embeddings."""
     set_seed(0)
-    config = NomicBertConfig(**SIZES[size], vocab_size=VOCAB_SIZE, initializer_range=0.03)
+    vocab_size = 64 * -(-len(tokenizer) // 64)  # paper §4.1.2
+    config = NomicBertConfig(**SIZES[size], vocab_size=vocab_size, initializer_range=0.03)
     save_embedder(embedder_around(NomicBertModel(config), tokenizer), directory)
     return config
 

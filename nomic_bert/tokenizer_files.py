@@ -72,12 +72,13 @@ def require_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int | None, sou
         source: of the tokenizer, for the message.
 
     Raises:
-        ValueError: the vocabulary is empty, has less than half as many tokens as the embedding has rows, or more.
+        ValueError: the vocabulary is empty, has more tokens than the embedding has rows, or less than half as many
+            (rows may be rounded up to a multiple of 64).
     """
     tokens = len(tokenizer)
     if tokens <= len(tokenizer.all_special_ids):
         raise ValueError(f"{source} has a tokenizer without words ({tokens} special tokens). {_REMEDY}")
-    if rows is not None and not rows / 2 <= tokens <= rows:
+    if rows is not None and not (rows - 63) / 2 <= tokens <= rows:
         raise ValueError(f"{source} has a tokenizer of {tokens:,} tokens for an embedding of {rows:,} rows. {_REMEDY}")
 
 
