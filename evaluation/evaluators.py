@@ -1,19 +1,25 @@
 """sentence-transformers' evaluators from a few settings, on local files or hub data sets: for use while training."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import datasets
+import pyarrow as pa
 from sentence_transformers.sentence_transformer.evaluation import (
     EmbeddingSimilarityEvaluator,
     InformationRetrievalEvaluator,
 )
 
-from evaluation.retrieval import RetrievalSet, retrieval_evaluator
-from evaluation.rows import read_rows
+from evaluation.retrieval import RetrievalSet, require_finite, retrieval_evaluator
 from nomic_bert.prompts import prefix_text
+from textfiles.beir import beir_of_rows
+from textfiles.hub_names import is_hub_name
+from textfiles.rows import read_rows, require_columns
+from textfiles.settings import is_number
+from textfiles.texts import number_of, text_of
 
 Kind = Literal["retrieval", "pairs", "similarity"]
 _COLUMNS = {"pairs": ("query", "document"), "similarity": ("sentence1", "sentence2", "score")}
@@ -29,9 +35,9 @@ class EvaluatorSettings:
         kind: "retrieval": a directory in the BEIR layout, or a hub data set in that of MTEB (configurations `corpus`,
             `queries` and judgements). "pairs": rows of a query and its document, every row's document being searched.
             "similarity": rows of two texts and a score, for rank correlation.
-        path: .jsonl, .tsv, .csv (each perhaps .gz) or .parquet file, BEIR directory, or hub data set (`owner/name`).
+        path: .jsonl, .tsv, .csv (plain or .gz) or .parquet file, BEIR directory, or hub data set (`owner/name`).
         subset: configuration of a hub data set; of judgements, for "retrieval".
-        split: of a hub data set; of judgements, for "retrieval".
+        split: of a hub data set; of judgements, for "retrieval", also in a BEIR directory.
         columns: of "pairs" (by default query, document) and "similarity" (sentence1, sentence2, score).
         prefixes: task prefixes of queries and documents, or of the two texts; by default those of search, or twice
             `classification` for "similarity". "" for none.
@@ -39,7 +45,7 @@ class EvaluatorSettings:
         batch_size: texts encoded at once.
 
     Raises:
-        ValueError: a setting that cannot be meant.
+        ValueError: a setting is invalid.
     """
 
     name: str
@@ -61,6 +67,9 @@ class EvaluatorSettings:
             raise ValueError(f"columns must name {len(expected)} columns for {self.kind!r}, not {self.columns}.")
         if self.prefixes is not None and len(self.prefixes) != 2:
             raise ValueError(f"prefixes must be two, not {self.prefixes}.")
+        for name, value in (("limit", self.limit), ("batch_size", self.batch_size)):
+            if value is not None and not (is_number(value) and value > 0):
+                raise ValueError(f"{name} must be a positive whole number, not {value!r}.")
 
     @property
     def prompts(self) -> tuple[str, str]:
@@ -70,11 +79,14 @@ class EvaluatorSettings:
 
 
 def build_evaluator(settings: EvaluatorSettings) -> InformationRetrievalEvaluator | EmbeddingSimilarityEvaluator:
-    """Read the data and make the evaluator; it is called with a SentenceTransformer and returns a dict of metrics.
+    """Read and check the data and make the evaluator.
+
+    It is called with a SentenceTransformer and returns a dict of metrics. An embedding that is not finite is an error.
 
     Raises:
         FileNotFoundError: the path is neither here nor on the hub.
-        ValueError: the data cannot be read, or lack a column; names the evaluator and the path.
+        ValueError: a file cannot be read, lacks a column or has no rows, or a value is not what its column must hold;
+            names the evaluator, the path and the row.
     """
     try:
         if settings.kind == "similarity":
@@ -86,18 +98,32 @@ def build_evaluator(settings: EvaluatorSettings) -> InformationRetrievalEvaluato
             prompts=settings.prompts,
             show_progress_bar=False,
         )
-    except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"evaluator {settings.name!r}: {error}") from error
+    except (ValueError, datasets.exceptions.DatasetGenerationError, pa.ArrowException) as error:
         cause = error if isinstance(error, ValueError) else error.__cause__ or error
         raise ValueError(f"evaluator {settings.name!r}, {settings.path}: {cause}") from error
 
 
+class _FiniteSimilarityEvaluator(EmbeddingSimilarityEvaluator):
+    def embed_inputs(self, *arguments: Any, **settings: Any) -> Any:
+        return require_finite(super().embed_inputs(*arguments, **settings))
+
+
 def _similarity(settings: EvaluatorSettings) -> EmbeddingSimilarityEvaluator:
-    one, other, scores = _columns(settings)
     first, second = settings.prompts
-    return EmbeddingSimilarityEvaluator(
-        [first + text for text in one],
-        [second + text for text in other],
-        [float(score) for score in scores],
+    one, other, score = settings.columns or _COLUMNS["similarity"]
+    rows = [
+        (text_of(row, one, where), text_of(row, other, where), number_of(row, score, where))
+        for where, row in _rows(settings, [one, other, score])
+    ]
+    scores = [row[2] for row in rows]
+    if len(set(scores)) < 2:
+        raise ValueError(f"all scores are {scores[0]:g}, so there is nothing to correlate with; give other rows.")
+    return _FiniteSimilarityEvaluator(
+        [first + row[0] for row in rows],
+        [second + row[1] for row in rows],
+        scores,
         main_similarity="cosine",
         similarity_fn_names=["cosine"],
         name=settings.name,
@@ -108,32 +134,44 @@ def _similarity(settings: EvaluatorSettings) -> EmbeddingSimilarityEvaluator:
 
 def _retrieval_set(settings: EvaluatorSettings) -> RetrievalSet:
     if settings.kind == "pairs":
-        pairs = zip(*_columns(settings), strict=True)
-        return RetrievalSet.from_pairs({"query": query, "document": document} for query, document in pairs)
-    if Path(settings.path).expanduser().is_dir():
-        return RetrievalSet.from_beir(Path(settings.path).expanduser())
+        query, document = settings.columns or _COLUMNS["pairs"]
+        return RetrievalSet.from_pairs(
+            {"query": text_of(row, query, where), "document": text_of(row, document, where)}
+            for where, row in _rows(settings, [query, document])
+        )
+    if (directory := Path(settings.path).expanduser()).is_dir():
+        return RetrievalSet.from_beir(directory, settings.split)
     parts = (("corpus", "corpus"), ("queries", "queries"), (settings.subset, settings.split))
-    return RetrievalSet.from_rows(*(_hub_split(settings.path, subset, split) for subset, split in parts))
+    rows = (_hub_rows(settings.path, subset, split) for subset, split in parts)
+    return RetrievalSet.from_beir_set(beir_of_rows(*rows), settings.path)
 
 
-def _columns(settings: EvaluatorSettings) -> list[list]:
-    path = Path(settings.path).expanduser()
-    columns = settings.columns or _COLUMNS[settings.kind]
-    if path.is_file():
-        found = [row for _, row in islice(read_rows(path, columns), settings.limit)]
-        return [[row[column] for row in found] for column in columns]
-    rows = _hub_split(settings.path, settings.subset, settings.split)
-    for column in columns:
-        if column not in rows.column_names:
-            raise ValueError(f"no column {column!r}; there are {', '.join(rows.column_names)}.")
-    rows = rows.select(range(min(len(rows), settings.limit or len(rows))))
-    return [list(rows[column]) for column in columns]
+def _rows(settings: EvaluatorSettings, columns: list[str]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The rows to use, each after what to call it in an error."""
+    file = Path(settings.path).expanduser()
+    if file.is_file():
+        rows: Iterator[tuple[str, Mapping[str, Any]]] = read_rows(file, columns)
+    else:
+        rows = _hub_rows(settings.path, settings.subset, settings.split, columns)
+    found = list(islice(rows, settings.limit))
+    if not found:
+        raise ValueError("there are no rows.")
+    return found
 
 
-def _hub_split(path: str, subset: str | None, split: str) -> datasets.Dataset:
+def _hub_rows(
+    path: str, subset: str | None, split: str, columns: list[str] | None = None
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if not is_hub_name(path):
+        raise FileNotFoundError(f"{path} is neither a file or directory here nor a hub name (owner/name).")
     try:
-        return datasets.load_dataset(path, subset, split=split)
+        rows = datasets.load_dataset(path, subset, split=split)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
-            f"{path} is no local path, nor could it be read from the hub ({error}); correct the path."
+            f"{path} is not here, and could not be read from the hub ({error}); correct the path."
         ) from error
+    place = ", ".join(part for part in (path, subset, split) if part)
+    if columns is not None:
+        require_columns(rows.column_names, columns, place)
+        rows = rows.select_columns(columns)
+    return ((f"{place}, row {number}", row) for number, row in enumerate(rows, start=1))

@@ -4,9 +4,9 @@
     python -m evaluation.long_context MODEL --benchmark LoCo --data_dir DIR
     python -m evaluation.long_context MODEL --local_tasks mine.yaml --lengths 512 2048 8192
 
-Jina's tasks are read to 128, 512 and 8,191 tokens, LoCo's to 2,048, 4,096 and 8,192, all others to the six. Beyond the
-trained length RoPE is scaled by dynamic NTK (Eq. 5) with alpha 2. A model that reads less than a length is run once at
-what it reads. Results are kept and shared as by evaluation.mteb_run.
+Jina's tasks are read to 128, 512 and 8,191 tokens, LoCo's to 2,048, 4,096 and 8,192, others to all six lengths. Beyond
+the trained length RoPE is scaled by dynamic NTK (Eq. 5) with alpha 2. A model that reads less than a length is run once
+at its own length. Results are kept and shared as by evaluation.mteb_run.
 """
 
 import argparse

@@ -5,9 +5,9 @@
     python -m evaluation.mteb_run MODEL --tasks SciFact STSBenchmark
     python -m evaluation.mteb_run MODEL --local_tasks mine.yaml
 
-Texts are cut at 512 tokens. Nomic models get the prefix of the task's type, and unit length but for Classification;
-other models are asked with their own prompts and give their embeddings as they are. Finished tasks are kept under
-OUTPUT_DIR/results in mteb's own layout, by model, weights and length; run the command again to go on. On several GPUs
+Texts are truncated to 512 tokens. Nomic models get the prefix of the task's type, and unit length except for
+Classification; other models use their own prompts and their embeddings as they are. Finished tasks are kept under
+OUTPUT_DIR/results in mteb's own layout, by model, weights and length. Rerun the command to resume. On several GPUs
 start it once for each, with CUDA_VISIBLE_DEVICES: the processes share the tasks.
 """
 

@@ -1,4 +1,4 @@
-"""Pictures: loss curves, scores side by side and against text length, a map of the embeddings."""
+"""Plots: loss curves, scores side by side and against text length, a map of the embeddings."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -27,12 +27,12 @@ def plot_loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path:
     """Draw the losses of one or more training runs, each in its own panel, over optimizer steps.
 
     Args:
-        histories: Name of a run -> `Trainer.state.log_history`. Its entries with `loss` are the training
+        histories: name of a run -> `Trainer.state.log_history`. Its entries with `loss` are the training
             curve, those with `eval_loss` the evaluation curve.
-        path: Image to write; the suffix chooses the format.
+        path: image to write; the suffix chooses the format.
 
     Raises:
-        ValueError: There is no run, or one has no logged loss.
+        ValueError: there is no run, or one has no logged loss.
     """
     if not histories:
         raise ValueError("there is no training history to draw.")
@@ -44,57 +44,32 @@ def plot_loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path:
             if points:
                 panel.plot(*zip(*points, strict=True), label=label, marker=marker)
         if not panel.lines:
-            raise ValueError(f"{name}: the history holds no loss; log at least once (logging_steps).")
+            raise ValueError(f"{name}: the history has no loss; log at least once (logging_steps).")
         panel.set(title=name, xlabel="optimizer step", ylabel="loss")
         panel.grid(alpha=0.3)
         panel.legend()
     _save(figure, path)
 
 
-def plot_scores(table: Mapping[str, Mapping[str, float]], path: str | Path, *, ylabel: str) -> None:
-    """Draw scores as bars, grouped by column.
-
-    Args:
-        table: Row (a model) -> column (a data set) -> score. Every row has the same columns.
-        path: Image to write.
-        ylabel: What the scores are, such as "nDCG@10".
-
-    Raises:
-        ValueError: The table is empty or a row lacks a column.
-    """
-    columns = list(next(iter(table.values()), {}))
-    if not columns:
-        raise ValueError("there are no scores to draw.")
-    figure = Figure(figsize=(2 + 0.45 * len(table) * len(columns), 3.5), layout="constrained")
-    panel = figure.subplots()
-    width = 0.8 / len(table)
-    for place, (name, scores) in enumerate(table.items()):
-        if scores.keys() != set(columns):
-            raise ValueError(f"{name}: the scores are for {', '.join(scores)}, not for {', '.join(columns)}.")
-        bars = panel.bar(
-            np.arange(len(columns)) + place * width, [scores[column] for column in columns], width, label=name
-        )
-        panel.bar_label(bars, fmt="%.1f", fontsize=7)
-    panel.set_xticks(np.arange(len(columns)) + 0.4 - width / 2, columns)
-    panel.set_ylabel(ylabel)
-    panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    _save(figure, path)
-
-
-def plot_score_bars(
-    table: Mapping[str, Mapping[str, float]], path: str | Path, *, xlabel: str, digits: int, grey: Collection[str] = ()
+def plot_scores(
+    table: Mapping[str, Mapping[str, float]],
+    path: str | Path,
+    *,
+    xlabel: str,
+    digits: int = 1,
+    grey: Collection[str] = (),
 ) -> None:
-    """Draw scores as horizontal bars, grouped by column; unlike in `plot_scores`, rows may lack columns.
+    """Draw scores as horizontal bars, grouped by column. Rows may lack columns.
 
     Args:
-        table: Row (a model) -> column (a benchmark) -> score.
-        path: Image to write.
-        xlabel: What the scores are.
-        digits: Decimals of the numbers at the bars.
-        grey: Rows to draw in grey, such as published ones.
+        table: row (a model) -> column (a benchmark or a data set) -> score.
+        path: image to write.
+        xlabel: what the scores are, such as "nDCG@10".
+        digits: decimals of the numbers at the bars.
+        grey: rows to draw in grey, such as published ones.
 
     Raises:
-        ValueError: There is no score.
+        ValueError: there is no score.
     """
     columns = list(dict.fromkeys(column for scores in table.values() for column in scores))
     if not columns:
@@ -133,13 +108,13 @@ def plot_scores_by_length(
     """Draw scores against the length that texts are read to, a panel for each task.
 
     Args:
-        panels: Task -> model -> length in tokens -> score.
-        path: Image to write.
-        ylabel: What the scores are.
-        grey: Models to draw in grey and dashed, such as published ones.
+        panels: task -> model -> length in tokens -> score.
+        path: image to write.
+        ylabel: what the scores are.
+        grey: models to draw in grey and dashed, such as published ones.
 
     Raises:
-        ValueError: There is no panel.
+        ValueError: there is no panel.
     """
     if not panels:
         raise ValueError("there are no scores to draw.")
@@ -214,16 +189,16 @@ def plot_embedding_map(embeddings: np.ndarray, labels: Sequence[str], path: str 
     grey.
 
     Args:
-        embeddings: Embeddings (n, dim).
-        labels: Label of every embedding, such as its package.
-        path: Image to write.
-        title: Title of the picture.
+        embeddings: embeddings (n, dim).
+        labels: the label of each embedding, such as its package.
+        path: image to write.
+        title: title of the picture.
 
     Raises:
-        ValueError: There are fewer than three points, or not as many labels as embeddings.
+        ValueError: there are fewer than three points, or not as many labels as embeddings.
     """
     if len(embeddings) < 3 or len(labels) != len(embeddings):
-        raise ValueError(f"need 3 embeddings at least and a label for each, not {len(embeddings)} and {len(labels)}.")
+        raise ValueError(f"needs at least 3 embeddings and a label for each, not {len(embeddings)} and {len(labels)}.")
     chosen = np.random.default_rng(0).permutation(len(embeddings))[:_MAX_MAP_POINTS]
     points = _two_dimensions(np.asarray(embeddings, dtype=np.float32)[chosen])
     drawn = np.asarray(labels)[chosen]

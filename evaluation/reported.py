@@ -1,8 +1,8 @@
 """The scores in the paper's Tables 1, 2, 4, 5 and 6, as printed, and the misprints among them.
 
 Numbers are decimals, which keep the digits that are printed: 7.30 stays 7.30. A model has one name in all tables, where
-the paper writes several ("Jina v2", "jina-embeddings-base-v2"); tasks have the names of mteb, of `evaluation.tasks` and
-of GLUE. Of the columns that are no scores, only the length ("Seq") is kept.
+the paper writes several ("Jina v2", "jina-embeddings-base-v2"). Tasks are named as in mteb, `evaluation.tasks` and
+GLUE. Of the columns that are not scores, only the length ("Seq") is kept.
 """
 
 from collections.abc import Mapping
@@ -48,17 +48,17 @@ class ReportedTable:
 
 @dataclass(frozen=True)
 class Misprint:
-    """A printed number that cannot be what the numbers around it say.
+    """A printed number that contradicts the numbers around it.
 
     Attributes:
         table: number of the table.
         model: of the row.
         length: of the row, as in `ReportedRow`.
         column: "Avg" is the average.
-        printed: what stands there.
-        recomputed: what it would be by the others.
-        by: which others.
-        remark: what else is known of it; may be empty.
+        printed: the number as printed.
+        recomputed: the number that follows from the others.
+        by: the other numbers.
+        remark: what else is known about it; may be empty.
     """
 
     table: int
@@ -69,6 +69,11 @@ class Misprint:
     recomputed: Decimal
     by: str
     remark: str = ""
+
+    @property
+    def row(self) -> str:
+        """Model and length of the row, in words."""
+        return self.model if self.length is None else f"{self.model} at {self.length:,}"
 
 
 def _read(number: int, columns: Mapping[str, int], text: str, *, average: bool = True) -> ReportedTable:
@@ -115,7 +120,7 @@ GLUE = _read(
     """,
 )
 
-# paper Table 4; §5.2.1: texts are cut at 512 tokens
+# paper Table 4; §5.2.1: texts are truncated to 512 tokens
 MTEB = _read(
     4,
     {
@@ -236,7 +241,7 @@ MISPRINTS = (
     ),
 )
 
-# Rows that a report sets results beside, the one that differences are to first
+# Rows that a report compares results with, first the one that differences are from
 PAPER_MODELS = (
     "nomic-embed-text-v1",
     "nomic-embed-text-v1-ablated",

@@ -5,18 +5,22 @@ are binary there: a document with any positive grade is relevant.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import bm25s
+import numpy as np
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
-from evaluation.rows import read_rows
+from textfiles.beir import BeirSet, load_beir
+from textfiles.texts import text_of
 
 _CUTOFF = 10
 _METRICS = ("ndcg", "recall", "mrr")
+_Array = TypeVar("_Array", np.ndarray, torch.Tensor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +28,12 @@ class RetrievalSet:
     """Queries, documents, and which of the documents answer which query.
 
     Attributes:
-        queries: Query id -> text.
-        documents: Document id -> text.
-        relevant: Query id -> ids of its relevant documents; one at least for every query.
+        queries: query id -> text.
+        documents: document id -> text.
+        relevant: query id -> ids of its relevant documents, at least one for every query.
 
     Raises:
-        ValueError: The set is empty, a query is blank or has no relevant document, or an id is unknown.
+        ValueError: the set is empty, a query is blank or has no relevant document, or an id is unknown.
     """
 
     queries: dict[str, str]
@@ -53,25 +57,22 @@ class RetrievalSet:
                 raise ValueError(f"relevant, query {query_id!r}: unknown document id {min(unknown)!r}.")
 
     @classmethod
-    def from_pairs(cls, pairs: Iterable[Mapping[str, str]]) -> "RetrievalSet":
+    def from_pairs(cls, pairs: Iterable[Mapping[str, Any]]) -> "RetrievalSet":
         """Make a set of rows with `query` and `document`: every document of a query is relevant to it.
 
-        Identical documents become one document, identical queries one query. Ids are the numbers of first
-        rows.
+        Identical documents become one document, identical queries one query. Ids are the numbers of first rows.
 
         Raises:
-            ValueError: There are no rows, or a text is blank; the message names the row, counted from 0.
+            ValueError: there are no rows, or a value is not a text or is blank; the message names the row, counted
+                from 0.
         """
         query_ids: dict[str, str] = {}
         document_ids: dict[str, str] = {}
         relevant: dict[str, set[str]] = {}
         for row, pair in enumerate(pairs):
-            for column in ("query", "document"):
-                if not pair[column].strip():
-                    raise ValueError(f"row {row}, column {column!r}: the text is blank; remove the row.")
-            query_id = query_ids.setdefault(pair["query"], str(row))
-            document_id = document_ids.setdefault(pair["document"], str(row))
-            relevant.setdefault(query_id, set()).add(document_id)
+            query, document = (text_of(pair, column, f"row {row}") for column in ("query", "document"))
+            query_id = query_ids.setdefault(query, str(row))
+            relevant.setdefault(query_id, set()).add(document_ids.setdefault(document, str(row)))
         return cls(
             queries={query_id: text for text, query_id in query_ids.items()},
             documents={document_id: text for text, document_id in document_ids.items()},
@@ -79,46 +80,44 @@ class RetrievalSet:
         )
 
     @classmethod
-    def from_beir(cls, directory: str | Path) -> "RetrievalSet":
-        """Read a directory in the BEIR layout: corpus.jsonl, queries.jsonl and qrels.tsv, plain or gzipped.
+    def from_beir(cls, directory: str | Path, split: str = "test") -> "RetrievalSet":
+        """Read a directory in the BEIR layout; see `textfiles.beir.load_beir`.
 
-        A document is its title and its text with a space between, as in BEIR. Queries without a positive
-        judgement are left out.
+        A document is its title and its text with a space between, as in BEIR. Judgements of absent queries and
+        documents are left out, and their number is printed.
 
         Raises:
-            FileNotFoundError: A file is missing.
-            ValueError: A line cannot be read, or the judgements name an unknown query or document.
+            FileNotFoundError: a file is missing.
+            ValueError: a line cannot be read, or no query has a relevant document.
         """
-        directory = Path(directory)
-        corpus = list(_read_rows(directory, "corpus.jsonl", ("_id", "text")))
-        queries = list(_read_rows(directory, "queries.jsonl", ("_id", "text")))
-        judged = list(_read_rows(directory, "qrels.tsv", ("query-id", "corpus-id", "score")))
-        try:
-            return cls.from_rows(corpus, queries, judged)
-        except ValueError as error:
-            raise ValueError(f"{directory}: {error}") from error
+        return cls.from_beir_set(load_beir(Path(directory), split), str(directory))
 
     @classmethod
-    def from_rows(
-        cls,
-        corpus: Iterable[Mapping[str, Any]],
-        queries: Iterable[Mapping[str, Any]],
-        judged: Iterable[Mapping[str, Any]],
-    ) -> "RetrievalSet":
-        """Make a set of rows with the columns of BEIR; see `from_beir`.
+    def from_beir_set(cls, beir: BeirSet, name: str) -> "RetrievalSet":
+        """Make a set of one that was read; `name` is what to call it when judgements were left out."""
+        if absent := beir.describe_absent():
+            print(f"{name}: {absent}")
+        return cls(
+            beir.queries,
+            {name: document.whole for name, document in beir.documents.items()},
+            {query: {name for name, grade in found.items() if grade > 0} for query, found in beir.grades.items()},
+        )
 
-        Raises:
-            ValueError: The judgements name an unknown query or document.
-        """
-        documents = {str(row["_id"]): f"{row.get('title') or ''} {row['text']}".strip() for row in corpus}
-        texts = {str(row["_id"]): row["text"] for row in queries}
-        relevant: dict[str, set[str]] = {}
-        for row in judged:
-            if float(row["score"]) > 0:
-                relevant.setdefault(str(row["query-id"]), set()).add(str(row["corpus-id"]))
-        if unknown := relevant.keys() - texts.keys():
-            raise ValueError(f"qrels.tsv judges the unknown query {min(unknown)!r}.")
-        return cls({query: text for query, text in texts.items() if query in relevant}, documents, relevant)
+
+def require_finite(embeddings: _Array) -> _Array:
+    """The embeddings (texts, dim), if all of their numbers are finite.
+
+    Raises:
+        ValueError: one is NaN or infinite, so that whatever is computed from them means nothing.
+    """
+    finite = np.isfinite(embeddings) if isinstance(embeddings, np.ndarray) else torch.isfinite(embeddings)
+    if not finite.all():
+        bad = int((~finite).any(-1).sum())
+        raise ValueError(
+            f"the embeddings of {bad:,} of {len(embeddings):,} texts are not finite (NaN or infinity), so there is "
+            "no score; the model's weights are damaged or its training diverged."
+        )
+    return embeddings
 
 
 def evaluate_embedder(
@@ -127,12 +126,15 @@ def evaluate_embedder(
     """Score an embedder: queries under its prompt "query", documents under its prompt "document".
 
     Args:
-        model: The embedder; documents are ranked by its own similarity.
-        retrieval_set: What to search.
-        batch_size: Texts encoded at once.
+        model: the embedder; documents are ranked by its own similarity.
+        retrieval_set: what to search.
+        batch_size: texts encoded at once.
 
     Returns:
         `ndcg@10`, `recall@10` and `mrr@10`, in percent.
+
+    Raises:
+        ValueError: an embedding is not finite.
     """
     scores = retrieval_evaluator(retrieval_set, batch_size=batch_size)(model)
     return {
@@ -165,7 +167,7 @@ class Bm25Index:
     Words are lower-case, without English stop words, and not stemmed.
 
     Args:
-        documents: Document id -> text.
+        documents: document id -> text.
     """
 
     def __init__(self, documents: Mapping[str, str]) -> None:
@@ -200,14 +202,14 @@ def retrieval_evaluator(
     """sentence-transformers' evaluator of a set, at 10 documents.
 
     Args:
-        retrieval_set: What to search.
-        batch_size: Texts encoded at once.
-        name: In front of its metrics.
-        prompts: Texts put before queries and documents; None: the model's prompts "query" and "document".
-        show_progress_bar: Whether encoding shows its progress.
+        retrieval_set: what to search.
+        batch_size: texts encoded at once.
+        name: in front of its metrics.
+        prompts: texts put before queries and documents; None: the model's prompts "query" and "document".
+        show_progress_bar: whether encoding shows its progress.
     """
     query_prompt, corpus_prompt = prompts or (None, None)
-    return InformationRetrievalEvaluator(
+    return _FiniteRetrievalEvaluator(
         dict(retrieval_set.queries),
         dict(retrieval_set.documents),
         retrieval_set.relevant,
@@ -227,10 +229,6 @@ def retrieval_evaluator(
     )
 
 
-def _read_rows(directory: Path, name: str, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Rows of a file of the BEIR layout, with the columns that are needed checked."""
-    path = next((path for path in (directory / name, directory / f"{name}.gz") if path.is_file()), None)
-    if path is None:
-        raise FileNotFoundError(f"{directory}: neither {name} nor {name}.gz is there; see BEIR for the layout.")
-    for _, row in read_rows(path, columns):
-        yield row
+class _FiniteRetrievalEvaluator(InformationRetrievalEvaluator):
+    def embed_inputs(self, *arguments: Any, **settings: Any) -> Any:
+        return require_finite(super().embed_inputs(*arguments, **settings))

@@ -6,9 +6,9 @@ that are absent: the former are empty documents, the latter are counted and left
 """
 
 import dataclasses
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
@@ -17,6 +17,8 @@ from .texts import check_text, id_of, number_of, text_of
 
 _COLUMNS = ("query-id", "corpus-id", "score")
 _TREC_COLUMNS = ("query-id", "iteration", "corpus-id", "score")
+
+Rows = Iterable[tuple[str, Mapping[str, Any]]]  # each row after what to call it in an error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,16 +141,7 @@ def read_documents(
     Raises:
         ValueError: a line cannot be read, a value is not a text, or an id is used twice.
     """
-    seen: set[str] = set()
-    for batch in read_row_batches(file, ("_id", "text"), progress):
-        for number, row in zip(batch.numbers, batch.rows, strict=True):
-            where = f"{batch.where} {number}"
-            name = id_of(row, "_id", where)
-            if unique is None or name in unique:
-                _add_once(seen, name, where)
-            title = row.get("title")
-            title = "" if title is None else check_text(title, f"{where}, column 'title'", may_be_blank=True)
-            yield Document(name, title.strip(), text_of(row, "text", where, may_be_blank=True))
+    return _documents(_rows(file, progress), unique)
 
 
 def read_queries(file: Path, wanted: Container[str] | None = None) -> Iterator[tuple[str, str]]:
@@ -157,14 +150,7 @@ def read_queries(file: Path, wanted: Container[str] | None = None) -> Iterator[t
     Raises:
         ValueError: a line cannot be read, an id is used twice, or the text of a wanted query is blank or not a text.
     """
-    seen: set[str] = set()
-    for batch in read_row_batches(file, ("_id", "text")):
-        for number, row in zip(batch.numbers, batch.rows, strict=True):
-            where = f"{batch.where} {number}"
-            name = id_of(row, "_id", where)
-            _add_once(seen, name, where)
-            if wanted is None or name in wanted:
-                yield name, text_of(row, "text", where)
+    return _queries(_rows(file), wanted)
 
 
 def read_judgements(file: Path) -> Iterator[Judgement]:
@@ -186,17 +172,14 @@ def read_judgements(file: Path) -> Iterator[Judgement]:
                 continue
         if len(cells) != len(columns):
             raise ValueError(f"{where}: {len(cells)} cells under {len(columns)} columns; correct the line.")
-        row = dict(zip(columns, cells, strict=True))
-        grade = number_of(row, "score", where)
-        if not grade.is_integer():
-            raise ValueError(f"{where}: the grade {row['score']!r} is not a whole number; correct the line.")
-        query, document = id_of(row, "query-id", where), id_of(row, "corpus-id", where)
-        if (known := grades.get((query, document))) == grade:
+        judgement = _judgement(dict(zip(columns, cells, strict=True)), where)
+        known = grades.get((judgement.query, judgement.document))
+        if known == judgement.grade:
             continue
         if known is not None:
-            raise ValueError(f"{where}: grade {int(grade)} for a document graded {known} above; remove one line.")
-        grades[query, document] = int(grade)
-        yield Judgement(query, document, int(grade), where)
+            raise ValueError(f"{where}: grade {judgement.grade} for a document graded {known} above; remove one line.")
+        grades[judgement.query, judgement.document] = judgement.grade
+        yield judgement
 
 
 def load_beir(directory: Path, split: str = "test", *, strict: bool = False) -> BeirSet:
@@ -214,17 +197,38 @@ def load_beir(directory: Path, split: str = "test", *, strict: bool = False) -> 
         ValueError: as the readers of the three files; or nothing is judged relevant, or, where `strict`, something
             absent is.
     """
-    files = find_beir(directory, split)
+    return read_beir(find_beir(directory, split), strict=strict)
+
+
+def read_beir(files: BeirFiles, *, strict: bool = False) -> BeirSet:
+    """Read the files of a set into memory; see `load_beir`."""
     judgements = list(read_judgements(files.judgements))
-    documents = {document.id: document for document in read_documents(files.corpus)}
-    queries = dict(read_queries(files.queries, {judgement.query for judgement in judgements if judgement.grade > 0}))
+    return _gather(judgements, _rows(files.corpus), _rows(files.queries), files, strict=strict)
+
+
+def beir_of_rows(corpus: Rows, queries: Rows, judgements: Rows) -> BeirSet:
+    """A set of rows that are in memory, such as those of a hub data set; see `load_beir`.
+
+    Args:
+        corpus: rows with `_id`, `text` and perhaps `title`, each after what to call it in an error.
+        queries: likewise, with `_id` and `text`.
+        judgements: likewise, with `query-id`, `corpus-id` and `score`.
+    """
+    return _gather([_judgement(row, where) for where, row in judgements], corpus, queries)
+
+
+def _gather(
+    judgements: list[Judgement], corpus: Rows, query_rows: Rows, files: BeirFiles | None = None, *, strict: bool = False
+) -> BeirSet:
+    documents = {document.id: document for document in _documents(corpus)}
+    queries = dict(_queries(query_rows, {judgement.query for judgement in judgements if judgement.grade > 0}))
     kept, absent_queries, absent_documents = keep_present(judgements, queries, documents, files, strict=strict)
     grades: dict[str, dict[str, int]] = {}
     for judgement in kept:
         grades.setdefault(judgement.query, {})[judgement.document] = judgement.grade
     grades = {query: found for query, found in grades.items() if max(found.values()) > 0}
     if not grades:
-        raise ValueError(f"{files.judgements}: no query has a relevant document.")
+        raise ValueError(f"{files.judgements if files else 'the judgements'}: no query has a relevant document.")
     texts = {query: text for query, text in queries.items() if query in grades}
     return BeirSet(documents, texts, grades, absent_queries, absent_documents)
 
@@ -233,7 +237,7 @@ def keep_present(
     judgements: Iterable[Judgement],
     queries: Container[str],
     documents: Container[str],
-    files: BeirFiles,
+    files: BeirFiles | None,
     *,
     strict: bool = False,
 ) -> tuple[list[Judgement], int, int]:
@@ -246,9 +250,9 @@ def keep_present(
     absent = {"query": 0, "document": 0}
     for judgement in judgements:
         if judgement.query not in queries:
-            what, name, file = "query", judgement.query, files.queries
+            what, name, file = "query", judgement.query, files and files.queries
         elif judgement.document not in documents:
-            what, name, file = "document", judgement.document, files.corpus
+            what, name, file = "document", judgement.document, files and files.corpus
         else:
             kept.append(judgement)
             continue
@@ -257,6 +261,39 @@ def keep_present(
             if strict:
                 raise ValueError(f"{judgement.where}: the {what} {name!r} is not in {file}; remove the line.")
     return kept, absent["query"], absent["document"]
+
+
+def _rows(file: Path, progress: tqdm | None = None) -> Rows:
+    for batch in read_row_batches(file, ("_id", "text"), progress):
+        for number, row in zip(batch.numbers, batch.rows, strict=True):
+            yield f"{batch.where} {number}", row
+
+
+def _documents(rows: Rows, unique: Container[str] | None = None) -> Iterator[Document]:
+    seen: set[str] = set()
+    for where, row in rows:
+        name = id_of(row, "_id", where)
+        if unique is None or name in unique:
+            _add_once(seen, name, where)
+        title = row.get("title")
+        title = "" if title is None else check_text(title, f"{where}, column 'title'", may_be_blank=True)
+        yield Document(name, title.strip(), text_of(row, "text", where, may_be_blank=True))
+
+
+def _queries(rows: Rows, wanted: Container[str] | None) -> Iterator[tuple[str, str]]:
+    seen: set[str] = set()
+    for where, row in rows:
+        name = id_of(row, "_id", where)
+        _add_once(seen, name, where)
+        if wanted is None or name in wanted:
+            yield name, text_of(row, "text", where)
+
+
+def _judgement(row: Mapping[str, Any], where: str) -> Judgement:
+    grade = number_of(row, "score", where)
+    if not grade.is_integer():
+        raise ValueError(f"{where}: the grade {row['score']!r} is not a whole number; correct the line.")
+    return Judgement(id_of(row, "query-id", where), id_of(row, "corpus-id", where), int(grade), where)
 
 
 def _columns(cells: list[str], where: str) -> tuple[str, ...] | list[str]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import datasets
 
 from evaluation.glue.tasks import GLUE, GlueTask
-from evaluation.rows import read_rows, text_of
+from textfiles.rows import read_rows
+from textfiles.texts import id_of, number_of, text_of
 
 HUB_DATASET = "nyu-mll/glue"
 _SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
@@ -44,16 +44,16 @@ class Split:
 
 
 class GlueData:
-    """Where each split of some tasks lies; nothing is read before `read`.
+    """Where the splits of some tasks are; nothing is read before `read`.
 
     Args:
         tasks: GLUE tasks.
-        directory: holds {task}_train and {task}_dev as .tsv, .csv, .jsonl (each perhaps .gz) or .parquet, and
+        directory: holds {task}_train and {task}_dev as .tsv, .csv, .jsonl (plain or .gz) or .parquet, and
             mnli_dev_mismatched where there is one. None: the hub's `nyu-mll/glue`.
         files: split, such as "stsb_train" -> file, in place of those.
 
     Raises:
-        ValueError: a key of `files` is no split of GLUE.
+        ValueError: a key of `files` is not a split of GLUE.
         FileNotFoundError: files are missing; lists all of them and says what can be done.
     """
 
@@ -63,7 +63,7 @@ class GlueData:
         files = dict(files or {})
         known = [f"{task}_{split}" for task in GLUE for split in _hub_splits(task)]
         if unknown := [key for key in files if key not in known]:
-            raise ValueError(f"--file {unknown[0]}=...: no split of GLUE; there are {', '.join(known)}.")
+            raise ValueError(f"--file {unknown[0]}=...: not a split of GLUE; the splits are {', '.join(known)}.")
         self._files: dict[str, Path | None] = {}
         missing = []
         for key in (f"{task}_{split}" for task in tasks for split in _hub_splits(task)):
@@ -104,9 +104,9 @@ def read_file(path: Path, task: GlueTask) -> Split:
     for where, row in read_rows(path, (*task.columns, target)):
         for column, values in zip(task.columns, texts, strict=True):
             values.append(text_of(row, column, where))
-        targets.append(_number(row[target], task, f"{where}, column {target!r}"))
+        targets.append(_target(row, target, task, where))
     if not targets:
-        raise ValueError(f"{path}: no rows.")
+        raise ValueError(f"{path}: there are no rows.")
     return Split(path.name, texts, targets)
 
 
@@ -121,24 +121,21 @@ def _target_column(path: Path, task: GlueTask) -> str:
     return task.targets[-1]
 
 
-def _number(value: Any, task: GlueTask, where: str) -> int | float:
-    """The number of a class that is given by name or number; a finite number from 0 to 5 for a score."""
-    text = str(value).strip()
+def _target(row: Mapping[str, Any], column: str, task: GlueTask, where: str) -> int | float:
+    """The number of a class that is given by name or number; a number from 0 to 5 for a score."""
     if task.labels:
-        if text in task.labels:
-            return task.labels.index(text)
-        if text.isdecimal() and int(text) < len(task.labels):
-            return int(text)
+        name = id_of(row, column, where).strip()
+        if name in task.labels:
+            return task.labels.index(name)
+        if name.isdecimal() and int(name) < len(task.labels):
+            return int(name)
         expected = f"{', '.join(task.labels)} or 0 to {len(task.labels) - 1}"
     else:
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
+        number = number_of(row, column, where)
         if 0 <= number <= _HIGHEST_SCORE:
             return number
         expected = f"a number from 0 to {_HIGHEST_SCORE:g}"
-    raise ValueError(f"{where}: must be {expected}, not {value!r}.")
+    raise ValueError(f"{where}, column {column!r}: must be {expected}, not {row[column]!r}.")
 
 
 def _hub_splits(task: str) -> dict[str, str]:
@@ -147,7 +144,7 @@ def _hub_splits(task: str) -> dict[str, str]:
 
 def _find(directory: Path, key: str) -> Path | None:
     if not directory.is_dir():
-        raise FileNotFoundError(f"--data_dir {directory} is no directory.")
+        raise FileNotFoundError(f"--data_dir {directory} is not a directory.")
     found = [path for ending in _ENDINGS if (path := directory / f"{key}{ending}").is_file()]
     if len(found) > 1:
         names = " and ".join(path.name for path in found)
@@ -165,4 +162,4 @@ def _read_hub(task: str, split: str) -> Split:
         ) from error
     texts = tuple(list(rows[column]) for column in GLUE[task].columns)
     where = f"{HUB_DATASET} {task} {name}"
-    return Split(where, texts, [_number(value, GLUE[task], where) for value in rows["label"]])
+    return Split(where, texts, [_target({"label": value}, "label", GLUE[task], where) for value in rows["label"]])

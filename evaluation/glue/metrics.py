@@ -42,7 +42,7 @@ _ACCURACY: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"accuracy": a
 def score(task: str, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
     """Scores of predictions, as fractions; the one that Table 2 reports comes first.
 
-    A correlation (Matthews, Pearson, Spearman) of predictions that are all the same is undefined and given as 0.
+    A correlation (Matthews, Pearson, Spearman) with predictions that are all equal is undefined and returned as 0.
 
     Args:
         task: GLUE task.
@@ -50,12 +50,12 @@ def score(task: str, predictions: np.ndarray, references: np.ndarray) -> dict[st
         references: (rows,) likewise.
 
     Raises:
-        ValueError: no rows, not as many of both, or a value that is not finite.
+        ValueError: there are no rows, the numbers of rows differ, or a value is not finite.
     """
     predictions, references = np.asarray(predictions), np.asarray(references)
     if predictions.ndim != 1 or predictions.shape != references.shape or not len(references):
         raise ValueError(
-            f"{task}: predictions {predictions.shape} and references {references.shape} must be as many, at least one."
+            f"{task}: predictions {predictions.shape} and references {references.shape} differ, or are empty."
         )
     if not (np.isfinite(predictions).all() and np.isfinite(references).all()):
         raise ValueError(f"{task}: a prediction or reference is not finite; training has diverged.")
@@ -81,7 +81,7 @@ def score_logits(task: str, logits: np.ndarray, references: np.ndarray) -> dict[
 
 
 class GlueMetric(evaluate.Metric):
-    """The scores for code that expects an `evaluate.Metric`, without the hub that `evaluate.load("glue", task)` needs.
+    """The scores as an `evaluate.Metric`, without the hub that `evaluate.load("glue", task)` needs.
 
     Make it with `GlueMetric(config_name="mrpc")`, then `add_batch` and `compute` as usual. Processes that share a cache
     need different `experiment_id`s.

@@ -6,23 +6,23 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from evaluation.glue.tasks import GLUE
+from textfiles.settings import did_you_mean
 
 BATCH_SIZES = (16, 32)  # paper §5.1
 LEARNING_RATES = (1e-5, 2e-5, 3e-5)  # paper §5.1
 SEEDS = (42, 19, 17, 717, 10536)  # paper §5.1: five; these are from contrastors@564ee7a glue_sweep.sh
-STAND_IN = "mnli_stand_in"
 _SMALL = ("cola", "mrpc", "stsb", "rte")  # ours: the four without a large training file
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is the same in every run, as arguments of `TrainingArguments` and of the tokenizer.
+    """Settings of every run, as arguments of `TrainingArguments` and of the tokenizer.
 
     Attributes:
         epochs: after which the model is scored.
-        max_seq_length: tokens after which texts are cut.
+        max_seq_length: tokens to which texts are truncated.
         weight_decay: of AdamW, on all but norms and biases.
-        warmup_share: of the steps; the rate then falls linearly to 0.
+        warmup_share: of the steps; the learning rate then falls linearly to 0.
         adam_beta2: of AdamW.
         adam_epsilon: of AdamW.
         max_grad_norm: 0: gradients are not clipped.
@@ -46,10 +46,10 @@ class Protocol:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What tells one run of a model from another.
+    """What distinguishes the runs of a model.
 
     Attributes:
-        task: a GLUE task, or `STAND_IN` for a start that is trained in place of MNLI.
+        task: a GLUE task.
         batch_size: rows of a step.
         learning_rate: at the end of the warmup.
         seed: of the new head and of the order of the rows.
@@ -67,13 +67,8 @@ class RunSettings:
 
     @property
     def from_mnli(self) -> bool:
-        """Whether the run begins with an MNLI checkpoint, where there is one."""
-        return self.task in GLUE and GLUE[self.task].from_mnli
-
-    @property
-    def decides_start(self) -> bool:
-        """Whether other runs may begin with what this one leaves."""
-        return self.task in ("mnli", STAND_IN)
+        """Whether the run starts from an MNLI checkpoint, where there is one."""
+        return GLUE[self.task].from_mnli
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ class Grid:
     """Which runs there are: every batch size with every rate, each with every seed, for every task.
 
     Raises:
-        ValueError: an unknown task, an empty or repeated list, or a value that cannot be trained with.
+        ValueError: a task is unknown, a list is empty or repeats a value, or a value is invalid.
     """
 
     tasks: tuple[str, ...] = tuple(GLUE)
@@ -94,7 +89,7 @@ class Grid:
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"--{name}: give at least one value, and each once; got {list(values)}.")
         if unknown := [task for task in self.tasks if task not in GLUE]:
-            raise ValueError(f"--tasks: unknown task {unknown[0]!r}; there are {', '.join(GLUE)}.")
+            raise ValueError(f"--tasks: unknown task {unknown[0]!r}; {did_you_mean(unknown[0], GLUE, 'tasks')}")
         if min(self.batch_sizes) < 1 or min(self.learning_rates) <= 0 or min(self.seeds) < 0:
             raise ValueError("--batch_sizes and --learning_rates must be positive, --seeds not negative.")
 
@@ -104,7 +99,7 @@ class Grid:
         return [RunSettings(task, *values) for values in grid]
 
     def all_runs(self) -> list[RunSettings]:
-        """Tasks with the most rows first, so that no worker is left alone: MNLI; what starts from it comes last."""
+        """Tasks with the most rows first, so that processes end together; those that start from MNLI come last."""
         ordered = sorted(self.tasks, key=lambda task: (GLUE[task].from_mnli, -GLUE[task].train_rows))
         return [run for task in ordered for run in self.runs(task)]
 
@@ -131,7 +126,7 @@ def choose_grid(
     learning_rates: Sequence[float] | None = None,
     seeds: Sequence[int] | None = None,
 ) -> Grid:
-    """The runs of a tier, with what is given in place of the tier's."""
+    """The runs of a tier, with the given values in place of the tier's."""
     grid = TIERS[tier]
     return Grid(
         tuple(tasks or grid.tasks),

@@ -1,5 +1,6 @@
 """GLUE results: reading the runs of a model, and one score a task from them (paper §5.1, Table 2)."""
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -9,11 +10,13 @@ from typing import Any
 from evaluation.glue.protocol import BATCH_SIZES, LEARNING_RATES, SEEDS, Protocol
 from evaluation.glue.tasks import GLUE
 from textfiles.atomic import read_json
+from textfiles.settings import is_number
 
 TASKS = {name: task.title for name, task in GLUE.items()}  # Table 2's order and titles
 RUNS, SETTINGS, SUMMARY = "runs", "settings.json", "summary.json"
-BENCHMARK = "GLUE"  # what settings.json says, so that a directory of results is known for what it is
-ENCODER = "encoder"  # start of a run that begins with the model under test
+BENCHMARK = "GLUE"  # written in settings.json, by which a directory of results is recognized
+ENCODER = "encoder"  # start of a run that starts from the model under test
+FROM_MNLI = ("mnli: ", "mnli checkpoint: ")  # how other starts begin: the run that was trained here, or a given one
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class GlueRun:
         learning_rate: at the end of the warmup.
         seed: of head and order.
         epochs: trained.
-        start: what training began with: "encoder", or which MNLI checkpoint.
+        start: what training started from: "encoder", or which MNLI checkpoint.
         scores: metric -> fraction, at the end of the last epoch, on the dev set.
         main_metric: the one that Table 2 reports.
         main_score: its value.
@@ -61,7 +64,7 @@ class GlueRun:
 
 @dataclass(frozen=True)
 class GlueTaskSummary:
-    """One number of Table 2, and how much of the paper's grid stands behind it.
+    """One number of Table 2, and how much of the paper's grid is behind it.
 
     Attributes:
         task: GLUE task.
@@ -73,7 +76,7 @@ class GlueTaskSummary:
         learning_rate: of the best configuration.
         seeds: runs of the best configuration.
         configurations: that were compared: those with as many seeds.
-        start: what the runs began with.
+        start: what the runs started from.
         epochs: that the runs were trained.
         expected_seeds: in the paper.
         expected_configurations: in the paper.
@@ -97,7 +100,7 @@ class GlueTaskSummary:
 
     @property
     def differences(self) -> list[str]:
-        """In what the number is not made as the paper's; empty where it is."""
+        """How the number was made differently from the paper's; empty where it was not."""
         found = []
         if self.seeds < self.expected_seeds:
             found.append(f"{self.seeds} of {self.expected_seeds} seeds")
@@ -105,7 +108,7 @@ class GlueTaskSummary:
             found.append(f"{self.configurations} of {self.expected_configurations} configurations")
         if self.epochs != Protocol().epochs:
             found.append(f"{self.epochs} of {Protocol().epochs} epochs")
-        if self.expected_start != ENCODER and (self.start == ENCODER or "stand-in" in self.start):
+        if self.expected_start != ENCODER and not self.start.startswith(FROM_MNLI):
             found.append(f"started from {self.start}, the paper starts from MNLI")
         return found
 
@@ -126,7 +129,7 @@ def read_runs(directory: Path) -> list[GlueRun]:
     """The finished runs of one model (OUTPUT/<label>), in the order of their names.
 
     Raises:
-        ValueError: a file that is not a run's, or is cut off; names it and says what to do.
+        ValueError: a file is not a run's, or is cut off; names it and says what to do.
     """
     files = sorted(file for file in (directory / RUNS).glob("[!.]*.json"))
     return [read_run(file) for file in files]
@@ -134,7 +137,7 @@ def read_runs(directory: Path) -> list[GlueRun]:
 
 def read_run(file: Path) -> GlueRun:
     """One run's file; raises as `read_runs` does."""
-    remedy = "Remove it and start the same command again."
+    remedy = "Remove it and rerun the command."
     content = read_json(file, remedy)
     names = [field.name for field in fields(GlueRun)]
     missing = [name for name in names if not isinstance(content, dict) or name not in content]
@@ -142,6 +145,10 @@ def read_run(file: Path) -> GlueRun:
         raise ValueError(f"{file} is not a finished GLUE run: no {', '.join(missing)}. {remedy}")
     if content["task"] not in GLUE:
         raise ValueError(f"{file}: unknown task {content['task']!r}. {remedy}")
+    scores = content["scores"].values() if isinstance(content["scores"], dict) else [None]
+    for score in (content["main_score"], *scores):
+        if not is_number(score, int | float) or not math.isfinite(score):
+            raise ValueError(f"{file}: a score is {score!r}, not a number. {remedy}")
     return GlueRun(**{name: content[name] for name in names})
 
 
@@ -170,7 +177,7 @@ def summarise(runs: Iterable[GlueRun]) -> dict[str, GlueTaskSummary]:
     """One number a task, in Table 2's order; tasks without runs are left out.
 
     Raises:
-        ValueError: runs of one task that cannot be put together: other starts, models, weights or epochs.
+        ValueError: runs of one task differ in start, model, weights or epochs.
     """
     of_task: dict[str, list[GlueRun]] = {}
     for run in runs:
@@ -183,8 +190,8 @@ def _summarise_task(task: str, runs: Sequence[GlueRun]) -> GlueTaskSummary:
         values = sorted({str(getattr(run, name)) for run in runs})
         if len(values) > 1:
             raise ValueError(
-                f"{task}: the runs differ in {name} ({'; '.join(values)}), so no score can be made of them. Remove "
-                f"the runs ({task}-*.json) that are not meant."
+                f"{task}: the runs differ in {name} ({'; '.join(values)}), so they have no common score. Remove the "
+                f"unwanted runs ({task}-*.json)."
             )
     best, compared = best_configuration(runs)
     first = best[0]
@@ -205,7 +212,7 @@ def _summarise_task(task: str, runs: Sequence[GlueRun]) -> GlueTaskSummary:
 
 
 def average(summary: Mapping[str, GlueTaskSummary]) -> float | None:
-    """Mean over the eight tasks; None where one is missing: means over other tasks are not comparable."""
+    """Mean over the eight tasks; None where one is missing, because means over fewer tasks are not comparable."""
     return statistics.fmean(task.score for task in summary.values()) if len(summary) == len(TASKS) else None
 
 
@@ -216,8 +223,8 @@ def average_note(summary: Mapping[str, GlueTaskSummary]) -> str:
 
 
 def summary_table(summary: Mapping[str, GlueTaskSummary]) -> str:
-    """The summary as lines of text: scores as fractions, the best configuration, what stands behind."""
-    rows = [("task", "score", "metric", "best configuration", "start", "other than in the paper")]
+    """The summary as lines of text: scores as fractions, the best configuration, differences from the paper."""
+    rows = [("task", "score", "metric", "best configuration", "start", "unlike the paper")]
     for name, task in summary.items():
         best = f"batch {task.batch_size}, rate {task.learning_rate:g}"
         rows.append((TASKS[name], f"{task.score:.4f}", task.metric, best, task.start, "; ".join(task.differences)))

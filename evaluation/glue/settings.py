@@ -1,15 +1,18 @@
-"""What a directory of GLUE results was made with; results made with other settings do not go into it."""
+"""The settings that a directory of GLUE results was made with; results of other settings are refused."""
 
 import importlib.metadata
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from evaluation.glue.results import SETTINGS
 from textfiles.atomic import read_json, write_json
+from textfiles.begun import changed_settings
+from textfiles.locks import locked
 
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "scikit-learn", "scipy")
+_REMEDY = "Choose another --output_dir, or remove the directory."
 
 
 def versions() -> dict[str, str]:
@@ -18,39 +21,33 @@ def versions() -> dict[str, str]:
 
 
 def begin_directory(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Write settings down, or check that they are those of before; data of further tasks are added to them.
+    """Record settings, or check that they are the same as before; data of further tasks are added.
+
+    `textfiles.begun.begin_directory` would refuse further tasks and other versions, which may share a directory here.
 
     Args:
         directory: OUTPUT/<label>.
         settings: "benchmark", "model", "weights", "protocol", "data" (split -> what it holds) and "versions", which
-            may change: each run says its own.
+            may change, since each run records its own.
 
     Raises:
-        ValueError: the directory was begun with other settings, with what differs, or holds something else.
+        ValueError: the directory was begun with other settings, which are named, or holds something else.
     """
     path = directory / SETTINGS
-    if path.is_file():
-        before = read_json(path, "Choose another --output_dir or remove the directory.")
-        changed = [f"{name}: {old} before, {new} now" for name, old, new in _common(before, settings) if old != new]
-        if changed:
-            raise ValueError(
-                f"{directory} was begun with other settings ({'; '.join(changed)}). Choose another --output_dir, or "
-                "remove the directory."
-            )
-        settings = {**before, "data": {**before["data"], **settings["data"]}}
-        if settings == before:
-            return
-    elif directory.is_dir() and any(directory.iterdir()):
-        raise ValueError(f"{directory} exists and holds no GLUE results. Choose another --output_dir.")
-    write_json(path, settings)
+    if not path.is_file() and directory.is_dir() and any(directory.glob("[!.]*")):
+        raise ValueError(f"{directory} exists and is not a directory of GLUE results. Choose another --output_dir.")
+    with locked(directory / ".settings.lock"):  # two processes may add tasks at once
+        before = read_json(path, _REMEDY) if path.is_file() else {**settings, "data": {}}
+        if not isinstance(before, dict) or not isinstance(before.get("data"), dict):
+            raise ValueError(f"{path} does not hold the settings of GLUE results. {_REMEDY}")
+        if changed := changed_settings(_decisive(before, settings), _decisive(settings, before)):
+            raise ValueError(f"{directory} was begun with other settings: {'; '.join(changed)}. {_REMEDY}")
+        merged = {**before, "data": {**before["data"], **settings["data"]}}
+        if merged != before or not path.is_file():
+            write_json(path, merged)
 
 
-def _common(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """What must not change, by name, with its values before and now; splits that both have."""
-    for name in ("benchmark", "model", "weights"):
-        yield name, before.get(name), now[name]
-    for name, value in now["protocol"].items():
-        yield name, before["protocol"].get(name), value
-    for name, value in now["data"].items():
-        if name in before["data"]:
-            yield name, before["data"][name], value
+def _decisive(settings: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that must not change, with the data of the splits that the other settings have too."""
+    data = {split: facts for split, facts in settings["data"].items() if split in other["data"]}
+    return {name: settings.get(name) for name in ("benchmark", "model", "weights", "protocol")} | data

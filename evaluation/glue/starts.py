@@ -1,4 +1,4 @@
-"""Where the runs of a model leave their files, and what rte, stsb and mrpc begin with (paper §5.1: MNLI)."""
+"""The files of a model's runs, and what rte, stsb and mrpc start from (paper §5.1: MNLI)."""
 
 import shutil
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ from pathlib import Path
 from transformers import AutoConfig, AutoModel
 
 import nomic_bert  # noqa: F401  so that Auto classes load our checkpoints by our code
-from evaluation.glue.protocol import STAND_IN, RunSettings
+from evaluation.checkpoints import readable_checkpoint
+from evaluation.glue.protocol import RunSettings
 from evaluation.glue.results import ENCODER, RUNS, best_configuration, read_run
 from nomic_bert.identity import weights_hash
 
@@ -18,17 +19,13 @@ _ARCHITECTURE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers")
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The files of the runs in OUTPUT/<label>.
-
-    Attributes:
-        directory: that.
-    """
+    """The files of the runs in a directory, OUTPUT/<label>."""
 
     directory: Path
 
     def result(self, run: RunSettings) -> Path:
-        """What a finished run leaves."""
-        return self.directory / (_STARTS if run.task == STAND_IN else RUNS) / f"{run.name}.json"
+        """The result of a finished run."""
+        return self.directory / RUNS / f"{run.name}.json"
 
     def weights(self, run: RunSettings) -> Path:
         """Checkpoint of a finished run that others may start from."""
@@ -54,10 +51,10 @@ class RunFiles:
 
 @dataclass(frozen=True)
 class Start:
-    """What a run begins with.
+    """What a run starts from.
 
     Attributes:
-        text: as results say it.
+        text: as written in results.
         checkpoint: directory or hub name.
     """
 
@@ -71,12 +68,14 @@ def given_start(model: str, checkpoint: str) -> Start:
     Raises:
         ValueError: it is not of the architecture of `model`.
     """
-    tested, given = (AutoConfig.from_pretrained(source, trust_remote_code=False) for source in (model, checkpoint))
+    with readable_checkpoint(checkpoint):
+        tested, given = (AutoConfig.from_pretrained(source, trust_remote_code=False) for source in (model, checkpoint))
     for name in _ARCHITECTURE:
         expected, found = getattr(tested, name, None), getattr(given, name, None)
         if expected != found:
             raise ValueError(f"--mnli_start {checkpoint} was not made from {model}: {name} is {found}, not {expected}.")
-    weights = weights_hash(AutoModel.from_pretrained(checkpoint, trust_remote_code=False))
+    with readable_checkpoint(checkpoint):
+        weights = weights_hash(AutoModel.from_pretrained(checkpoint, trust_remote_code=False))
     return Start(f"mnli checkpoint: {Path(checkpoint).name} ({weights})", checkpoint)
 
 
@@ -85,20 +84,15 @@ def encoder_start(model: str) -> Start:
     return Start(ENCODER, model)
 
 
-def stand_in_start(files: RunFiles, run: RunSettings, data: Path) -> Start | None:
-    """The model trained on a stand-in for MNLI; None while it is not finished."""
-    return Start(f"mnli stand-in: {data.name}", str(files.weights(run))) if files.result(run).is_file() else None
-
-
 def best_mnli_start(files: RunFiles, runs: Sequence[RunSettings], needed: bool) -> Start | None:
-    """Of MNLI's runs the one with the median score of the best configuration; None while a run is not finished.
+    """The MNLI run with the median score of the best configuration; None while a run is not finished.
 
     Of an even number of seeds it is the lower of the middle two. The weights of the other runs are removed.
 
     Args:
         files: of the model.
         runs: all of MNLI.
-        needed: whether a run is going to begin with it.
+        needed: whether a run is going to start from it.
 
     Raises:
         ValueError: its weights are needed and gone.
@@ -121,12 +115,12 @@ def best_mnli_start(files: RunFiles, runs: Sequence[RunSettings], needed: bool) 
 
 
 def check_starts(files: RunFiles, runs: Sequence[RunSettings], start: Start) -> None:
-    """Raise a ValueError if a finished run that starts from MNLI began with something else."""
+    """Raise a ValueError if a finished run that starts from MNLI started from something else."""
     for run in runs:
         if run.from_mnli and files.result(run).is_file():
             before = read_run(files.result(run)).start
             if before != start.text:
                 raise ValueError(
-                    f"{files.result(run)} began with {before}, but {run.task} would now begin with {start.text}. "
+                    f"{files.result(run)} started from {before}, but {run.task} would now start from {start.text}. "
                     "Remove such results to train them again, or choose another --output_dir."
                 )

@@ -27,7 +27,7 @@ class GlueTask:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Names that the column of the label, or of the number, may have."""
+        """Possible names of the column of the label, or of the number."""
         return ("label",) if self.labels else ("score", "label")  # the hub calls both a label
 
 

@@ -28,6 +28,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 import nomic_bert  # noqa: F401  so that Auto classes load our checkpoints by our code
+from evaluation.checkpoints import readable_checkpoint
 from evaluation.glue.data import Split
 from evaluation.glue.metrics import score_logits
 from evaluation.glue.protocol import Protocol, RunSettings
@@ -37,30 +38,31 @@ _EVAL_BATCH_SIZE = 64  # ours: no score depends on it
 
 
 def encode_split(split: Split, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> Dataset:
-    """Token ids and `labels` of a split, unpadded; of two texts the longer is cut until both fit."""
+    """Token ids, token types and `labels` of a split, unpadded; of two texts the longer is truncated until both fit."""
     encoded = tokenizer(*split.texts, truncation=True, max_length=max_seq_length)
     return Dataset.from_dict({**encoded, "labels": split.targets})
 
 
 def load_classifier(checkpoint: str, task: GlueTask) -> PreTrainedModel:
-    """The checkpoint's encoder in float32 under a head for the task; a head of another size starts anew.
+    """The checkpoint's encoder in float32 under a head for the task; a head of another size is made anew.
 
     Raises:
-        ValueError: weights of the encoder are missing; lists them.
+        ValueError: weights of the encoder are missing, which are listed, or a file is damaged.
     """
     labels = dict(enumerate(task.labels)) or {0: "score"}
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        checkpoint,
-        num_labels=len(labels),
-        id2label=labels,
-        label2id={label: number for number, label in labels.items()},
-        problem_type="single_label_classification" if task.labels else "regression",
-        ignore_mismatched_sizes=True,
-        dtype=torch.float32,
-        output_loading_info=True,
-        trust_remote_code=False,
-    )
-    # ours checks itself; of other models, what lies below the prefix is the encoder, but for a pooler
+    with readable_checkpoint(checkpoint):
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            checkpoint,
+            num_labels=len(labels),
+            id2label=labels,
+            label2id={label: number for number, label in labels.items()},
+            problem_type="single_label_classification" if task.labels else "regression",
+            ignore_mismatched_sizes=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    # our class checks this itself; in others, the weights below the prefix are the encoder, except for a pooler
     encoder = f"{model.base_model_prefix}."
     missing = sorted(key for key in info["missing_keys"] if key.startswith(encoder) and "pooler" not in key)
     if missing:
@@ -69,7 +71,7 @@ def load_classifier(checkpoint: str, task: GlueTask) -> PreTrainedModel:
 
 
 def training_arguments(run: RunSettings, protocol: Protocol, directory: Path, has_dev: bool) -> TrainingArguments:
-    """The paper's settings for one run; what is saved and logged when is said by `EpochCallback`."""
+    """The paper's settings for one run; `EpochCallback` decides when to save and log."""
     return TrainingArguments(
         output_dir=str(directory),
         per_device_train_batch_size=run.batch_size,
@@ -84,6 +86,7 @@ def training_arguments(run: RunSettings, protocol: Protocol, directory: Path, ha
         max_grad_norm=protocol.max_grad_norm,
         seed=run.seed,
         bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False),
+        remove_unused_columns=False,  # by a model's signature, which need not name all that its tokenizer gives
         dataloader_pin_memory=torch.cuda.is_available(),
         eval_strategy="epoch" if has_dev else "no",
         save_strategy="no",
@@ -96,11 +99,14 @@ def training_arguments(run: RunSettings, protocol: Protocol, directory: Path, ha
 
 
 class EpochCallback(TrainerCallback):
-    """Logs the loss at each epoch's end, saves every `save_steps` steps, counts time over interruptions.
+    """Logs the loss at each epoch's end, saves every `save_steps` steps, counts time across interruptions.
 
     A save that falls on an epoch's last step waits for the next step: Trainer would save before the epoch's evaluation,
-    and not make up for it when it goes on from there. Each save comes with a log, so that the losses too are those of
-    an uninterrupted run.
+    and skip it when it resumes from there. Each save comes with a log, so that the losses too are those of an
+    uninterrupted run.
+
+    Attributes:
+        has_begun: whether the checkpoint, if any, was read and steps can follow.
 
     Args:
         save_steps: steps between checkpoints.
@@ -110,14 +116,16 @@ class EpochCallback(TrainerCallback):
     def __init__(self, save_steps: int, bar: tqdm | None = None) -> None:
         self._save_steps, self._bar = save_steps, bar
         self._saved_step, self._began = 0, 0.0
+        self.has_begun = False
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Go on counting where the checkpoint stopped."""
+        """Continue counting where the checkpoint stopped."""
+        self.has_begun = True
         self._saved_step = state.global_step
         self._began = time.monotonic() - _seconds(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Save if it is time to."""
+        """Save if it is due."""
         if self._bar is not None and state.epoch is not None:
             self._bar.update(round(state.epoch, 2) - self._bar.n)
         is_due = state.global_step - self._saved_step >= self._save_steps
@@ -149,11 +157,11 @@ def fine_tune(
     save_steps: int,
     bar: tqdm | None = None,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Train one run, or go on with it from its last checkpoint.
+    """Train one run, or resume it from its last checkpoint.
 
     Args:
         run: which.
-        checkpoint: that training begins with.
+        checkpoint: that training starts from.
         tokenizer: of the model.
         train: from `encode_split`.
         dev: likewise; the set under "dev" is scored, "dev_mismatched" is scored too; none: nothing is.
@@ -166,9 +174,10 @@ def fine_tune(
         The trained model, and the part of the run's JSON that comes from training.
 
     Raises:
-        ValueError: encoder weights are missing, or the model's outputs are not finite.
+        ValueError: encoder weights are missing, a checkpoint is damaged, or the model's outputs are not finite.
     """
-    task = "mnli" if run.task not in GLUE else run.task
+    task = run.task
+    callback = EpochCallback(save_steps, bar)
     set_seed(run.seed)  # the new head depends on it
     trainer = Trainer(
         model=load_classifier(checkpoint, GLUE[task]),
@@ -177,10 +186,16 @@ def fine_tune(
         train_dataset=train,
         eval_dataset=dict(dev) or None,
         compute_metrics=lambda output: _scores(task, output),
-        callbacks=[EpochCallback(save_steps, bar)],
+        callbacks=[callback],
     )
-    trainer.remove_callback(PrinterCallback)  # the bar says enough
-    trainer.train(resume_from_checkpoint=last_checkpoint(directory))
+    trainer.remove_callback(PrinterCallback)  # the bar is enough
+    resumed = last_checkpoint(directory)
+    try:
+        trainer.train(resume_from_checkpoint=resumed)
+    except Exception as error:
+        if resumed is None or callback.has_begun:
+            raise
+        raise ValueError(f"{resumed} cannot be resumed ({error}). Remove it to train the run again.") from error
     history = [_epoch(epoch, trainer.state) for epoch in range(1, protocol.epochs + 1)]
     outcome = {
         # the last epoch's, not the best one's (paper §5.1)
@@ -225,7 +240,7 @@ def _epoch(epoch: int, state: TrainerState) -> dict[str, float]:
 
 
 def _train_loss(epoch: int, state: TrainerState) -> float:
-    """Mean loss over the steps of an epoch; each log holds the mean over the steps since the last one."""
+    """Mean loss over the steps of an epoch; each log has the mean over the steps since the last one."""
     last = epoch * _steps_per_epoch(state)
     first = last - _steps_per_epoch(state)
     total = previous = 0.0
@@ -238,12 +253,12 @@ def _train_loss(epoch: int, state: TrainerState) -> float:
 
 
 def last_checkpoint(directory: Path) -> str | None:
-    """The newest checkpoint that was written to its end; Trainer writes its state last."""
+    """The newest complete checkpoint; Trainer writes its state last."""
     found = {}
     for path in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         try:
             found[json.loads((path / TRAINER_STATE_NAME).read_text())["global_step"]] = str(path)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
     return found[max(found)] if found else None
 

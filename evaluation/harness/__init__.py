@@ -1,1 +1,1 @@
-"""Run mteb tasks for a model: how it is asked, what is kept, what several processes share."""
+"""Run mteb tasks for a model: its protocol, its results, and how processes share the tasks."""

@@ -1,4 +1,4 @@
-"""Arguments that the command lines share which run mteb tasks: about the model, the data and the place of results."""
+"""Arguments that the commands for mteb tasks share: about the model, the data and the directory of results."""
 
 import argparse
 from pathlib import Path
@@ -14,7 +14,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.yaml",
         help="tasks on files of your own; see evaluation/tasks/local.py",
     )
-    parser.add_argument("--data_dir", type=Path, help="data sets, as TASK or as owner/name; others come from the hub")
+    parser.add_argument("--data_dir", type=Path, help="data sets, as TASK or owner/name; others come from the hub")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/evaluation"), help="root of the results")
     parser.add_argument(
         "--name", help='"organization/model" in the results; default: hub name, or end of the directory'
@@ -22,11 +22,11 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rules",
         choices=["paper", "model"],
-        help="paper: unit length but for Classification (default for Nomic models); model: as it is (for others)",
+        help="paper: unit length except for Classification (default for Nomic models); model: as it is (for others)",
     )
     parser.add_argument(
         "--prompts",
-        help='JSON of mteb\'s names and texts, "none", or "nomic" for the four prefixes; default: the model\'s',
+        help='JSON of mteb\'s prompt names and texts, "none", or "nomic" for the four prefixes; default: the model\'s',
     )
     parser.add_argument(
         "--rotary_scaling_factor",

@@ -1,4 +1,4 @@
-"""BM25 as mteb calls a search engine, to stand beside embedders on the same retrieval tasks."""
+"""BM25 as mteb calls a search engine, for comparison with embedders on the same retrieval tasks."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ NAME = "baseline/bm25"
 
 
 class Bm25Search:
-    """The variant of `evaluation.retrieval.Bm25Index`, for retrieval tasks; `mteb.evaluate` takes it as it is."""
+    """The variant of `evaluation.retrieval.Bm25Index`, for retrieval tasks, in the form that `mteb.evaluate` takes."""
 
     def __init__(self) -> None:
         self.mteb_model_meta = ModelMeta.create_empty(overwrites={"name": NAME, "revision": "lucene-k1_1.5-b_0.75"})
@@ -33,7 +33,7 @@ class Bm25Search:
             ValueError: the task asks to rank given documents, which this does not do.
         """
         if top_ranked is not None:
-            raise ValueError("BM25 is here for retrieval, not for reranking; leave the task out.")
+            raise ValueError("BM25 is for retrieval, not for reranking; leave the task out.")
         assert self._index is not None, "mteb indexes before it searches"
         found = self._index.search(list(queries["text"]), top_k)
         return {query: dict(hits) for query, hits in zip(queries["id"], found, strict=True)}

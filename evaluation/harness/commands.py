@@ -1,4 +1,4 @@
-"""What the command lines do that run mteb tasks, once their arguments are read."""
+"""The commands that run mteb tasks, once their arguments are read."""
 
 import argparse
 import json
@@ -57,7 +57,7 @@ def _by_length(arguments: argparse.Namespace) -> dict[int, list[AbsTask]]:
             groups.append((LENGTHS[name], benchmark_tasks(name, data_dir=arguments.data_dir)))
     by_length: dict[int, list[AbsTask]] = {}
     for lengths, tasks in groups:
-        # BM25 reads words and knows no length
+        # BM25 reads words, and has no length
         for length in [0] if arguments.model == "bm25" else arguments.lengths or lengths:
             by_length.setdefault(length, []).extend(tasks)
     return dict(sorted(by_length.items()))
@@ -71,14 +71,14 @@ def _lengths_of(task: AbsTask) -> Sequence[int]:
 
 
 def quiet_libraries() -> None:
-    """Leave out what libraries say of each task: bars of reading files, and that there are successors."""
+    """Silence what libraries print about each task: bars of reading files, and notes about newer tasks."""
     datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", "The task '.*' is superseded")
     logging.getLogger("mteb.abstasks.abstask").setLevel(logging.ERROR)
 
 
 def model_at_length(arguments: argparse.Namespace, max_seq_length: int) -> ProtocolEncoder | Bm25Search:
-    """The model of a command line, reading texts to a length in tokens."""
+    """The model of a command line, with texts truncated to a length in tokens."""
     if arguments.model == "bm25":
         return Bm25Search()
     return load_encoder(
@@ -109,20 +109,20 @@ def show_outcome(model: ProtocolEncoder | Bm25Search, outcome: Outcome) -> None:
     for name, (score, metric) in outcome.scores.items():
         print(f"  {name:{width}}  {score:6.2f}  {metric}")
     for name in outcome.elsewhere:
-        print(f"  {name}: another process is at it")
+        print(f"  {name}: running in another process")
 
 
 def finish(failures: dict[str, str], output_dir: Path) -> None:
-    """Say where results are, and which tasks failed.
+    """Print where the results are, and which tasks failed.
 
     Raises:
-        SystemExit: A task failed.
+        SystemExit: a task failed.
     """
-    print(f"\nresults: {output_dir}; set them beside the paper's with\n  python -m evaluation.report {output_dir}")
+    print(f"\nresults: {output_dir}; compare them with the paper's:\n  python -m evaluation.report {output_dir}")
     if failures:
         lines = [f"  {name}: {message}" for name, message in failures.items()]
         what = "1 task" if len(lines) == 1 else f"{len(lines)} tasks"
-        raise SystemExit("\n".join([f"error: {what} failed; the others are kept:", *lines]))
+        raise SystemExit("\n".join([f"error: {what} failed; the results of the others are kept:", *lines]))
 
 
 def _prompts(given: str | None) -> dict[str, str] | None:
@@ -133,9 +133,9 @@ def _prompts(given: str | None) -> dict[str, str] | None:
     try:
         prompts = json.loads(given)
         if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
-            raise ValueError("it is no mapping of names to texts")
+            raise ValueError("not a mapping of names to texts")
     except ValueError as error:
         raise ValueError(
-            f"""--prompts {given!r}: {error}; write '{{"query": "query: ", ...}}', none or nomic."""
+            f"""--prompts {given!r}: {error}; use '{{"query": "query: ", ...}}', none or nomic."""
         ) from error
     return prompts

@@ -1,4 +1,4 @@
-"""A model as mteb calls it, by the paper's rules (§5.2.1): a prefix by task type, a length, unit length or not."""
+"""A model as mteb calls it, by the paper's rules (§5.2.1): prefix and normalization by task type, at a length."""
 
 import hashlib
 import json
@@ -18,14 +18,16 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, PretrainedConfig
 
+from evaluation.checkpoints import DAMAGED, readable_checkpoint
 from evaluation.protocol import PAPER_LENGTH, PAPER_SCALING
+from evaluation.retrieval import require_finite
 from nomic_bert import NomicBertConfig
 from nomic_bert.embedder import load_embedder
 from nomic_bert.encoding import encode_by_tokens
 from nomic_bert.identity import weights_hash
 from nomic_bert.prompts import MTEB_PROMPTS
 from nomic_bert.tokenizer_files import require_words
-from textfiles.atomic import atomic_file
+from textfiles.atomic import atomic_file, read_json
 from textfiles.hub_names import is_hub_name
 
 UNNORMALIZED = "Classification"  # paper §5.2.1: the one task type without L2 normalization
@@ -34,19 +36,19 @@ Rules = Literal["paper", "model"]
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How a model was asked, which decides its scores: what `protocol.json` says beside them.
+    """How a model was asked, which decides its scores: the content of `protocol.json` beside them.
 
     Attributes:
-        name: as mteb has it, "organization/model".
+        name: as in mteb, "organization/model".
         checkpoint: last parts of the directory, or the hub name.
         weights: hash of the weights as they were used.
-        max_seq_length: tokens after which texts were cut, prefix and special tokens included.
-        requested_length: what was asked for; the model may read less.
-        rules: "paper": embeddings at unit length but for Classification; "model": as the model gives them.
-        prompts: what stands before texts, by mteb's names.
+        max_seq_length: tokens to which texts were truncated, prefix and special tokens included.
+        requested_length: the length that was asked for; the model may read less.
+        rules: "paper": embeddings of unit length except for Classification; "model": as the model returns them.
+        prompts: texts put before the model's input, by mteb's names.
         rotary_scaling_factor: alpha of Eq. 5, of our models.
         dtype: of the weights as they were used.
-        versions: of what computed.
+        versions: of the packages that computed.
     """
 
     name: str
@@ -64,7 +66,7 @@ class Protocol:
         """Name of the folder of results: weights, everything else that decides a score, and the length.
 
         Args:
-            settings: what else decides, as JSON values: tokenizer, modules and configuration.
+            settings: tokenizer, modules and configuration, as JSON values.
         """
         decisive = [self.rules, self.prompts, self.rotary_scaling_factor, self.dtype, settings]
         digest = hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()
@@ -75,13 +77,13 @@ class ProtocolEncoder(AbsEncoder):
     """An embedder with its protocol; `mteb.evaluate` takes it as it is.
 
     Args:
-        embedder: The model. Under the rules of the paper its `Normalize` module is left out, and embeddings are brought
-            to unit length by task type.
-        protocol: How it is asked.
-        tokens_per_batch: See `nomic_bert.encoding.encode_by_tokens`.
+        embedder: the model. Under the rules of the paper its `Normalize` module is left out, and embeddings are
+            normalized by task type.
+        protocol: how it is asked.
+        tokens_per_batch: see `nomic_bert.encoding.encode_by_tokens`.
 
     Attributes:
-        kept_embeddings: Where the embeddings of a task are kept while it runs, so that one that is interrupted goes on:
+        kept_embeddings: where the embeddings of a task are kept while it runs, so that an interrupted one resumes:
             mteb asks for a corpus in pieces of 50,000 documents. None: nowhere.
     """
 
@@ -123,21 +125,27 @@ class ProtocolEncoder(AbsEncoder):
         prompt_type: Any = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Embed the texts of a task, as mteb asks: (texts, dim) in float32."""
+        """Embed the texts of a task, as mteb asks: (texts, dim) in float32.
+
+        Raises:
+            ValueError: an embedding is not finite, or kept embeddings cannot be read.
+        """
         texts = [text for batch in inputs for text in batch["text"]]
         prompt = get_prompt(self.model_prompts, task_metadata, prompt_type) or ""
         normalize = self.protocol.rules == "paper" and task_metadata.type != UNNORMALIZED
         kept = self.kept_embeddings and self.kept_embeddings / f"{_texts_hash(texts, prompt, normalize)}.npy"
         if kept and kept.is_file():
-            return np.load(kept)
+            return _read_kept(kept)
         side = f" {prompt_type.value}" if prompt_type else ""
-        embeddings = encode_by_tokens(
-            self.model,
-            texts,
-            prompt=prompt,
-            tokens_per_batch=self.tokens_per_batch,
-            normalize=normalize,
-            description=f"{task_metadata.name}{side}" if kwargs.get("show_progress_bar", True) else None,
+        embeddings = require_finite(
+            encode_by_tokens(
+                self.model,
+                texts,
+                prompt=prompt,
+                tokens_per_batch=self.tokens_per_batch,
+                normalize=normalize,
+                description=f"{task_metadata.name}{side}" if kwargs.get("show_progress_bar", True) else None,
+            )
         )
         if kept:
             with atomic_file(kept) as partial, open(partial, "wb") as file:
@@ -160,44 +168,45 @@ def load_encoder(
 ) -> ProtocolEncoder:
     """Load a model for evaluation.
 
-    Nomic embedders (encoders of ours or the authors') are asked by the paper's rules, with their prefixes, and read
-    beyond their trained length with alpha 2 if their configuration has no scaling. Others are asked with their own
-    prompts, at their own length if that is shorter, and give their embeddings as they are.
+    Nomic embedders (encoders of ours or the authors') follow the paper's rules, with their prefixes, and read beyond
+    their trained length with alpha 2 if their configuration has no scaling. Others use their own prompts, their own
+    length if that is shorter, and their embeddings as they are.
 
     Args:
-        checkpoint: Directory or hub name of any model of sentence-transformers.
-        max_seq_length: Tokens after which texts are cut; a model that reads less reads what it can.
+        checkpoint: directory or hub name of any sentence-transformers model.
+        max_seq_length: tokens to which texts are truncated; a model that reads less reads what it can.
         name: "organization/model" for the results; None: the hub name, or "local/" and the end of the directory.
-        rules: See `Protocol`; None: "paper" for ours, "model" for others.
-        prompts: Prompts by mteb's names (task, task type, "query" and "document"); {} for none; None: the model's own.
-        rotary_scaling_factor: alpha of Eq. 5, for our models; None: as said above.
-        tokens_per_batch: See `nomic_bert.encoding.encode_by_tokens`.
-        device: None: sentence-transformers' choice.
+        rules: see `Protocol`; None: "paper" for ours, "model" for others.
+        prompts: prompts by mteb's names (task, task type, "query" and "document"); {} for none; None: the model's own.
+        rotary_scaling_factor: alpha of Eq. 5, for our models; None: as described above.
+        tokens_per_batch: see `nomic_bert.encoding.encode_by_tokens`.
+        device: None: a GPU if there is one.
         dtype: of the weights; None: bfloat16 on a GPU that has it, as the authors did, else float32.
-        trust_remote_code: Run the code of a model's repository.
+        trust_remote_code: whether to run the code of a model's repository.
 
     Raises:
-        FileNotFoundError: There is no such checkpoint.
-        ValueError: The model has no prompts, or none by a name that mteb knows; the message says what to give. Or a
-            name or a number cannot be meant.
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: the model has no prompts, or none by a name that mteb knows, and the message says what to give; a
+            name or a number is invalid; or a file of the checkpoint is damaged.
     """
     if name is not None and not is_hub_name(name):
         raise ValueError(f"--name {name!r}: mteb's results need a name of the form organization/model.")
     if max_seq_length < 4 or (tokens_per_batch is not None and tokens_per_batch < 1):
-        raise ValueError("a text needs 4 tokens at least ([CLS], [SEP] and some of its own), and a batch 1.")
+        raise ValueError("max_seq_length must be at least 4 ([CLS], [SEP] and a text), tokens_per_batch at least 1.")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if dtype is None:
         dtype = torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
     ours = _is_nomic_bert(checkpoint)
-    if ours:
-        embedder = _load_nomic(checkpoint, max_seq_length, rotary_scaling_factor, device, dtype)
-    else:
-        if rotary_scaling_factor is not None:
-            raise ValueError(f"{checkpoint}: rotary_scaling_factor is for Nomic models, and this is another.")
-        embedder = SentenceTransformer(
-            checkpoint, device=device, trust_remote_code=trust_remote_code, model_kwargs={"dtype": dtype}
-        )
-        require_words(embedder, checkpoint)
+    if not ours and rotary_scaling_factor is not None:
+        raise ValueError(f"{checkpoint} is not a Nomic model; rotary_scaling_factor is for those.")
+    with readable_checkpoint(checkpoint):
+        if ours:
+            embedder = _load_nomic(checkpoint, max_seq_length, rotary_scaling_factor, device, dtype)
+        else:
+            embedder = SentenceTransformer(
+                checkpoint, device=device, trust_remote_code=trust_remote_code, model_kwargs={"dtype": dtype}
+            )
+            require_words(embedder, checkpoint)
     protocol = Protocol(
         name=name or _name(checkpoint),
         checkpoint=_ending(checkpoint),
@@ -211,7 +220,7 @@ def load_encoder(
         versions={package: version(package) for package in ("mteb", "torch", "transformers", "sentence-transformers")},
     )
     if unknown := [key for key in protocol.prompts if not _known_to_mteb(key)]:
-        raise ValueError(f"mteb looks up no prompt by the name {unknown[0]!r}: a task, a task type, query or document.")
+        raise ValueError(f"the prompt name {unknown[0]!r} is not a task or task type of mteb, query or document.")
     return ProtocolEncoder(embedder, protocol, tokens_per_batch=tokens_per_batch)
 
 
@@ -219,13 +228,16 @@ def _is_nomic_bert(checkpoint: str) -> bool:
     path = Path(checkpoint)
     if path.exists():
         file = path / "config.json"
-        return file.is_file() and json.loads(file.read_text()).get("model_type") == NomicBertConfig.model_type
+        config = read_json(file, DAMAGED) if file.is_file() else {}
+        if not isinstance(config, dict):
+            raise ValueError(f"{file} is not a JSON object. {DAMAGED}")
+        return config.get("model_type") == NomicBertConfig.model_type
     if not is_hub_name(checkpoint):
-        raise FileNotFoundError(f"{checkpoint} is no directory and no hub name (owner/name); correct the path.")
+        raise FileNotFoundError(f"{checkpoint} is neither a directory nor a hub name (owner/name); correct the path.")
     try:
         config, _ = PretrainedConfig.get_config_dict(checkpoint)
     except OSError as error:
-        raise FileNotFoundError(f"{checkpoint} is no directory here, and the hub did not give it: {error}") from error
+        raise FileNotFoundError(f"{checkpoint} is not a directory, and the hub did not give it: {error}") from error
     return config.get("model_type") == NomicBertConfig.model_type
 
 
@@ -239,11 +251,11 @@ def _load_nomic(
 
 
 def _own_prompts(checkpoint: str, embedder: SentenceTransformer) -> dict[str, str]:
-    """The prompts of a model that mteb can look up; mteb itself drops the others and goes on without a prefix."""
+    """The prompts of a model that mteb can look up; mteb itself drops the others and runs without a prefix."""
     give = """give them as --prompts '{"query": "query: ", "document": "passage: "}', or --prompts none to go without"""
     own = {name: text for name, text in embedder.prompts.items() if text}
     if not own:
-        raise ValueError(f"{checkpoint} brings no prompts, and a model that needs some scores badly without: {give}.")
+        raise ValueError(f"{checkpoint} has no prompts, and a model that needs some scores badly without: {give}.")
     known = {name: text for name, text in own.items() if _known_to_mteb(name)}
     unknown = ", ".join(sorted(own.keys() - known.keys()))
     if not known:
@@ -272,6 +284,13 @@ def _ending(checkpoint: str) -> str:
     return "/".join(Path(checkpoint).resolve().parts[-2:]) if Path(checkpoint).exists() else checkpoint
 
 
+def _read_kept(file: Path) -> np.ndarray:
+    try:
+        return np.load(file)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{file} is damaged ({error}). Remove it to embed its texts again.") from error
+
+
 def _texts_hash(texts: Sequence[str], prompt: str, normalize: bool) -> str:
     digest = hashlib.sha256(json.dumps([prompt, normalize]).encode())
     for text in texts:
@@ -281,7 +300,7 @@ def _texts_hash(texts: Sequence[str], prompt: str, normalize: bool) -> str:
 
 
 def _settings(embedder: SentenceTransformer) -> dict[str, Any]:
-    """What decides an embedding besides weights: modules, configuration, tokenizer."""
+    """What decides an embedding besides the weights: modules, configuration, tokenizer."""
     config = getattr(getattr(embedder[0], "model", None), "config", None)  # models of word vectors have none
     configuration = config.to_diff_dict() if config is not None else {}
     for key in ("transformers_version", "auto_map", "architectures", "dtype", "_name_or_path"):

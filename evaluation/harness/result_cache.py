@@ -1,5 +1,6 @@
-"""mteb's tree of results, with files that are there whole or not at all, and with the protocol beside them."""
+"""mteb's tree of results, with files that are whole or absent, and with the protocol beside them."""
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,17 +11,19 @@ from mteb.cache import ResultCache
 from mteb.models import ModelMeta
 from mteb.results import TaskResult
 
-from evaluation.files import PROTOCOL_FILE
 from evaluation.harness.encoder import Protocol
 from textfiles.atomic import write_json
 from textfiles.locks import locked
+
+PROTOCOL_FILE = "protocol.json"  # beside the results: how the model was asked
+_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
 
 
 class AtomicResultCache(ResultCache):
     """mteb's `ResultCache`: DIRECTORY/results/<organization__model>/<revision>/<Task>.json, as its leaderboard has it.
 
-    mteb writes its files in place, so that an interrupted run leaves one that is cut off. Here they take their
-    names when they are complete.
+    mteb writes its files in place, so that an interrupted run leaves one that is cut off. Here they get their names
+    once they are complete.
     """
 
     def save_to_cache(
@@ -31,7 +34,12 @@ class AtomicResultCache(ResultCache):
         *,
         encode_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the result of a task, with the metadata of the model and the settings of the run."""
+        """Write the result of a task, with the metadata of the model and the settings of the run.
+
+        Raises:
+            ValueError: a main score is not finite; nothing is written.
+        """
+        _require_finite(task_result)
         place = self.get_task_result_path(task_result.task_name, model_name, model_revision).parent
         place.mkdir(parents=True, exist_ok=True)
         # processes that share the tasks of a model add to the same files
@@ -52,20 +60,25 @@ class AtomicResultCache(ResultCache):
         """Read the result of a task; None if there is none.
 
         Raises:
-            ValueError: the file cannot be read; the message names it.
+            ValueError: the file cannot be read, or a main score in it is not finite; the message names it.
         """
         try:
-            return super().load_task_result(task_name, *arguments, **options)
-        except (ValueError, KeyError, TypeError) as error:  # no JSON, or another; pydantic raises ValueErrors
+            result = super().load_task_result(task_name, *arguments, **options)
+            if result is not None:
+                _require_finite(result)
+            return result
+        except _DAMAGED as error:  # not JSON, or other content; pydantic raises ValueErrors
             file = self.get_task_result_path(task_name, *arguments)
-            raise ValueError(
-                f"{file} cannot be read ({_first_line(error)}). Remove it, and the task is run again."
-            ) from error
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{file} cannot be used ({reason}). Remove it to run the task again.") from error
 
     def write_protocol(self, meta: ModelMeta, protocol: Protocol) -> None:
-        """Say beside the results how the model was asked."""
+        """Record beside the results how the model was asked."""
         write_json(self.get_task_result_path("any", meta).with_name(PROTOCOL_FILE), asdict(protocol))
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+def _require_finite(result: TaskResult) -> None:
+    for split, rows in result.scores.items():
+        for row in rows:
+            if not math.isfinite(row["main_score"]):
+                raise ValueError(f"the main score of the split {split!r} is {row['main_score']}, not a number")

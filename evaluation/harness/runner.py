@@ -1,4 +1,4 @@
-"""Run mteb tasks for one model: finished tasks are kept, tasks are shared among processes, failures are told last."""
+"""Run mteb tasks for one model: finished tasks are kept, processes share the tasks, failures are reported last."""
 
 import shutil
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ class Outcome:
     """What became of the tasks.
 
     Attributes:
-        scores: of every task that is finished, in this run or an earlier one: main score in percent, and its name.
+        scores: of every finished task, in this run or an earlier one: main score in percent, and its name.
         failures: task -> what went wrong.
-        elsewhere: tasks that another process works on.
+        elsewhere: tasks that are running in another process.
     """
 
     scores: dict[str, tuple[float, str]] = field(default_factory=dict)
@@ -36,21 +36,20 @@ class Outcome:
 def run_tasks(
     model: ProtocolEncoder | Bm25Search, tasks: Sequence[AbsTask], output_dir: Path, *, data_dir: Path | None = None
 ) -> Outcome:
-    """Evaluate a model; results stand in `output_dir` as `AtomicResultCache` writes them, task by task.
+    """Evaluate a model and write results to `output_dir`, task by task, as `AtomicResultCache` does.
 
-    A task whose result is there is not run again unless its data have another revision, which mteb would pass over;
-    one that was interrupted goes on with the embeddings that it had.
-    Several processes with one `output_dir` share the tasks: each is claimed by one of them. A task that fails does not
-    keep the others from being run.
+    A task with a result is not run again unless its data have another revision, which mteb would overlook. One that
+    was interrupted resumes with the embeddings that it had. Several processes with one `output_dir` share the tasks.
+    A task that fails does not stop the others.
 
     Args:
-        model: See `evaluation.harness.encoder.load_encoder`.
-        tasks: Of mteb, or made by `evaluation.tasks`.
-        output_dir: Root of the results.
-        data_dir: Where data was looked for, for the message if there are none.
+        model: see `evaluation.harness.encoder.load_encoder`.
+        tasks: of mteb, or made by `evaluation.tasks`.
+        output_dir: root of the results.
+        data_dir: where data was looked for, for the message if there are none.
 
     Raises:
-        ValueError: A result that is there cannot be read, or a task is none that the model can do.
+        ValueError: the model cannot do one of the tasks.
     """
     _refuse_unfit(model, tasks)
     cache = AtomicResultCache(output_dir)
@@ -94,7 +93,7 @@ def _run_task(model: Any, task: AbsTask, cache: AtomicResultCache, outcome: Outc
         score = evaluated.task_results[0].get_score(splits=list(task.eval_splits))
         outcome.scores[name] = (100 * score, task.metadata.main_score)
     except torch.OutOfMemoryError as error:
-        outcome.failures[name] = f"out of memory; give a smaller --tokens_per_batch ({error})."
+        outcome.failures[name] = f"out of memory; use a smaller --tokens_per_batch ({error})."
     except Exception as error:  # data sets fail in many ways, and hours of other tasks are waiting
         outcome.failures[name] = loading_error(task, error, data_dir).removeprefix(f"{name}: ")
 
@@ -103,4 +102,4 @@ def _refuse_unfit(model: ProtocolEncoder | Bm25Search, tasks: Sequence[AbsTask])
     if isinstance(model, Bm25Search):
         unfit = sorted(task.metadata.name for task in tasks if task.metadata.type != "Retrieval")
         if unfit:
-            raise ValueError(f"BM25 does retrieval tasks, and not {', '.join(unfit)}; choose others with --tasks.")
+            raise ValueError(f"BM25 is for retrieval tasks, not {', '.join(unfit)}; choose others with --tasks.")

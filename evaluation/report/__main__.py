@@ -1,4 +1,4 @@
-"""Results beside the paper's tables: report.md, report.json and plots.
+"""Compare results with the paper's tables: report.md, report.json and plots.
 
     python -m evaluation.report outputs/evaluation outputs/glue --output_dir outputs/report
     python -m evaluation.report outputs/evaluation --output_dir outputs/report --compare nomic-embed-text-v1 bge-base
@@ -30,13 +30,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         nargs="+",
         default=[],
         metavar="MODEL",
-        help="rows of the paper to show, the one that differences are to first; by default "
+        help="rows of the paper to show, first the one that differences are from; by default "
         f"{', '.join(PAPER_MODELS)}, and {', '.join(PAPER_ENCODERS)} for GLUE",
     )
-    parser.add_argument("--note", default="", help="a line under the title, such as the date and the hardware")
+    parser.add_argument("--note", default="", help="Markdown under the title, such as the date and the hardware")
     arguments = parser.parse_args(argv)
     # These import torch and mteb, which --help does not need.
-    from evaluation.report.content import as_json, build_report
+    from evaluation.report.facts import as_json, build_report
     from evaluation.report.page import render_page
     from evaluation.report.pictures import draw_plots
     from evaluation.report.results import read_results
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with atomic_file(arguments.output_dir / "report.md") as partial:
             partial.write_text(render_page(report, plots, arguments.note), encoding="utf-8")
     for model in report.models:
-        print(f"{model.label}: {len({task for run in model.runs.values() for task in run.scores})} tasks")
+        print(f"{model.label}: {len(model.tasks)} tasks")
     for encoder in report.encoders:
         print(f"{encoder.label}: {len(encoder.tasks)} GLUE tasks")
     print(f"report: {arguments.output_dir / 'report.md'}")

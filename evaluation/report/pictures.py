@@ -1,10 +1,10 @@
-"""Plots of a report: those that there are numbers for."""
+"""The plots of a report."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from evaluation.plots import plot_score_bars, plot_scores_by_length
-from evaluation.report.content import Grid, Report
+from evaluation.plots import plot_scores, plot_scores_by_length
+from evaluation.report.facts import Grid, Report
 from evaluation.report.tables import Row, Table
 
 # paper Figure 1
@@ -19,11 +19,11 @@ _Panels = dict[str, dict[str, dict[int, float]]]  # task -> model -> length -> s
 
 
 def draw_plots(report: Report, directory: Path) -> dict[str, str]:
-    """Draw what there are numbers for.
+    """Draw the plots that there are numbers for.
 
     Args:
-        report: Holds the numbers.
-        directory: Where the images go.
+        report: the numbers.
+        directory: where the images go.
 
     Returns:
         key of a table, "overview" or "other_tasks" -> name of the file.
@@ -48,7 +48,7 @@ def draw_plots(report: Report, directory: Path) -> dict[str, str]:
 
 
 def _bars(table: Table, path: Path, reported: Collection[str]) -> bool:
-    """Bars of rows of the paper and of the models under test, where these have numbers; False if nowhere."""
+    """Draw bars of the paper and of the models under test, where these have numbers; False if nowhere."""
     benchmark = table.benchmark
     measured = [row for row in table.rows if not row.reported]
     columns = [column for column in benchmark.columns if any(row.cells[column].score is not None for row in measured)]
@@ -61,7 +61,7 @@ def _bars(table: Table, path: Path, reported: Collection[str]) -> bool:
             if score is not None:
                 scores.setdefault(_legend_name(row), {})[benchmark.titles[column]] = score
     is_glue = benchmark.key == "glue"
-    plot_score_bars(
+    plot_scores(
         scores,
         path,
         xlabel="score as a fraction" if is_glue else "average in percent",
@@ -72,12 +72,12 @@ def _bars(table: Table, path: Path, reported: Collection[str]) -> bool:
 
 
 def _reference_first(table: Table) -> list[Row]:
-    """Rows of the paper; the reference first, which gets the darkest grey."""
+    """Rows of the paper, first the reference, which gets the darkest grey."""
     return sorted((row for row in table.rows if row.reported), key=lambda row: row.model != table.reference)
 
 
 def _lines(table: Table, lengthless: Collection[str], path: Path) -> bool:
-    """A line for each task and model, the paper's too; False if no model under test was run at a length."""
+    """Draw a line for each task and model, the paper's too; False if no model under test was run at a length."""
     panels: _Panels = {}
     constant: dict[str, dict[str, float]] = {}
     rows = _reference_first(table) + [row for row in table.rows if not row.reported]
@@ -95,7 +95,7 @@ def _lines(table: Table, lengthless: Collection[str], path: Path) -> bool:
     grey = {_legend_name(row) for row in rows if row.reported}
     drawn: _Panels = {}
     for title, lines in panels.items():
-        # A single point of the paper is no line, and may be far from all others.
+        # A single point of the paper is not a line, and may be far from all others.
         kept = {name: scores for name, scores in lines.items() if len(scores) > 1 or name not in grey}
         if kept:
             drawn[title] = kept
@@ -120,7 +120,7 @@ def _by_length(grid: Grid, lengthless: Collection[str]) -> _Panels:
 
 
 def _with_constants(panels: _Panels, constant: Mapping[str, Mapping[str, float]]) -> _Panels:
-    """_Panels with level lines for what has no length."""
+    """Panels with level lines for models that have no length."""
     for title, lines in panels.items():
         lengths = {length for scores in lines.values() for length in scores}
         for name, score in constant.get(title, {}).items():

@@ -1,7 +1,7 @@
 """Reading results: mteb's trees, ours or those of its public repository, and GLUE directories.
 
 A tree is ROOT/results/<organization__model>/<revision>/<Task>.json, as mteb's `ResultCache` writes it. Where our
-command lines wrote it, each revision has a `protocol.json`, which says how the model was asked.
+command lines wrote it, each revision has a `protocol.json`, which records how the model was asked.
 """
 
 import math
@@ -15,13 +15,14 @@ from typing import Any
 from mteb.results import TaskResult
 from tqdm.auto import tqdm
 
-from evaluation.files import PROTOCOL_FILE
 from evaluation.glue.results import GlueTaskSummary, is_glue_directory, read_runs, summarise
+from evaluation.harness.result_cache import PROTOCOL_FILE
 from evaluation.report.task_scores import AGGREGATE, TaskScore, aggregate_parts, paper_tasks, task_score
 from textfiles.atomic import read_json
 
 _NO_TASKS = ("model_meta.json", PROTOCOL_FILE)
 _REMEDY = "Remove it and run the task again."
+_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Run:
 
     @property
     def length(self) -> int | None:
-        """Tokens after which texts were cut; None if not recorded."""
+        """Tokens to which texts were truncated; None if not recorded."""
         return self.setting("max_seq_length")
 
     def setting(self, name: str) -> Any:
@@ -70,8 +71,40 @@ class EvaluatedModel:
 
     @property
     def is_bm25(self) -> bool:
-        """Whether it is no embedder, but BM25 of ours or of mteb: it has no length."""
+        """Whether it is our BM25 or mteb's, which has no length, and not an embedder."""
         return self.name.split("/")[-1].startswith(("bm25", "baseline-bm25"))
+
+    @property
+    def tasks(self) -> set[str]:
+        """Tasks that have a score at one length or more."""
+        return {task for run in self.runs.values() for task in run.scores}
+
+    @property
+    def revision(self) -> str:
+        """The first folder's name, by which results of others are known."""
+        return short_revision(next(iter(self.runs.values())).revision)
+
+    def rules(self) -> list[str]:
+        """How it was asked: rules, alpha of Eq. 5, and type of the weights."""
+        runs = self.runs.values()
+        factors = sorted({run.setting("rotary_scaling_factor") for run in runs} - {None})
+        rules, types = (dict.fromkeys(run.setting(name) for run in runs) for name in ("rules", "dtype"))
+        shown = [str(rule) for rule in rules if rule] or ["not recorded"]
+        return [*shown, *(f"alpha {factor:g}" for factor in factors), *(str(kind) for kind in types if kind)]
+
+    def versions(self) -> Iterator[str]:
+        """Packages by the protocols, and mteb by the results, which may be older."""
+        versions: dict[str, dict[str, None]] = {"mteb": {}}
+        for run in self.runs.values():
+            for score in run.scores.values():
+                if score.mteb_version:
+                    versions["mteb"][score.mteb_version] = None
+            for package, version in (run.setting("versions") or {}).items():
+                if package != "mteb":
+                    versions.setdefault(package, {})[version] = None
+        for package, found in versions.items():
+            more = f" and {len(found) - 2} more" if len(found) > 2 else ""
+            yield f"{package} {', '.join(list(found)[:2])}{more}" if found else f"{package} not recorded"
 
 
 @dataclass(frozen=True)
@@ -105,25 +138,25 @@ def read_results(paths: Sequence[Path]) -> Results:
             that hold any of these.
 
     Raises:
-        FileNotFoundError: a path is not there, nothing under it is a result, or no task is finished.
+        FileNotFoundError: a path does not exist, nothing under it is a result, or no task is finished.
         ValueError: a file cannot be read, or two files give one task of one run different scores.
     """
     folders: dict[Path, None] = {}
     glue: dict[Path, None] = {}
     for path in paths:
         if not path.exists():
-            raise FileNotFoundError(f"{path} is not there; give the --output_dir of an evaluation.")
+            raise FileNotFoundError(f"{path} does not exist; give the --output_dir of an evaluation.")
         found = list(_result_folders(path.resolve()))
         if not found:
             raise FileNotFoundError(
-                f"{path} holds no results: neither results/<model>/<revision>/<Task>.json, as mteb writes them, nor "
+                f"{path} has no results: neither results/<model>/<revision>/<Task>.json, as mteb writes them, nor "
                 "the settings.json and runs of evaluation.glue."
             )
         for folder, is_glue in found:
             (glue if is_glue else folders)[folder] = None
     results = Results(_models(folders), _encoders(glue))
     if not results.models and not results.encoders:
-        raise FileNotFoundError(f"{', '.join(map(str, paths))}: no task is finished yet.")
+        raise FileNotFoundError(f"{', '.join(map(str, paths))}: no task is finished.")
     return results
 
 
@@ -169,7 +202,7 @@ def _read_task(file: Path) -> TaskResult:
             return TaskResult.from_disk(file, load_historic_data=False)
         except ValueError:
             return TaskResult.from_disk(file)  # before mteb 1.11 files had another form
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _DAMAGED as error:
         line = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{file} cannot be read as a result of mteb ({line}). {_REMEDY}") from error
 
@@ -199,7 +232,7 @@ def _read_facts(file: Path) -> dict[str, Any] | None:
         return None
     content = read_json(file, "Remove it, and evaluate the model again.")
     if not isinstance(content, dict):
-        raise ValueError(f"{file} is no JSON object. Remove it, and evaluate the model again.")
+        raise ValueError(f"{file} is not a JSON object. Remove it, and evaluate the model again.")
     return content
 
 

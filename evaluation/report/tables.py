@@ -1,6 +1,6 @@
-"""The paper's tables with the models under test in them. A mean is there only if all of its tasks are."""
+"""The paper's tables with the models under test in them. A mean is given only if none of its tasks is missing."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -33,7 +33,7 @@ class Benchmark:
         titles: column -> as the page shows it.
         lengths: that the paper reads texts to; its rows are compared with models at the same length. Empty for one
             that the table does not say.
-        tolerance: a difference that says nothing, since the paper's numbers are rounded by as much.
+        tolerance: a difference that means nothing, because the paper's numbers are rounded by as much.
     """
 
     key: str
@@ -57,9 +57,9 @@ class Cell:
     Attributes:
         score: None if a task of it is missing.
         shown: the number as text: of the paper as printed.
-        present: tasks that are there.
+        present: tasks that have a score.
         total: tasks that it is the mean of.
-        difference: to the reference; None without one.
+        difference: from the reference; None without one.
         note: beside the number, such as the length where it is not the paper's; may be empty.
     """
 
@@ -91,14 +91,49 @@ class Row:
     average: Cell | None
     missing: Sequence[str] = ()
 
+    @property
+    def title(self) -> str:
+        """The model at its length, in words."""
+        return described(self.model, self.length)
+
 
 @dataclass(frozen=True)
 class Table:
-    """Rows in the order of the page, and the row of the paper that differences are to."""
+    """Rows in the order of the page, and the model of the paper that differences are from."""
 
     benchmark: Benchmark
     reference: str
     rows: Sequence[Row]
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether a score is missing."""
+        return any(cell.score is None for row in self.rows for cell in row.cells.values())
+
+    def missing(self, row: Row) -> Iterator[str]:
+        """Names of the tasks that a row lacks; of a column of which all are missing, its title."""
+        columns, titles = self.benchmark.columns, self.benchmark.titles
+        for column, tasks in columns.items():
+            absent = [task for task in tasks if task in row.missing]
+            if len(columns) == len(self.benchmark.tasks):
+                yield from [titles[column]] * len(absent)
+            elif len(absent) == len(tasks) > 1:
+                yield f"all {len(tasks)} of {titles[column]}"
+            else:
+                yield from absent
+
+    def lengths_not_run(self) -> Iterator[tuple[str, list[int]]]:
+        """Models under test that were not run at each of the paper's lengths, with the lengths that they lack."""
+        for label in dict.fromkeys(row.model for row in self.rows if not row.reported):
+            there = {row.length for row in self.rows if row.model == label and not row.reported}
+            absent = [length for length in self.benchmark.lengths if length not in there]
+            if absent and None not in there:
+                yield label, absent
+
+
+def described(label: str, length: int | None) -> str:
+    """A model at a length, in words."""
+    return label if length is None else f"{label} at {length:,}"
 
 
 def _single(reported: ReportedTable) -> dict[str, tuple[str, ...]]:

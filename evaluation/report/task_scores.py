@@ -1,9 +1,9 @@
-"""What counts of a task's results: mteb's main score over one split and the English part, as the benchmark has it."""
+"""The score of a task: mteb's main score over one split and the English part, as in its benchmark."""
 
 import functools
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import mteb
 from mteb.abstasks import AbsTask
@@ -12,6 +12,7 @@ from mteb.results import TaskResult
 
 from evaluation.protocol import PAPER_BENCHMARK
 from evaluation.tasks.lists import LOCO, mteb_task_names, resolve_tasks
+from evaluation.tasks.local_data import LEFT_OUT
 
 AGGREGATE = "CQADupstackRetrieval"  # one of its tasks, the mean of twelve
 # A file does not say which of its metrics is the main one; these are the candidates.
@@ -35,10 +36,11 @@ class TaskScore:
         metric: which one that is, if known.
         dataset_revision: of the data.
         mteb_version: which evaluated.
-        dataset: hub name of the data that the task is about; None for a task of one's own.
+        dataset: hub name of the data that the task is about; None for a task on own files.
         task_type: as mteb has it; None likewise.
         split: that counts, or the first of several.
         subset: likewise.
+        left_out: what of the user's own files was left out, by its names in `LEFT_OUT`.
     """
 
     score: float
@@ -49,13 +51,14 @@ class TaskScore:
     task_type: str | None
     split: str
     subset: str
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def task_score(result: TaskResult) -> TaskScore:
     """The score of a task by its benchmark: other splits and languages in the same file do not count.
 
     Tasks are taken as `evaluation.tasks.lists.resolve_tasks` has them: those of `MTEB(eng, v1)` as in that benchmark
-    (MSMARCO on dev), others on test and in English where they have that. Tasks of one's own have a single part.
+    (MSMARCO on dev), others on test and in English where they have that. Tasks on own files have a single part.
 
     Raises:
         ValueError: a part of that is missing; says which.
@@ -82,6 +85,7 @@ def task_score(result: TaskResult) -> TaskScore:
         task_type=None if task is None else str(task.metadata.type),
         split=split,
         subset=subset,
+        left_out={name: int(first[name]) for name in LEFT_OUT if name in first},
     )
 
 

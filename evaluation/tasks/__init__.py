@@ -1,1 +1,1 @@
-"""What is evaluated: tasks of mteb, LoCo, and own files, as tasks that `mteb.evaluate` takes."""
+"""Tasks of mteb, LoCo and own files, in the form that `mteb.evaluate` takes."""

@@ -1,4 +1,4 @@
-"""Where the data of a task come from: a directory that holds what the hub has, or the hub."""
+"""Where the data of a task come from: a directory laid out like the hub, or the hub."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -7,6 +7,7 @@ from datasets.exceptions import DatasetsError
 from mteb.abstasks import AbsTask, AbsTaskClassification
 from mteb.abstasks.aggregated_task import AbsTaskAggregate
 from mteb.abstasks.task_metadata import TaskMetadata
+from pyarrow import ArrowException
 
 from evaluation.tasks.sampling import QuickSampling
 
@@ -18,22 +19,22 @@ PARQUET_REVISION = "refs/convert/parquet"
 class LoadingError(FileNotFoundError):
     """The data of a task could not be loaded; the message says what to do.
 
-    mteb goes on after the `DatasetNotFoundError` of `datasets`, and not after this.
+    mteb continues after the `DatasetNotFoundError` of `datasets`, but not after this.
     """
 
 
 def with_data_dir(task: AbsTask, data_dir: Path | None) -> AbsTask:
-    """A new task like `task` that reads its data set from `data_dir` if it is there, and from the hub if not.
+    """A new task like `task` that reads its data set from `data_dir` if it is there, and otherwise from the hub.
 
     A data set is there if DATA_DIR/<task name> or DATA_DIR/<hub name> is a directory, laid out as on the hub. Results
     of such a task have the data set revision "local". The parts of an aggregate are looked for one by one.
 
     Args:
-        task: Stays as it is, and so does its class, which mteb shares.
-        data_dir: None: all from the hub, or its cache.
+        task: not changed, nor is its class, which mteb shares.
+        data_dir: None: everything comes from the hub or its cache.
 
     Raises:
-        FileNotFoundError: `data_dir` is no directory.
+        FileNotFoundError: `data_dir` is not a directory.
     """
     if data_dir is not None and not data_dir.is_dir():
         raise FileNotFoundError(f"{data_dir}: no such directory; give the one that data sets were fetched into.")
@@ -61,12 +62,12 @@ def with_data_dir(task: AbsTask, data_dir: Path | None) -> AbsTask:
 
 
 def loading_error(task: AbsTask, error: BaseException, data_dir: Path | None) -> str:
-    """What to say of an error that `mteb.evaluate` raised: what to do if it is one of loading data.
+    """The message for an error that `mteb.evaluate` raised; one of loading data says what to do.
 
     Args:
-        task: Which was evaluated.
-        error: What was raised.
-        data_dir: Where data were looked for first.
+        task: the task that was evaluated.
+        error: the error that was raised.
+        data_dir: where data were looked for first.
     """
     hub: TaskMetadata | None = getattr(task, "hub_metadata", None)
     if isinstance(error, LoadingError) or (hub is None and isinstance(error, ValueError)):
@@ -80,13 +81,13 @@ def loading_error(task: AbsTask, error: BaseException, data_dir: Path | None) ->
     reason = f"{type(error).__name__}: {error}".rstrip(". ")
     if directory := _find(hub, data_dir):
         return (
-            f"{hub.name}: the data set in {directory} could not be read ({reason}). It must lie as on the hub, with "
-            f"the README.md that names its parts if it has one; fetch it again: {fetch}"
+            f"{hub.name}: the data set in {directory} could not be read ({reason}). It must be laid out as on the hub, "
+            f"with the README.md that names its parts if it has one; fetch it again: {fetch}"
         )
     looked = f"it is not in {data_dir} (as {hub.name} or {path}), and " if data_dir else ""
     return (
         f"{hub.name}: no data set {path}: {looked}the hub did not give it ({reason}). Either connect to the hub, "
-        f"without HF_HUB_OFFLINE; or fetch it where there is a connection, and give --data_dir {place} here: {fetch}"
+        f"without HF_HUB_OFFLINE, or fetch it where there is a connection and give --data_dir {place} here: {fetch}"
     )
 
 
@@ -98,7 +99,7 @@ def _find(metadata: TaskMetadata, data_dir: Path | None) -> Path | None:
 
 
 class _ExplainsLoading:
-    """Put before the class of a task: errors of loading say what is missing and what to do."""
+    """Put before the class of a task: errors of loading name what is missing and what to do."""
 
     hub_metadata: ClassVar[TaskMetadata]
     data_dir: ClassVar[Path | None]
@@ -106,5 +107,5 @@ class _ExplainsLoading:
     def load_data(self, num_proc: int | None = None, **arguments: Any) -> None:
         try:
             super().load_data(num_proc=num_proc, **arguments)  # type: ignore[misc]
-        except (OSError, ValueError, KeyError, DatasetsError) as error:
+        except (OSError, ValueError, KeyError, ArithmeticError, RecursionError, ArrowException, DatasetsError) as error:
             raise LoadingError(loading_error(self, error, self.data_dir)) from error  # type: ignore[arg-type]

@@ -1,6 +1,5 @@
 """Tasks and benchmarks by name: mteb's, with the paper's splits, subsets and lengths, and ours."""
 
-import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from mteb.get_tasks import TASK_LIST
 from evaluation.protocol import PAPER_BENCHMARK
 from evaluation.tasks.data import with_data_dir
 from evaluation.tasks.loco import LOCO_TASKS
+from textfiles.settings import near_name
 
 # paper §5.2.3, Table 5. BigPatentClustering as it was then: its successor .v2 has other data and other scores
 JINA_LONG_CONTEXT = ("NarrativeQARetrieval", "WikiCitiesClustering", "SciFact", "BigPatentClustering")
@@ -26,12 +26,12 @@ def resolve_tasks(names: Sequence[str], *, data_dir: Path | None = None) -> list
     evaluated on test if they have it, and on their English subsets if they have some.
 
     Args:
-        names: Of tasks in mteb, or of LoCo's.
-        data_dir: Where data sets are looked for before the hub is asked; see `with_data_dir`.
+        names: of tasks in mteb or LoCo.
+        data_dir: where data sets are looked for before the hub is asked; see `with_data_dir`.
 
     Raises:
-        ValueError: A name is unknown; the message has similar ones.
-        FileNotFoundError: `data_dir` is no directory.
+        ValueError: a name is unknown; the message has a similar one.
+        FileNotFoundError: `data_dir` is not a directory.
     """
     of_paper = {task.metadata.name: task for task in mteb.get_benchmark(PAPER_BENCHMARK).tasks}
     tasks = []
@@ -53,11 +53,11 @@ def benchmark_tasks(name: str, *, data_dir: Path | None = None) -> list[AbsTask]
 
     Args:
         name: "JinaLongContext", "LoCo", or the name that mteb has for one, such as "MTEB(eng, v1)" or "NanoBEIR".
-        data_dir: As in `resolve_tasks`.
+        data_dir: as in `resolve_tasks`.
 
     Raises:
-        ValueError: The name is unknown; the message has similar ones.
-        FileNotFoundError: `data_dir` is no directory.
+        ValueError: the name is unknown; the message has a similar one.
+        FileNotFoundError: `data_dir` is not a directory.
     """
     if name in BENCHMARKS:
         return resolve_tasks(BENCHMARKS[name], data_dir=data_dir)
@@ -83,9 +83,8 @@ def _english_test(task: AbsTask) -> AbsTask:
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
-    by_lower = {other.lower(): other for other in known}
-    near = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=3)]
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    near = near_name(name, known)
+    hint = f"did you mean {near!r}? " if near else ""
     return ValueError(
         f"unknown {what} {name!r}; {hint}Ours are {', '.join(BENCHMARKS if what == 'benchmark' else LOCO_TASKS)}; "
         f"mteb's are listed by: mteb available-{what}s"

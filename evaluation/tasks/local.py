@@ -1,162 +1,164 @@
-"""Own files as tasks, listed in a YAML file such as the one that follows.
+"""Own files as tasks, listed in a YAML file such as the following.
 
-- {name: scifact_train, type: Retrieval, path: scifact}              # directory in the BEIR layout
-- {name: pairs, type: Retrieval, path: pairs.jsonl}                  # rows: each document is searched
+- {name: scifact_train, type: Retrieval, path: scifact, split: train}    # directory in the BEIR layout
+- {name: pairs, type: Retrieval, path: pairs.jsonl}                      # rows: each document is searched
 - {name: stsb_dev, type: STS, path: stsb_dev.tsv.gz}
-- {name: news, type: Clustering, path: news.jsonl.gz, columns: [text, label]}
+- {name: news, type: Clustering, path: news.jsonl.gz, columns: [text, label], skip_blank: true}
 - {name: sst2, type: Classification, path: dev.tsv, train: train.tsv, columns: [sentence, label]}
 - {name: mrpc, type: PairClassification, path: dev.tsv, columns: [sentence1, sentence2, label]}
 """
 
-import difflib
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import yaml
 from mteb.abstasks import AbsTask
 from mteb.abstasks.task_metadata import TaskMetadata, TaskType
 from mteb.types import PromptType
 
-from evaluation.rows import read_rows
 from evaluation.tasks.lists import mteb_task_names
-from evaluation.tasks.local_data import LOCAL_KINDS, LocalData, LocalKind
+from evaluation.tasks.local_data import LOCAL_KINDS, LocalData
 from evaluation.tasks.loco import LOCO_TASKS
+from textfiles.beir import BeirFiles, find_beir, read_judgements, required_file
+from textfiles.rows import read_rows
+from textfiles.settings import did_you_mean, is_filled, read_sections
 
-_KEYS = ("name", "type", "path", "columns", "queries", "qrels", "train")
-_BEIR_FILES = {"corpus": "corpus.jsonl", "queries": "queries.jsonl", "qrels": "qrels.tsv"}
-# Names of mteb's prompts, which a task of that name would be given; files that lie beside those of results.
+# Names of mteb's prompts, which a task of that name would be given; names of files beside those of results.
 _RESERVED = {*get_args(TaskType), *(side.value for side in PromptType), "model_meta", "protocol"}
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """One entry of the list, read but not checked; `where` says which it is."""
+@dataclass(frozen=True, kw_only=True)
+class LocalTaskSettings:
+    """One entry of the list. Paths are relative to the YAML file.
 
-    file: Path
-    number: int
-    values: dict[str, Any]
+    Attributes:
+        name: in the results; letters, digits, `_`, `-` and `.`, and not the name of a task in mteb.
+        type: Retrieval, STS, Clustering, Classification or PairClassification, which decides prompts and rules.
+        path: a .jsonl, .tsv, .csv (plain or .gz) or .parquet file, or for Retrieval a directory in the BEIR layout.
+        columns: of the file, in the order of the defaults: query, document (Retrieval); sentence1, sentence2, score
+            (STS); sentence1, sentence2, label (PairClassification); text, label (the others).
+        train: rows that Classification trains on, a file like `path`.
+        skip_blank: whether rows with a blank text are left out and counted in the results; otherwise they are errors.
+        split: of a BEIR directory's judgements, "test" by default.
+        queries: a file in the BEIR directory in place of queries.jsonl.
+        qrels: a file in the BEIR directory in place of the split's judgements.
+        strict: whether judgements of absent queries or documents are errors; otherwise they are left out and counted.
 
-    @property
-    def where(self) -> str:
-        name = self.values.get("name")
-        return f"{self.file}, entry {self.number}" + (f" ({name})" if isinstance(name, str) else "")
+    Raises:
+        ValueError: a value is invalid, or two do not go together.
+    """
 
-    def text(self, key: str) -> str | None:
-        value = self.values.get(key)
-        if value is not None and (not isinstance(value, str) or not value):
-            raise ValueError(f"{self.where}: {key} must be a text, not {value!r}.")
-        return value
+    name: str
+    type: str
+    path: str
+    columns: list[str] | None = None
+    train: str | None = None
+    skip_blank: bool = False
+    split: str | None = None
+    queries: str | None = None
+    qrels: str | None = None
+    strict: bool = False
 
-    def required(self, key: str) -> str:
-        if (value := self.text(key)) is None:
-            raise ValueError(f"{self.where}: {key} is missing; an entry has name, type and path.")
-        return value
+    def __post_init__(self) -> None:
+        """Check what can be checked without the files."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type is bool and not isinstance(value, bool):
+                raise ValueError(f"{field.name} must be true or false, not {value!r}.")
+            is_unset = value is None and field.default is None
+            if field.type in (str, str | None) and not is_unset and not is_filled(value):
+                raise ValueError(f"{field.name} must be a text, not {value!r}.")
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name, re.ASCII) or self.name in _RESERVED:
+            raise ValueError(f"{self.name!r} cannot name a task; use letters, digits, _, - and . in another name.")
+        if self.type not in LOCAL_KINDS:
+            raise ValueError(f"unknown type {self.type!r}; {did_you_mean(self.type, LOCAL_KINDS, 'types')}")
+        expected = LOCAL_KINDS[self.type].columns
+        if self.columns is not None:
+            named = isinstance(self.columns, list) and all(map(is_filled, self.columns))
+            if not named or len(self.columns) != len(expected):
+                raise ValueError(f"columns must name {len(expected)} columns ({', '.join(expected)}).")
+        if self.type == "Classification" and not self.train:
+            raise ValueError("train is missing; name the file to train on.")
+        if self.type != "Classification":
+            self.refuse(("train",), "Classification")
+        if self.qrels and self.split:
+            raise ValueError("split chooses the judgements, and so does qrels; remove one.")
 
-    def refuse(self, keys: tuple[str, ...], reason: str) -> None:
-        for key in keys:
-            if key in self.values:
-                raise ValueError(f"{self.where}: {key} is for {reason}; remove it.")
+    def refuse(self, names: tuple[str, ...], reason: str) -> None:
+        """Raise a ValueError if one of some settings is given."""
+        for name in names:
+            if getattr(self, name):
+                raise ValueError(f"{name} is for {reason}; remove it.")
 
 
 def read_local_tasks(file: Path) -> list[AbsTask]:
     """Tasks on own files, one for each entry of a YAML list; their results carry a hash of the files.
 
-    Keys of an entry:
-        name: as it stands in results; letters, digits, `_`, `-` and `.`, and no name that mteb has.
-        type: Retrieval, STS, Clustering, Classification or PairClassification; prompts and rules go by it.
-        path: a .jsonl, .tsv, .csv (perhaps .gz) or .parquet file, or for Retrieval a directory in the BEIR layout
-            (corpus.jsonl, queries.jsonl, qrels.tsv; perhaps .gz). Relative to the YAML file.
-        columns: in the order of these, which are taken if none are given: query, document (Retrieval); sentence1,
-            sentence2, score (STS); sentence1, sentence2, label (PairClassification); text, label (the others).
-        queries, qrels: files in a BEIR directory that stand for queries.jsonl and qrels.tsv.
-        train: rows for Classification to train on, a file like `path`.
-
-    The first row of each file is read now, the others when the task is evaluated.
+    The keys of an entry are the fields of `LocalTaskSettings`. The first row of each file is read now, the others when
+    the task is evaluated.
 
     Raises:
-        FileNotFoundError: A file is missing.
-        ValueError: An entry cannot be meant; the message names the YAML file, the entry and the key or column.
+        FileNotFoundError: a file is missing.
+        ValueError: an entry is invalid; the message names the YAML file, the entry and the key or column.
     """
     try:
         entries = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{file}: not readable as YAML ({error}).") from error
-    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+    if not isinstance(entries, list):
         raise ValueError(f"{file}: must be a list of entries such as - {{name: ..., type: STS, path: ...}}.")
     taken = {**dict.fromkeys(mteb_task_names(), "mteb"), **dict.fromkeys(LOCO_TASKS, "LoCo")}
     tasks = []
-    for number, values in enumerate(entries, start=1):
-        entry = _Entry(file, number, values)
-        data = _checked(entry)
-        if data.name in taken:
-            raise ValueError(f"{entry.where}: {taken[data.name]} has a task of that name; choose another.")
-        taken[data.name] = f"entry {number}"
+    for number, settings in enumerate(read_sections(LocalTaskSettings, entries, str(file))):
+        where = f"{file}[{number}] ({settings.name})"
+        if settings.name in taken:
+            raise ValueError(f"{where}: {taken[settings.name]} has a task of that name; choose another.")
+        try:
+            data = _data(settings, file.parent, where)
+            _read_first_rows(data)
+        except (ValueError, FileNotFoundError) as error:
+            raise type(error)(f"{where}: {error}") from error
         tasks.append(_task(data))
     return tasks
 
 
-def _checked(entry: _Entry) -> LocalData:
-    """What an entry says, if it can be meant and its files are there."""
-    for key in entry.values:
-        if key not in _KEYS:
-            near = difflib.get_close_matches(str(key), _KEYS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(_KEYS)}."
-            raise ValueError(f"{entry.where}: unknown key {key!r}; {hint}")
-    name, task_type, path = entry.required("name"), entry.required("type"), entry.required("path")
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII) or name in _RESERVED:
-        raise ValueError(f"{entry.where}: {name!r} is no name for a task; use letters, digits, _, - and . in another.")
-    if task_type not in LOCAL_KINDS:
-        raise ValueError(f"{entry.where}: unknown type {task_type!r}; use one of {', '.join(LOCAL_KINDS)}.")
-    place = entry.file.parent / path
-    if task_type == "Retrieval" and place.is_dir():
-        entry.refuse(("columns", "train"), "files of rows, and the path is a directory")
-        columns: tuple[str, ...] = ()
-        files = _beir_files(entry, place)
-    else:
-        entry.refuse(("queries", "qrels"), "directories in the BEIR layout, and the path is none")
-        columns = _columns(entry, LOCAL_KINDS[task_type])
-        files = {"test": place}
-        if task_type == "Classification":
-            files["train"] = entry.file.parent / entry.required("train")
-        else:
-            entry.refuse(("train",), "Classification")
-    data = LocalData(name, task_type, entry.where, files, columns)
-    _read_first_rows(data)
-    return data
+def _data(settings: LocalTaskSettings, directory: Path, where: str) -> LocalData:
+    place = directory / settings.path
+    common = {"name": settings.name, "task_type": settings.type, "where": where}
+    if settings.type == "Retrieval" and place.is_dir():
+        settings.refuse(("columns", "skip_blank"), "files of rows, and the path is a directory")
+        return LocalData(**common, beir=_beir_files(settings, place), strict=settings.strict)
+    settings.refuse(("split", "queries", "qrels", "strict"), "directories in the BEIR layout, and the path is not one")
+    files = {"test": place} | ({"train": directory / settings.train} if settings.train else {})
+    columns = tuple(settings.columns or LOCAL_KINDS[settings.type].columns)
+    return LocalData(**common, files=files, columns=columns, skip_blank=settings.skip_blank)
 
 
-def _beir_files(entry: _Entry, directory: Path) -> dict[str, Path]:
-    files = {}
-    for part, default in _BEIR_FILES.items():
-        name = entry.text(part) if part != "corpus" else None
-        chosen = directory / (name or default)
-        files[part] = chosen if name or chosen.is_file() else chosen.with_name(f"{chosen.name}.gz")
-        if not files[part].is_file():
-            wanted = f"{name} is" if name else f"neither {default} nor {default}.gz is"
-            raise FileNotFoundError(f"{entry.where}: {wanted} in {directory}; see BEIR for the layout.")
-    return files
-
-
-def _columns(entry: _Entry, kind: LocalKind) -> tuple[str, ...]:
-    columns = entry.values.get("columns", list(kind.columns))
-    if not isinstance(columns, list) or len(columns) != len(kind.columns) or not all(columns):
-        raise ValueError(f"{entry.where}: columns must name {len(kind.columns)} ({', '.join(kind.columns)}).")
-    return tuple(str(column) for column in columns)
+def _beir_files(settings: LocalTaskSettings, directory: Path) -> BeirFiles:
+    if not settings.queries and not settings.qrels:
+        return find_beir(directory, settings.split or "test")
+    corpus = required_file(directory / "corpus.jsonl")
+    queries = required_file(directory / (settings.queries or "queries.jsonl"))
+    if settings.qrels:
+        return BeirFiles(corpus, queries, required_file(directory / settings.qrels))
+    return BeirFiles(corpus, queries, find_beir(directory, settings.split or "test").judgements)
 
 
 def _read_first_rows(data: LocalData) -> None:
-    for part, file in data.files.items():
+    if data.beir is not None:
+        for file in (data.beir.corpus, data.beir.queries):
+            if next(read_rows(file, ("_id", "text")), None) is None:
+                raise ValueError(f"{file}: there are no rows.")
+        next(read_judgements(data.beir.judgements), None)
+    for file in data.files.values():
         if not file.is_file():
-            raise FileNotFoundError(f"{data.where}: {file} is no file; correct the path.")
-        try:
-            if next(read_rows(file, data.columns_of(part)), None) is None:
-                raise ValueError(f"{file}: no rows.")
-        except ValueError as error:
-            raise ValueError(f"{data.where}: {error}") from error
+            raise FileNotFoundError(f"{file} is not a file; correct the path.")
+        if next(read_rows(file, data.columns), None) is None:
+            raise ValueError(f"{file}: there are no rows.")
 
 
 def _task(data: LocalData) -> AbsTask:
@@ -176,9 +178,12 @@ def _task(data: LocalData) -> AbsTask:
 
 
 def _digest(data: LocalData) -> str:
-    """Twelve hexadecimal digits over all that decides what the task is: type, columns, and the bytes of the files."""
-    digest = hashlib.sha256(json.dumps([data.task_type, data.columns]).encode())
-    for part, file in sorted(data.files.items()):
+    """Twelve hexadecimal digits over all that decides what the task is: type, columns, switch, bytes of the files."""
+    decisive = [data.task_type, data.columns, *(["skip_blank"] if data.skip_blank else [])]
+    digest = hashlib.sha256(json.dumps(decisive).encode())
+    beir = data.beir
+    files = data.files if beir is None else {"corpus": beir.corpus, "queries": beir.queries, "qrels": beir.judgements}
+    for part, file in sorted(files.items()):
         with open(file, "rb") as stream:
             digest.update(f" {part} {hashlib.file_digest(stream, 'sha256').hexdigest()}".encode())
     return digest.hexdigest()[:12]

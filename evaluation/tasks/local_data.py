@@ -1,8 +1,7 @@
 """How own files become the data of mteb's task types."""
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,13 +17,20 @@ from mteb.abstasks import (
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 
 from evaluation.retrieval import RetrievalSet
-from evaluation.rows import read_rows, text_of
 from evaluation.tasks.sampling import QuickSampling
+from textfiles.beir import BeirFiles, read_beir
+from textfiles.rows import read_rows
+from textfiles.texts import id_of, number_of, text_of
 
-_BEIR_COLUMNS = {"corpus": ("_id", "text"), "queries": ("_id", "text"), "qrels": ("query-id", "corpus-id", "score")}
+# Counts beside the scores in a task's results: rows or judgements that were left out.
+LEFT_OUT = {
+    "blank_rows_left_out": "rows with a blank text",
+    "absent_queries_left_out": "judgements of an absent query",
+    "absent_documents_left_out": "judgements of an absent document",
+}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LocalData:
     """Files of a task.
 
@@ -32,99 +38,103 @@ class LocalData:
         name: of the task.
         task_type: as mteb calls it.
         where: what to call the task in an error.
-        files: "test" and for Classification "train", or "corpus", "queries" and "qrels".
-        columns: of the files of rows.
+        files: "test" and for Classification "train"; empty for a BEIR directory.
+        columns: of these files.
+        skip_blank: whether rows with a blank text are left out.
+        beir: files of a BEIR directory; None for files of rows.
+        strict: whether judgements of absent queries or documents are errors.
     """
 
     name: str
     task_type: str
     where: str
-    files: dict[str, Path]
-    columns: tuple[str, ...]
-
-    def columns_of(self, part: str) -> tuple[str, ...]:
-        """Columns that a file must have."""
-        return _BEIR_COLUMNS.get(part, self.columns)
-
-    def rows(self, part: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Rows of a file, each with what to call it in an error."""
-        return read_rows(self.files[part], self.columns_of(part))
+    files: dict[str, Path] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    skip_blank: bool = False
+    beir: BeirFiles | None = None
+    strict: bool = False
 
 
 class _LocalTask:
-    """Put before mteb's class of a type: data come from `data`, once, when they are needed."""
+    """Put before mteb's class of a type: data come from `data`, once, when they are needed.
+
+    Attributes:
+        left_out: name in `LEFT_OUT` -> how many, where there are some; written in the results beside the scores.
+    """
 
     data: ClassVar[LocalData]
     dataset: Any
     data_loaded: bool
+    left_out: dict[str, int]
 
     def load_data(self, num_proc: int | None = None, **_: Any) -> None:
-        """Read the files.
+        """Read the files, and print how much was left out.
 
         Raises:
-            ValueError: A row cannot be used; names the entry, the file, the row and the column.
+            ValueError: a row cannot be used; names the entry, the file, the row and the column.
         """
         if self.data_loaded:
             return
+        self.left_out = {}
         try:
             self.dataset = self.read()
         except ValueError as error:
             raise ValueError(f"{self.data.where}: {error}") from error
+        for name, count in self.left_out.items():
+            print(f"{self.data.name}: {count:,} {LEFT_OUT[name]} left out")
         self.data_loaded = True
+
+    def evaluate(self, *arguments: Any, **settings: Any) -> Any:
+        scores = super().evaluate(*arguments, **settings)  # type: ignore[misc]
+        for of_subset in scores.values():
+            of_subset.update(self.left_out)
+        return scores
 
     def read(self) -> Any:
         """The data as mteb's class of the type wants them."""
         raise NotImplementedError
+
+    def rows(self, part: str, texts: int) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
+        """Rows of a file: what to call one in an error, the row, and the texts in its first columns."""
+        columns = self.data.columns
+        for where, row in read_rows(self.data.files[part], columns):
+            found = [text_of(row, column, where, may_be_blank=self.data.skip_blank) for column in columns[:texts]]
+            if all(map(str.strip, found)):
+                yield where, row, found
+            else:
+                self.left_out["blank_rows_left_out"] = self.left_out.get("blank_rows_left_out", 0) + 1
+
+    def columns_of_pairs(self, third: Callable[[dict[str, Any], str, str], Any], name: str) -> dict[str, list]:
+        """Two texts of each test row, and what a function makes of its third column."""
+        columns: dict[str, list] = {"sentence1": [], "sentence2": [], name: []}
+        for where, row, texts in self.rows("test", 2):
+            for values, value in zip(columns.values(), [*texts, third(row, self.data.columns[2], where)], strict=True):
+                values.append(value)
+        return columns
 
 
 class LocalRetrieval(_LocalTask, AbsTaskRetrieval):
     """A directory in the BEIR layout, with the grades of its judgements, or pairs of a query and its document.
 
     Of pairs, every document is searched; equal queries are one query, and equal documents one document. A document
-    may be blank, as in some of BEIR; a query may not.
+    of a BEIR directory may be blank; a query may not.
     """
 
     def read(self) -> dict[str, dict[str, RetrievalSplitData]]:  # noqa: D102 - see _LocalTask
-        return {"default": {"test": self._beir() if "corpus" in self.data.files else self._pairs()}}
+        return {"default": {"test": self._pairs() if self.data.beir is None else self._beir(self.data.beir)}}
 
-    def _beir(self) -> RetrievalSplitData:
-        corpus: dict[str, dict[str, str]] = {}
-        for where, row in self.data.rows("corpus"):
-            name = _new_id(corpus, row, where)
-            corpus[name] = {"id": name, "title": str(row.get("title") or ""), "text": str(row["text"])}
-        grades = self._grades(corpus)
-        queries: dict[str, str] = {}
-        for where, row in self.data.rows("queries"):
-            name = _new_id(queries, row, where)
-            queries[name] = text_of(row, "text", where) if name in grades else ""
-        if unknown := grades.keys() - queries.keys():
-            raise ValueError(
-                f"{self.data.files['qrels']}: query {min(unknown)!r} is not in {self.data.files['queries']}."
-            )
-        # As in BEIR, queries without a relevant document are left out.
-        judged = {
-            name: text for name, text in queries.items() if any(grade > 0 for grade in grades.get(name, {}).values())
+    def _beir(self, files: BeirFiles) -> RetrievalSplitData:
+        found = read_beir(files, strict=self.data.strict)
+        counts = {
+            "absent_queries_left_out": found.absent_queries,
+            "absent_documents_left_out": found.absent_documents,
         }
-        if not judged:
-            raise ValueError(f"{self.data.files['qrels']}: no query has a relevant document.")
-        return _split(list(corpus.values()), judged, {name: grades[name] for name in judged})
-
-    def _grades(self, corpus: dict[str, Any]) -> dict[str, dict[str, int]]:
-        grades: dict[str, dict[str, int]] = {}
-        for where, row in self.data.rows("qrels"):
-            document = str(row["corpus-id"])
-            if document not in corpus:
-                raise ValueError(f"{where}: document {document!r} is not in {self.data.files['corpus']}.")
-            grade = _number(row, "score", where)
-            if not grade.is_integer():
-                raise ValueError(f"{where}, column 'score': {row['score']!r} is no whole number, as grades must be.")
-            grades.setdefault(str(row["query-id"]), {})[document] = int(grade)
-        return grades
+        self.left_out |= {name: count for name, count in counts.items() if count}
+        return _split([document._asdict() for document in found.documents.values()], found.queries, found.grades)
 
     def _pairs(self) -> RetrievalSplitData:
-        query, document = self.data.columns
-        rows = ((text_of(row, query, where), text_of(row, document, where)) for where, row in self.data.rows("test"))
-        pairs = RetrievalSet.from_pairs({"query": one, "document": other} for one, other in rows)
+        texts = (texts for _, _, texts in self.rows("test", 2))
+        pairs = RetrievalSet.from_pairs({"query": query, "document": document} for query, document in texts)
         corpus = [{"id": name, "title": "", "text": text} for name, text in pairs.documents.items()]
         return _split(corpus, pairs.queries, {name: dict.fromkeys(found, 1) for name, found in pairs.relevant.items()})
 
@@ -133,16 +143,10 @@ class LocalSTS(_LocalTask, AbsTaskSTS):
     """Pairs of texts with a score, on any scale: what counts is rank correlation."""
 
     def read(self) -> DatasetDict:  # noqa: D102 - see _LocalTask
-        one, other, score = self.data.columns
-        columns: dict[str, list] = {"sentence1": [], "sentence2": [], "score": []}
-        for where, row in self.data.rows("test"):
-            columns["sentence1"].append(text_of(row, one, where))
-            columns["sentence2"].append(text_of(row, other, where))
-            columns["score"].append(_number(row, score, where))
+        columns = self.columns_of_pairs(number_of, "score")
+        _require_two(columns["score"], "scores", self.data.files["test"])
         # mteb brings scores to 0..1 by these
         self.min_score, self.max_score = min(columns["score"]), max(columns["score"])
-        if self.min_score == self.max_score:
-            raise ValueError(f"{self.data.files['test']}: all scores are {self.max_score}; nothing to correlate with.")
         return DatasetDict(test=Dataset.from_dict(columns))
 
 
@@ -154,33 +158,29 @@ class LocalClustering(_LocalTask, AbsTaskClusteringLegacy):
     """
 
     def read(self) -> DatasetDict:  # noqa: D102 - see _LocalTask
-        text, label = self.data.columns
-        columns: dict[str, list[str]] = {"sentences": [], "labels": []}
-        for where, row in self.data.rows("test"):
-            columns["sentences"].append(text_of(row, text, where))
-            columns["labels"].append(_label(row, label, where))
-        _require_labels(set(columns["labels"]), self.data.files["test"])
-        return DatasetDict(test=Dataset.from_dict({name: [values] for name, values in columns.items()}))
+        rows = [(text, _label(row, self.data.columns[1], where)) for where, row, (text,) in self.rows("test", 1)]
+        labels = [label for _, label in rows]
+        _require_two(labels, "labels", self.data.files["test"])
+        return DatasetDict(test=Dataset.from_dict({"sentences": [[text for text, _ in rows]], "labels": [labels]}))
 
 
 class LocalClassification(_LocalTask, QuickSampling, AbsTaskClassification):
     """Texts with a label. mteb fits a logistic regression to 8 training rows of each label, ten times."""
 
     def read(self) -> DatasetDict:  # noqa: D102 - see _LocalTask
-        text, label = self.data.columns
         splits: dict[str, dict[str, list]] = {}
         known: set[str] = set()
         for part in ("train", "test"):
             columns: dict[str, list] = {"text": [], "label": []}
-            for where, row in self.data.rows(part):
-                name = _label(row, label, where)
+            for where, row, (text,) in self.rows(part, 1):
+                name = _label(row, self.data.columns[1], where)
                 if part == "test" and name not in known:
                     raise ValueError(f"{where}: label {name!r} is not in {self.data.files['train']}.")
-                columns["text"].append(text_of(row, text, where))
+                columns["text"].append(text)
                 columns["label"].append(name)
             known |= set(columns["label"])
             splits[part] = columns
-        _require_labels(known, self.data.files["train"])
+        _require_two(known, "labels", self.data.files["train"])
         numbers = {name: number for number, name in enumerate(sorted(known))}
         for columns in splits.values():
             columns["label"] = [numbers[name] for name in columns["label"]]
@@ -191,16 +191,8 @@ class LocalPairClassification(_LocalTask, AbsTaskPairClassification):
     """Pairs of texts with a label, 1 for those that belong together and 0 for others."""
 
     def read(self) -> DatasetDict:  # noqa: D102 - see _LocalTask
-        one, other, label = self.data.columns
-        columns: dict[str, list] = {"sentence1": [], "sentence2": [], "labels": []}
-        for where, row in self.data.rows("test"):
-            name = _label(row, label, where)
-            if name not in ("0", "1"):
-                raise ValueError(f"{where}, column {label!r}: {row[label]!r} instead of 0 or 1.")
-            columns["sentence1"].append(text_of(row, one, where))
-            columns["sentence2"].append(text_of(row, other, where))
-            columns["labels"].append(int(name))
-        _require_labels(set(columns["labels"]), self.data.files["test"])
+        columns = self.columns_of_pairs(_zero_or_one, "labels")
+        _require_two(columns["labels"], "labels", self.data.files["test"])
         return DatasetDict(test=Dataset.from_dict(columns))
 
 
@@ -234,32 +226,19 @@ def _split(
     )
 
 
-def _new_id(known: dict[str, Any], row: dict[str, Any], where: str) -> str:
-    name = str(row["_id"])
-    if name in known:
-        raise ValueError(f"{where}: _id {name!r} was there before; ids must differ.")
-    return name
-
-
-def _number(row: dict[str, Any], column: str, where: str) -> float:
-    try:
-        number = float(row[column])
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"{where}, column {column!r}: {row[column]!r} instead of a number.")
-    return number
-
-
 def _label(row: dict[str, Any], column: str, where: str) -> str:
     value = row[column]
-    if isinstance(value, bool):
-        value = int(value)
-    if not isinstance(value, str | int) or str(value).strip() == "":
-        raise ValueError(f"{where}, column {column!r}: {value!r} instead of a label, a text or a whole number.")
-    return str(value).strip()
+    return str(int(value)) if isinstance(value, bool) else id_of(row, column, where).strip()
 
 
-def _require_labels(labels: set, file: Path) -> None:
-    if len(labels) < 2:
-        raise ValueError(f"{file}: all labels are {min(labels)!r}; there must be two at least.")
+def _zero_or_one(row: dict[str, Any], column: str, where: str) -> int:
+    if (name := _label(row, column, where)) not in ("0", "1"):
+        raise ValueError(f"{where}, column {column!r}: {name!r} instead of 0 or 1.")
+    return int(name)
+
+
+def _require_two(values: Any, what: str, file: Path) -> None:
+    if not values:
+        raise ValueError(f"{file}: there are no rows.")
+    if len(set(values)) < 2:
+        raise ValueError(f"{file}: all {what} are {next(iter(values))!r}; there must be at least two.")

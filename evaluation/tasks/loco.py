@@ -14,8 +14,9 @@ from mteb.abstasks import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.task_metadata import TaskMetadata
 
-from evaluation.rows import read_rows, text_of
 from evaluation.tasks.data import LOCAL_REVISION, PARQUET_REVISION
+from textfiles.rows import read_rows, require_columns
+from textfiles.texts import check_text, text_of
 
 _SCROLLS = "tau/scrolls"
 _QASPER = "allenai/qasper"
@@ -45,8 +46,8 @@ class LoCoTask(AbsTaskRetrieval):
     The subset's own directory may be given too.
 
     Attributes:
-        document_column: Column of documents.
-        query_column: Column of queries.
+        document_column: column of documents.
+        query_column: column of queries.
     """
 
     document_column: ClassVar[str] = "input"
@@ -56,8 +57,8 @@ class LoCoTask(AbsTaskRetrieval):
         """Read the rows.
 
         Raises:
-            FileNotFoundError: There are no files of the split.
-            ValueError: A column is missing, or a document or query is blank; names the file, the row and the column.
+            FileNotFoundError: there are no files of the split.
+            ValueError: a column is missing, or a document or query is blank; names the file, the row and the column.
         """
         if self.data_loaded:
             return
@@ -92,9 +93,7 @@ class LoCoTask(AbsTaskRetrieval):
         rows = datasets.load_dataset(
             path, data_files=pattern, revision=source["revision"], split="train", num_proc=num_proc
         )
-        for column in columns:
-            if column not in rows.column_names:
-                raise ValueError(f"{path}, {pattern}: no column {column!r}; there are {', '.join(rows.column_names)}.")
+        require_columns(rows.column_names, columns, f"{path}, {pattern}")
         for number, row in enumerate(rows.select_columns(list(columns)), start=1):
             yield f"{path}, {pattern}, row {number}", row
 
@@ -151,15 +150,17 @@ def _files(path: Path, name: str, subset: str, split: str) -> list[Path]:
     patterns = [f"{split}/*.parquet", f"{split}*.parquet", f"{split}*.jsonl", f"{split}*.jsonl.gz"]
     found = [files for place in places for pattern in patterns if (files := sorted(place.glob(pattern)))]
     if not found:
-        raise FileNotFoundError(f"{places[0]}: no {split} files there; looked for {', '.join(patterns)}")
+        raise FileNotFoundError(f"{places[0]}: there are no {split} files; looked for {', '.join(patterns)}.")
     if len(found) > 1:
         twice = " and ".join(str(files[0]) for files in found)
-        raise ValueError(f"the split {split} is there more than once ({twice}); remove all but one")
+        raise ValueError(f"there is more than one copy of the split {split} ({twice}); remove all but one.")
     return found[0]
 
 
 def _document(row: Mapping[str, Any], column: str, where: str) -> str:
-    return text_of({column: _join_sections(row[column], where)} if column == _SECTIONS else row, column, where)
+    if column != _SECTIONS:
+        return text_of(row, column, where)
+    return check_text(_join_sections(row[column], where), f"{where}, column {column!r}")
 
 
 def _join_sections(full_text: Any, where: str) -> str:
@@ -168,7 +169,7 @@ def _join_sections(full_text: Any, where: str) -> str:
     Args:
         full_text: {"section_name": [...], "paragraphs": [[...], ...]} as parquet files have it, or a list of
             {"section_name": ..., "paragraphs": [...]}. A section may have no name.
-        where: What to call the row in an error.
+        where: what to call the row in an error.
     """
     try:
         if isinstance(full_text, Mapping):
@@ -179,10 +180,12 @@ def _join_sections(full_text: Any, where: str) -> str:
         return "".join(_section(name, body) for name, body in zip(names, bodies, strict=True)).strip()
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{where}, column {_SECTIONS!r}: no sections with section_name and paragraphs ({error!r})."
+            f"{where}, column {_SECTIONS!r}: not sections with section_name and paragraphs ({error!r})."
         ) from error
 
 
 def _section(name: str | None, paragraphs: Sequence[str]) -> str:
+    if not isinstance(name, str | None):
+        raise TypeError(f"a section's name is a {type(name).__name__}")
     body = " ".join(paragraphs)
     return f"{body}\n" if name is None else f"{name}\n{body}\n"

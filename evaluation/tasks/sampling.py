@@ -23,7 +23,7 @@ class QuickSampling:
 
 
 class _Labels:
-    """What mteb needs of a data set to draw rows."""
+    """The parts of a data set that mteb needs to draw rows."""
 
     def __init__(self, dataset: Dataset, column: str) -> None:
         self._dataset = dataset

@@ -218,7 +218,7 @@ class Quickstart:
     def _draw(self) -> None:
         scores = json.loads((self.directory / "scores.json").read_text())
         bars = {name: {part: values["ndcg@10"] for part, values in row.items()} for name, row in scores.items()}
-        plot_scores(bars, self.directory / "scores.png", ylabel="nDCG@10")
+        plot_scores(bars, self.directory / "scores.png", xlabel="nDCG@10")
         states = {f"stage {n}": self.directory / f"stage{n}" / "trainer_state.json" for n in (1, 2, 3)}
         histories = {name: json.loads(state.read_text())["log_history"] for name, state in states.items()}
         plot_loss_curves(histories, self.directory / "loss.png")

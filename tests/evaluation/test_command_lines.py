@@ -25,7 +25,7 @@ def test_mteb_run_evaluates_and_says_what_next(nomic, task_file, tmp_path, capsy
     [
         (["--tasks", "SciFacts"], r"unknown task 'SciFacts'; did you mean SciFact"),
         (["--benchmark", "MTEB(eng, v9)"], r"unknown benchmark 'MTEB\(eng, v9\)'; did you mean MTEB\(eng, v[12]\)"),
-        (["--prompts", "[1]"], r"--prompts '\[1\]': it is no mapping"),
+        (["--prompts", "[1]"], r"--prompts '\[1\]': not a mapping"),
         (["--prompts", '{"query": '], "--prompts .*write"),
         (["--local_tasks", "nowhere.yaml"], "nowhere.yaml"),
     ],
@@ -41,7 +41,7 @@ def test_what_cannot_be_meant_ends_with_one_line(nomic, task_file, tmp_path, arg
 def test_a_model_without_prompts_must_be_told_to_go_without(task_file, tmp_path):
     model = str(save_other(tmp_path / "models" / "plain"))
     arguments = ["--local_tasks", str(task_file), "--output_dir", str(tmp_path / "out")]
-    with pytest.raises(SystemExit, match="brings no prompts.*--prompts none"):
+    with pytest.raises(SystemExit, match="has no prompts.*--prompts none"):
         main([model, *arguments])
     main([model, *arguments, "--prompts", "none"])
     main([model, *arguments, "--prompts", "nomic"])
@@ -50,7 +50,7 @@ def test_a_model_without_prompts_must_be_told_to_go_without(task_file, tmp_path)
 
 
 def test_missing_data_are_told_after_the_other_tasks(nomic, task_file, tmp_path, capsys):
-    with pytest.raises(SystemExit, match="1 task failed; the others are kept:\n  SciFact: no data set .*--data_dir"):
+    with pytest.raises(SystemExit, match="1 task failed; .* kept:\n  SciFact: no data set .*--data_dir"):
         main([str(nomic), "--tasks", "SciFact", "--local_tasks", str(task_file), "--output_dir", str(tmp_path / "out")])
     assert "toy_search" in capsys.readouterr().out
 

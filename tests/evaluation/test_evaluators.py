@@ -52,45 +52,108 @@ def test_pairs_are_searched_among_all_documents(embedder, tmp_path):
     assert found["own_cosine_mrr@10"] == pytest.approx((1 / (ranks + 1)).mean())
 
 
-def test_retrieval_on_the_hub_is_read_like_a_beir_directory(embedder, tmp_path, monkeypatch):
+def test_retrieval_on_the_hub_is_read_like_a_beir_directory(embedder, tmp_path, monkeypatch, capsys):
     corpus = [{"_id": str(n), "title": "word5", "text": text} for n, text in enumerate(TEXTS)]
     queries = [{"_id": f"q{n}", "text": text} for n, text in enumerate(TEXTS[:5])]
     judged = [{"query-id": f"q{n}", "corpus-id": str(n + 1), "score": 1} for n in range(4)]
     judged.append({"query-id": "q4", "corpus-id": "0", "score": 0})
     for name, rows in (("corpus", corpus), ("queries", queries)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    lines = ["\t".join(judged[0]), *("\t".join(map(str, row.values())) for row in judged)]
-    (tmp_path / "qrels.tsv").write_text("\n".join(lines) + "\n")
-    parts = {("corpus", "corpus"): corpus, ("queries", "queries"): queries, (None, "test"): judged}
+    judged.append({"query-id": "q3", "corpus-id": "absent", "score": 2})
+    splits = {"test": judged, "dev": judged[:2]}
+    (tmp_path / "qrels").mkdir()
+    for split, rows in splits.items():
+        lines = ["\t".join(judged[0]), *("\t".join(map(str, row.values())) for row in rows)]
+        (tmp_path / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    parts = {("corpus", "corpus"): corpus, ("queries", "queries"): queries}
+    parts |= {(None, split): rows for split, rows in splits.items()}
     monkeypatch.setattr(
         datasets, "load_dataset", lambda path, name=None, split=None: datasets.Dataset.from_list(parts[name, split])
     )
-    local, hub = (
-        build_evaluator(EvaluatorSettings(name="x", kind="retrieval", path=path))(embedder)
-        for path in (str(tmp_path), "owner/name")
-    )
-    assert hub == local and len(local) > 3
+    scores = {}
+    for split in splits:
+        local, hub = (
+            build_evaluator(EvaluatorSettings(name="x", kind="retrieval", path=path, split=split))
+            for path in (str(tmp_path), "owner/name")
+        )
+        assert len(local.queries) == len(hub.queries) == (4 if split == "test" else 2)
+        scores[split] = local(embedder)
+        assert hub(embedder) == scores[split] and len(scores[split]) > 3
+    assert scores["dev"] != scores["test"]
+    assert capsys.readouterr().out.count("1 name an absent document") == 2
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
     (tmp_path / "pairs.jsonl").write_text('{"query": "a"}\n')
     (tmp_path / "bad.jsonl").write_text('{"query": \n')
     for name, message in (
-        ("pairs.jsonl", "no column 'document'; there are query"),
-        ("bad.jsonl", "line 1: cannot be read"),
+        ("pairs.jsonl", "line 1: no column 'document'; the columns are query"),
+        ("bad.jsonl", "line 1: not valid JSON"),
     ):
         with pytest.raises(ValueError, match=f"evaluator 'x', .*{name}: .*{message}"):
             build_evaluator(EvaluatorSettings(name="x", kind="pairs", path=str(tmp_path / name)))
     (tmp_path / "a.txt").touch()
-    with pytest.raises(ValueError, match=r"cannot read this kind of file; use \.jsonl"):
+    with pytest.raises(ValueError, match=r"cannot read this kind of file; use one of \.jsonl"):
         build_evaluator(EvaluatorSettings(name="x", kind="pairs", path=str(tmp_path / "a.txt")))
+    with pytest.raises(FileNotFoundError, match=r"evaluator 'x': none\.jsonl is neither a file"):
+        build_evaluator(EvaluatorSettings(name="x", kind="pairs", path="none.jsonl"))
     for settings, message in (
         ({"kind": "sts"}, "kind must be one of"),
         ({"kind": "pairs", "columns": ["a"]}, "columns must name 2 columns"),
         ({"kind": "pairs", "prefixes": ["classification"]}, "prefixes must be two"),
+        ({"kind": "pairs", "limit": 0}, "limit must be a positive"),
+        ({"kind": "pairs", "batch_size": "8"}, "batch_size must be a positive"),
     ):
         with pytest.raises(ValueError, match=message):
             EvaluatorSettings(**{"name": "x", "path": "p", **settings})
+
+
+@pytest.mark.parametrize(
+    ("kind", "column", "value", "message"),
+    [
+        ("pairs", "query", "null", "null, not a text"),
+        ("pairs", "document", "3", "the int '3', not a text"),
+        ("pairs", "document", '["a"]', "the list .*, not a text"),
+        ("pairs", "query", '" "', "the text is blank"),
+        ("pairs", "query", r'"half \ud83d"', "not valid Unicode"),
+        ("similarity", "sentence2", "null", "null, not a text"),
+        ("similarity", "score", "NaN", "the float 'nan', not a number"),
+        ("similarity", "score", '"high"', "the str 'high', not a number"),
+        ("similarity", "score", "null", "null, not a number"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_row_when_the_run_is_built(tmp_path, kind, column, value, message):
+    columns = {"pairs": ("query", "document"), "similarity": ("sentence1", "sentence2", "score")}[kind]
+    good = {name: str(number) if name == "score" else f'"text {number}"' for number, name in enumerate(columns)}
+    lines = [good, {**good, column: value}]
+    text = "".join("{" + ", ".join(f'"{name}": {each}' for name, each in row.items()) + "}\n" for row in lines)
+    (tmp_path / "rows.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=rf"evaluator 'x', .*rows\.jsonl, line 2, column '{column}': {message}"):
+        build_evaluator(EvaluatorSettings(name="x", kind=kind, path=str(tmp_path / "rows.jsonl")))
+
+
+@pytest.mark.parametrize("kind", ["pairs", "similarity"])
+def test_a_file_without_rows_or_with_equal_scores_is_refused(tmp_path, kind):
+    (tmp_path / "rows.tsv").write_text("sentence1\tsentence2\tscore\tquery\tdocument\n")
+    settings = EvaluatorSettings(name="x", kind=kind, path=str(tmp_path / "rows.tsv"))
+    with pytest.raises(ValueError, match=r"rows\.tsv: there are no rows"):
+        build_evaluator(settings)
+    (tmp_path / "rows.tsv").write_text("sentence1\tsentence2\tscore\na\tb\t1\nc\td\t1\n")
+    if kind == "similarity":
+        with pytest.raises(ValueError, match="all scores are 1"):
+            build_evaluator(settings)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "similarity"])
+def test_embeddings_that_are_not_numbers_are_an_error(tmp_path, kind):
+    rows = [{"query": t, "document": t, "sentence1": t, "sentence2": t[::-1], "score": n} for n, t in enumerate(TEXTS)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = encoder().eval()
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight.fill_(torch.nan)
+    broken = embedder_around(model, tokenizer(), max_seq_length=32)
+    with pytest.raises(ValueError, match="12 of 12 texts are not finite"):
+        build_evaluator(EvaluatorSettings(name="x", kind=kind, path=str(tmp_path / "rows.jsonl")))(broken)
 
 
 def test_the_weights_are_shared_not_copied():

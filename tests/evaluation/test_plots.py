@@ -32,7 +32,7 @@ def test_loss_curves_hold_the_logged_points(tmp_path, drawn):
 
 
 def test_a_history_without_losses_is_named(tmp_path):
-    with pytest.raises(ValueError, match="stage 3: the history holds no loss"):
+    with pytest.raises(ValueError, match="stage 3: the history has no loss"):
         plots.plot_loss_curves({"stage 3": HISTORY[3:]}, tmp_path / "loss.png")
     with pytest.raises(ValueError, match="no training history"):
         plots.plot_loss_curves({}, tmp_path / "loss.png")
@@ -41,11 +41,16 @@ def test_a_history_without_losses_is_named(tmp_path):
 
 def test_scores_are_drawn_as_bars(tmp_path, drawn):
     table = {"BM25": {"seen": 66.0, "unseen": 52.0}, "stage 3": {"seen": 55.0, "unseen": 35.0}}
-    plots.plot_scores(table, tmp_path / "scores.png", ylabel="nDCG@10")
-    heights = [[bar.get_height() for bar in bars] for bars in drawn[-1].axes[0].containers]
-    assert heights == [[66.0, 52.0], [55.0, 35.0]]
-    with pytest.raises(ValueError, match="stage 3: the scores are for seen, not for seen, unseen"):
-        plots.plot_scores({**table, "stage 3": {"seen": 1.0}}, tmp_path / "bad.png", ylabel="nDCG@10")
+    table["partly"] = {"unseen": 12.0}
+    plots.plot_scores(table, tmp_path / "scores.png", xlabel="nDCG@10")
+    bars = [(each.get_label(), each[0].get_width()) for each in drawn[-1].axes[0].containers]
+    expected = {
+        column: [(name, row[column]) for name, row in table.items() if column in row] for column in ("seen", "unseen")
+    }
+    assert bars == expected["seen"] + expected["unseen"]
+    assert [label.get_text() for label in drawn[-1].axes[0].get_yticklabels()] == ["seen", "unseen"]
+    with pytest.raises(ValueError, match="no scores to draw"):
+        plots.plot_scores({"stage 3": {}}, tmp_path / "none.png", xlabel="nDCG@10")
 
 
 def test_the_embedding_map_keeps_clusters_apart_and_rare_labels_grey(tmp_path, drawn, monkeypatch):

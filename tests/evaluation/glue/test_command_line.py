@@ -1,10 +1,12 @@
 """The command line from data to table, in one process."""
 
 import json
+import os
 
 import pytest
 from transformers import BertConfig, BertModel
 
+from evaluation.glue import command as command_line
 from evaluation.glue.protocol import TIERS
 from evaluation.glue.results import TASKS, is_glue_directory, read_runs, summarise
 from evaluation.glue.tasks import GLUE
@@ -61,9 +63,7 @@ def test_several_models_share_the_command(place):
         (["--seeds", "1", "1"], "--seeds"),
         (["--label", "a/b"], "--label a/b"),
         (["--file", "cola_train"], "SPLIT=PATH"),
-        (["--mnli_stand_in", "stand_in.tsv"], "none is among the --tasks"),
-        (["--tasks", "mnli", "rte", "--mnli_stand_in", "stand_in.tsv"], "mnli is not among"),
-        (["--tasks", "rte", "--mnli_stand_in", "gone.tsv"], r"gone\.tsv: no such file"),
+        (["--mnli_start", "model"], "none is among the --tasks"),
         (["--tasks", "rte", "--file", "rte_dev=gone.tsv"], r"rte_dev at gone\.tsv"),
     ],
 )
@@ -79,8 +79,25 @@ def test_models_are_checked_and_told_apart(place):
     save_nomic(place / "other" / "model")
     with pytest.raises(SystemExit, match="two models have the label 'model'"):
         main([str(place / "other" / "model"), *arguments(place)])
-    with pytest.raises(SystemExit, match="belong to one model"):
+    with pytest.raises(SystemExit, match="are for a single model"):
         main([str(place / "other" / "model"), *arguments(place, "--label", "x")])
+
+
+def test_a_process_uses_one_gpu(monkeypatch, capsys):
+    """Trainer would use all that it sees, and the batch would be as many times larger."""
+    for visible, expected in (("4,GPU-7", "4"), (None, "0")):
+        monkeypatch.setattr(command_line.torch.cuda, "device_count", lambda: 2)
+        if visible is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        command_line.use_one_gpu()
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
+        assert f"Using GPU {expected}" in capsys.readouterr().out
+    monkeypatch.setattr(command_line.torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    command_line.use_one_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
 
 
 def test_help_says_what_tiers_cost(capsys):

@@ -84,7 +84,7 @@ def test_scores_are_numbers_from_0_to_5(tmp_path, value):
     made = rows(GLUE["stsb"], 3, 0)
     made[2]["score"] = value
     write_tsv(tmp_path / "rows.tsv", made)
-    with pytest.raises(ValueError, match=r"line 4, column 'score': must be a number from 0 to 5"):
+    with pytest.raises(ValueError, match=r"line 4, column 'score': .*(a number from 0 to 5|not a number)"):
         read_file(tmp_path / "rows.tsv", GLUE["stsb"])
 
 
@@ -161,5 +161,5 @@ def test_real_files_are_read_whole(shared_data):
         assert len(read.targets) == count and set(read.targets) == {0, 1}
     stsb = read_file(shared_data / "sts" / "stsb_dev.tsv.gz", GLUE["stsb"])
     assert len(stsb.targets) == 1500 and max(stsb.targets) == 5.0
-    stand_in = read_file(shared_data / "nli" / "mnli_dev_80pct.tsv.gz", GLUE["mnli"])
-    assert len(stand_in.targets) == 15753 and set(stand_in.targets) == {0, 1, 2}
+    mnli = read_file(shared_data / "nli" / "mnli_dev_80pct.tsv.gz", GLUE["mnli"])
+    assert len(mnli.targets) == 15753 and set(mnli.targets) == {0, 1, 2}

@@ -1,6 +1,5 @@
 """Several processes on one list of runs: each run is done once, and the run of a process that dies is taken over."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,14 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tqdm.auto import tqdm
 
-from evaluation.glue import command as command_line
 from evaluation.glue import sweep as sweep_module
-from evaluation.glue import workers
 from evaluation.glue.data import GlueData
 from evaluation.glue.protocol import Grid, Protocol
 from evaluation.glue.sweep import Sweep
-from tests.evaluation.glue.toys import arguments, main, remove_results, results, run
+from tests.evaluation.glue.toys import arguments, remove_results, results, run
 
 ROOT = Path(__file__).parents[3]
 MODULE = "tests.evaluation.glue.run_counted"
@@ -70,24 +68,6 @@ def test_the_run_of_a_killed_process_is_finished_by_another(place, expected, env
     assert sorted(line.split()[0] for line in log if line not in taken_over) == sorted(expected)
 
 
-@pytest.mark.slow
-def test_two_workers_share_the_runs_and_both_end(place, expected, environment, monkeypatch, capsys):
-    started = []
-
-    def work_counted(jobs, processes, command):
-        assert command[:3] == [sys.executable, "-m", "evaluation.glue"] and command[-1] == "--worker"
-        started.append(processes)
-        counted = [sys.executable, "-m", MODULE, str(place / "log"), "0", *command[3:]]
-        workers.work_in_processes(jobs, processes, counted)
-
-    monkeypatch.setattr(command_line, "work_in_processes", work_counted)
-    main([*arguments(place, *GRID, tasks=TASKS), "--processes", "2"])
-    assert started == [2] and results(place) == expected
-    log = (place / "log").read_text().splitlines()
-    assert sorted(line.split()[0] for line in log) == sorted(expected), "each once"
-    assert "6/6" in capsys.readouterr().err
-
-
 def test_many_processes_never_do_a_run_twice(place, monkeypatch):
     done = []
     monkeypatch.setattr(Sweep, "_train", lambda self, run, bar: (done.append(run.name), write(self, run)))
@@ -102,22 +82,9 @@ def test_many_processes_never_do_a_run_twice(place, monkeypatch):
         sweep = Sweep(
             model="model", directory=directory, grid=grid, protocol=Protocol(), data=data, save_steps=1
         )  # each has its own, as processes have
-        workers.work(workers.jobs_of([sweep]))
+        with tqdm(disable=True) as bar:
+            sweep_module.work(sweep_module.jobs_of([sweep]), bar)
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(work, range(6)))
     assert sorted(done) == sorted(run.name for run in grid.all_runs())
-
-
-def test_each_worker_sees_one_gpu(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7")
-    seen = [workers._environment(index, 3)["CUDA_VISIBLE_DEVICES"] for index in range(3)]
-    assert seen == ["4", "GPU-7", "4"]
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(workers.torch.cuda, "device_count", lambda: 2)
-    assert [workers._environment(index, 2)["CUDA_VISIBLE_DEVICES"] for index in range(2)] == ["0", "1"]
-    monkeypatch.setattr(workers.torch.cuda, "device_count", lambda: 0)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    environment = workers._environment(0, 3)
-    assert environment["OMP_NUM_THREADS"] == "2" and "CUDA_VISIBLE_DEVICES" not in environment

@@ -84,8 +84,10 @@ def test_what_is_other_than_in_the_paper_is_said():
         "started from encoder, the paper starts from MNLI",
     ]
     assert summarise([replace(RUN, task="cola", start="encoder")])["cola"].differences[-1] == "1 of 6 configurations"
-    stand_in = summarise([replace(RUN, task="rte", start="mnli stand-in: dev.tsv")])["rte"]
-    assert "stand-in" in stand_in.differences[-1]
+    other = summarise([replace(RUN, task="rte", start="snli: run")])["rte"]
+    assert other.differences[-1] == "started from snli: run, the paper starts from MNLI"
+    given = summarise([replace(RUN, task="rte", start="mnli checkpoint: tuned (0123)")])["rte"]
+    assert "MNLI" not in given.differences[-1]
 
 
 def test_files_are_read_back_and_broken_ones_named(tmp_path):
@@ -97,6 +99,11 @@ def test_files_are_read_back_and_broken_ones_named(tmp_path):
     (tmp_path / "runs" / "cut.json").write_text('{"task": "co')
     with pytest.raises(ValueError, match=r"cut\.json.*Remove it"):
         read_runs(tmp_path)
+    for score in (float("nan"), None, "0.5"):
+        content = {**asdict(RUN), "main_score": score}
+        (tmp_path / "runs" / "cut.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=r"cut\.json: a score is .*, not a number. Remove it"):
+            read_runs(tmp_path)
     (tmp_path / "runs" / "cut.json").write_text('{"task": "cola"}')
     with pytest.raises(ValueError, match=r"cut\.json.*no model, weights"):
         read_runs(tmp_path)

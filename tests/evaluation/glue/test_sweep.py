@@ -6,13 +6,12 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from evaluation.glue import sweep as sweep_module
 from evaluation.glue import training
-from evaluation.glue.results import read_runs
 from tests.checkpoints import save_nomic
-from tests.evaluation.glue.toys import TRAIN_ROWS, arguments, main, read, remove_results, results, run, write_tsv
+from tests.evaluation.glue.toys import TRAIN_ROWS, arguments, main, remove_results, results, run, write_tsv
 from tests.evaluation.glue.toys import rows as made_rows
 
 
@@ -82,19 +81,6 @@ def test_rte_stsb_and_mrpc_begin_with_the_mnli_encoder_and_others_do_not(place, 
     assert not list((out / "work").iterdir()), "locks and checkpoints of finished runs are gone"
 
 
-def test_a_stand_in_is_trained_once_and_named_in_every_result_that_began_with_it(place, begun):
-    made = run(place, "--mnli_stand_in", place / "data" / "stand_in.tsv", tasks=("rte", "cola"))
-    starts = place / "out" / "model" / "starts"
-    stand_in = starts / "mnli_stand_in-batch8-rate0.003-seed42"
-    assert read(starts / f"{stand_in.name}.json")["train_rows"] == TRAIN_ROWS
-    assert same_weights(begun["rte"][1], stand_in) and same_weights(begun["cola"][1], place / "model")
-    assert {name.partition("-")[0]: run["start"] for name, run in made.items()} == {
-        "rte": "mnli stand-in: stand_in.tsv",
-        "cola": "encoder",
-    }
-    assert {run.task for run in read_runs(place / "out" / "model")} == {"rte", "cola"}, "the stand-in is no result"
-
-
 def test_a_given_checkpoint_is_begun_with(place, begun):
     save_nomic(place / "tuned", seed=5)
     made = run(place, "--mnli_start", place / "tuned", tasks=("rte",))
@@ -130,7 +116,7 @@ def test_the_median_seed_of_the_best_configuration_is_kept_and_the_others_remove
     assert {made[name]["start"] for name in made if name.startswith("rte")} == {f"mnli: {mnli(2e-3, 1)}"}
     # a larger grid may choose another run: results that began with the old one are not mixed with new ones
     scored |= {f"mnli-batch8-rate0.004-seed{seed}": 0.8 for seed in (1, 2, 3)}
-    with pytest.raises(SystemExit, match=r"rte-batch8-.* began with mnli: .*rate0.002-seed1.*rate0.004-seed2"):
+    with pytest.raises(SystemExit, match=r"rte-batch8-.* started from mnli: .*rate0.002-seed1.*rate0.004-seed2"):
         main(arguments(place, "--learning_rates", "1e-3", "2e-3", "4e-3", *GRID[3:], tasks=("mnli", "rte")))
 
 
@@ -141,23 +127,55 @@ def test_kept_weights_that_are_gone_are_named(place, scored):
         run(place, *GRID, tasks=("mnli", "rte"))
 
 
-def test_checkpoints_of_another_start_are_not_gone_on_with(place, monkeypatch):
-    stand_in = ("--mnli_stand_in", place / "data" / "stand_in.tsv")
-    expected = run(place, *stand_in, tasks=("rte",))
+def test_a_run_is_not_resumed_from_checkpoints_of_another_start(place, monkeypatch):
+    given = ("--mnli_start", save_nomic(place / "tuned", seed=5))
+    expected = run(place, *given, tasks=("rte",))
     remove_results(place)
     with monkeypatch.context() as patched:
         patched.setattr(training.EpochCallback, "on_epoch_end", lambda *_, **__: sys.exit("stopped"))
         with pytest.raises(SystemExit, match="stopped"):
             run(place, "--save_steps", 3, tasks=("rte",))
     assert list((place / "out" / "model" / "work").glob("rte-*/checkpoint-3"))
-    assert run(place, *stand_in, tasks=("rte",)) == expected
+    assert run(place, *given, tasks=("rte",)) == expected
 
 
 def test_results_of_another_start_are_not_mixed(place, scored):
     run(place, tasks=("rte",))
-    stand_in = ("--mnli_stand_in", place / "data" / "stand_in.tsv")
-    with pytest.raises(SystemExit, match="began with encoder, but rte would now begin with mnli stand-in"):
-        run(place, *stand_in, tasks=("rte",))
+    given = ("--mnli_start", save_nomic(place / "tuned", seed=5))
+    with pytest.raises(SystemExit, match="started from encoder, but rte would now start from mnli checkpoint"):
+        run(place, *given, tasks=("rte",))
+
+
+def test_a_model_that_computes_nan_gets_no_result(place, capsys):
+    weights = load_file(place / "model" / "model.safetensors")
+    weights = {name: torch.full_like(weight, torch.nan) for name, weight in weights.items()}
+    save_file(weights, place / "model" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SystemExit, match="1 of 1 runs are not finished"):
+        run(place)
+    assert "not finite" in capsys.readouterr().out and not results(place)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt"])
+def test_a_damaged_checkpoint_is_named_with_the_remedy(place, monkeypatch, capsys, name):
+    with monkeypatch.context() as patched:
+        patched.setattr(training.EpochCallback, "on_epoch_end", lambda *_, **__: sys.exit("stopped"))
+        with pytest.raises(SystemExit, match="stopped"):
+            run(place, "--save_steps", 3)
+    (file,) = (place / "out" / "model" / "work").glob(f"*/checkpoint-3/{name}")
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(SystemExit, match="not finished"):
+        run(place)
+    assert f"{file.parent} cannot be resumed" in capsys.readouterr().out
+    shutil.rmtree(file.parent)
+    assert len(run(place)) == 1
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, '{"benchmark": "GLUE"}'])
+def test_damaged_settings_are_named_with_the_remedy(place, scored, text):
+    run(place)
+    (place / "out" / "model" / "settings.json").write_text(text)
+    with pytest.raises(SystemExit, match=r"settings\.json .*Choose another --output_dir, or remove the directory"):
+        run(place)
 
 
 def test_a_directory_takes_more_tasks_and_runs_but_no_other_settings(place, scored):
@@ -170,24 +188,24 @@ def test_a_directory_takes_more_tasks_and_runs_but_no_other_settings(place, scor
     assert set(after["data"]) == {"cola_train", "cola_dev", "sst2_train", "sst2_dev"}
     assert {**after, "data": 0} == {**before, "data": 0}
     for more, said in (
-        (("--epochs", 3), "epochs: 2 before, 3 now"),
-        (("--max_seq_length", 64), "max_seq_length: 128 before, 64 now"),
-        (("--weight_decay", 0.1), "weight_decay: 1e-06 before, 0.1 now"),
+        (("--epochs", 3), "protocol.epochs was 2, is 3"),
+        (("--max_seq_length", 64), "protocol.max_seq_length was 128, is 64"),
+        (("--weight_decay", 0.1), "protocol.weight_decay was 1e-06, is 0.1"),
     ):
-        with pytest.raises(SystemExit, match=f"begun with other settings .{said}"):
+        with pytest.raises(SystemExit, match=f"begun with other settings: {said}"):
             run(place, *more)
     write_tsv(place / "data" / "cola_dev.tsv", made_rows(sweep_module.GLUE["cola"], 5, 9))
-    with pytest.raises(SystemExit, match="cola_dev: .*'rows': 20.*'rows': 5"):
+    with pytest.raises(SystemExit, match="cola_dev.rows was 20, is 5"):
         run(place)
     save_nomic(place / "model", seed=1)
-    with pytest.raises(SystemExit, match="weights: .* before, .* now"):
+    with pytest.raises(SystemExit, match="weights was .*, is "):
         run(place, tasks=("sst2",))
 
 
 def test_a_strange_directory_is_left_alone(place):
     (place / "out" / "model").mkdir(parents=True)
     (place / "out" / "model" / "thesis.tex").touch()
-    with pytest.raises(SystemExit, match="holds no GLUE results"):
+    with pytest.raises(SystemExit, match="is not a directory of GLUE results"):
         run(place)
 
 

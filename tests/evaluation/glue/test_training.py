@@ -202,6 +202,28 @@ def test_missing_encoder_weights_are_an_error(place, ours):
         load(directory, "rte")
 
 
+def test_pair_tasks_are_trained_and_scored_with_token_types(place, monkeypatch):
+    """A signature that does not name them made Trainer drop them, and the two texts had no segments."""
+    names = ["input_ids", "token_type_ids", "attention_mask"]  # as BERT's tokenizer has them
+    tokenizer = AutoTokenizer.from_pretrained(place / "model", model_input_names=names)
+    split = read_file(place / "data" / "rte_dev.tsv", GLUE["rte"])
+    encoded = training.encode_split(split, tokenizer, 32)
+    assert {0, 1} == {kind for kinds in encoded["token_type_ids"] for kind in kinds}
+
+    def first_loss(rows):
+        monkeypatch.setattr(training, "Trainer", type("Stopped", (RecordingTrainer,), {"stop_at_step": 1}))
+        with pytest.raises(KeyboardInterrupt):
+            training.fine_tune(
+                replace(RUN, task="rte"), str(place / "model"), tokenizer, rows, {}, PROTOCOL, place / "work",
+                save_steps=1000,
+            )  # fmt: skip
+        return training.Trainer.last.losses[0]
+
+    without = encoded.map(lambda row: {"token_type_ids": [0] * len(row["token_type_ids"])})
+    assert first_loss(encoded) == pytest.approx(first_loss(encoded))
+    assert first_loss(encoded) != pytest.approx(first_loss(without), abs=1e-5)
+
+
 def test_texts_are_pairs_cut_to_the_length(place):
     tokenizer = AutoTokenizer.from_pretrained(place / "model")
     split = read_file(place / "data" / "rte_train.tsv", GLUE["rte"])

@@ -123,7 +123,7 @@ def test_every_thing_that_decides_a_score_is_in_the_revision(nomic, tmp_path):
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ({}, "brings no prompts"),
+        ({}, "has no prompts"),
         ({"search_query": "q: ", "clustering": "c: "}, "mteb knows none of the prompts clustering, search_query"),
     ],
 )
@@ -136,19 +136,32 @@ def test_a_model_without_prompts_that_mteb_knows_is_refused(tmp_path, prompts, m
 
 
 def test_wrong_checkpoints_and_prompts_are_named(nomic, other, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere/at/all is no directory"):
+    with pytest.raises(FileNotFoundError, match="nowhere/at/all is neither a directory"):
         load_encoder("nowhere/at/all", device="cpu")
-    with pytest.raises(FileNotFoundError, match="nobody/nothing is no directory here, and the hub"):
+    with pytest.raises(FileNotFoundError, match="nobody/nothing is not a directory, and the hub"):
         load_encoder("nobody/nothing", device="cpu")
-    with pytest.raises(ValueError, match="no prompt by the name 'Cluster'"):
+    with pytest.raises(ValueError, match="the prompt name 'Cluster' is not"):
         load_encoder(str(nomic), device="cpu", prompts={"Cluster": "x"})
     with pytest.raises(ValueError, match="--name 'mine': .* organization/model"):
         load_encoder(str(nomic), device="cpu", name="mine")
     for settings in ({"max_seq_length": 0}, {"tokens_per_batch": 0}):
-        with pytest.raises(ValueError, match="needs 4 tokens at least"):
+        with pytest.raises(ValueError, match="max_seq_length must be at least 4"):
             load_encoder(str(nomic), device="cpu", **settings)
-    with pytest.raises(ValueError, match="rotary_scaling_factor is for Nomic models"):
+    with pytest.raises(ValueError, match="is not a Nomic model; rotary_scaling_factor is for those"):
         load_encoder(str(other), device="cpu", rotary_scaling_factor=2.0, prompts={})
+
+
+@pytest.mark.parametrize(
+    ("ours", "name"), [(True, "model.safetensors"), (True, "config.json"), (False, "model.safetensors")]
+)
+def test_a_damaged_checkpoint_is_named(nomic, other, name, ours):
+    """A cut download, a full disk, or JSON nested without end."""
+    directory = nomic if ours else other
+    file = next(directory.rglob(name))
+    for content in (file.read_bytes()[: file.stat().st_size // 2], b'{"a": ' + b"[" * 100_000):
+        file.write_bytes(content)
+        with pytest.raises((ValueError, OSError), match=str(directory)):
+            load_encoder(str(directory), device="cpu", prompts={})
 
 
 def test_weights_are_kept_in_the_type_that_was_asked_for(nomic):

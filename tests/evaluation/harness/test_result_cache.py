@@ -63,13 +63,22 @@ def test_an_interrupted_write_leaves_the_earlier_result(tmp_path, monkeypatch):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ['{"task_name": "SciF', '{"task_name": "SciFact"}', ""])
+@pytest.mark.parametrize("text", ['{"task_name": "SciF', '{"task_name": "SciFact"}', "", "[" * 100_000])
 def test_a_file_that_is_cut_off_is_named_with_the_remedy(tmp_path, text):
     (tmp_path / PLACE).mkdir(parents=True)
     (tmp_path / PLACE / "SciFact.json").write_text(text)
-    with pytest.raises(ValueError, match=r"SciFact\.json cannot be read .* Remove it, and the task is run again"):
+    with pytest.raises(ValueError, match=r"SciFact\.json cannot be used .* Remove it to run the task again"):
         AtomicResultCache(tmp_path).load_task_result("SciFact", META)
     assert AtomicResultCache(tmp_path).load_task_result("NFCorpus", META) is None
+
+
+def test_a_score_that_is_not_a_number_is_neither_written_nor_read(tmp_path):
+    with pytest.raises(ValueError, match="the main score of the split 'test' is nan"):
+        AtomicResultCache(tmp_path).save_to_cache(result(float("nan")), META)
+    assert not list(tmp_path.rglob("*.json"))
+    mteb.ResultCache(tmp_path).save_to_cache(result(float("nan")), META)
+    with pytest.raises(ValueError, match=r"SciFact\.json cannot be used .*nan.* Remove it"):
+        AtomicResultCache(tmp_path).load_task_result("SciFact", META)
 
 
 def test_the_protocol_stands_beside_the_results(tmp_path):

@@ -1,6 +1,8 @@
 import json
+import sys
 
 import pytest
+import torch
 
 from evaluation.harness import encoder as encoder_module
 from evaluation.harness.bm25 import Bm25Search
@@ -83,7 +85,7 @@ def test_a_task_that_fails_or_is_claimed_leaves_the_others_alone(nomic, task_fil
     model = load_encoder(str(nomic), device="cpu")
     outcome = run_tasks(model, tasks, out)
     assert list(outcome.scores) == ["toy_search"]
-    assert "sts.jsonl, line 21: cannot be read" in outcome.failures["toy_sts"]
+    assert "sts.jsonl, line 21: not valid JSON" in outcome.failures["toy_sts"]
 
     lock = out / ".work" / "local__run-final" / model.mteb_model_meta.revision / "toy_search.lock"
     with try_lock(lock):
@@ -98,11 +100,37 @@ def test_a_task_that_fails_or_is_claimed_leaves_the_others_alone(nomic, task_fil
     assert list(run_tasks(model, tasks[:1], out).scores) == ["toy_search"]
 
 
+def test_a_model_that_computes_nan_gets_no_result(nomic, task_file, tmp_path):
+    """Ranked by NaN, documents would have a score that looks like one."""
+    model = load_encoder(str(nomic), device="cpu")
+    with torch.no_grad():
+        next(model.model.parameters()).fill_(torch.nan)
+    outcome = run_tasks(model, read_local_tasks(task_file), tmp_path / "out")
+    assert not outcome.scores and outcome.failures.keys() == {"toy_search", "toy_sts"}
+    assert all("are not finite" in message for message in outcome.failures.values())
+    assert not list((tmp_path / "out").rglob("toy*.json")) and not list((tmp_path / "out").rglob("*.npy"))
+
+
+def test_kept_embeddings_that_are_damaged_are_named(nomic, task_file, tmp_path, monkeypatch):
+    tasks = [task for task in read_local_tasks(task_file) if task.metadata.name == "toy_sts"]
+    model = load_encoder(str(nomic), device="cpu")
+    with monkeypatch.context() as patched:
+        patched.setattr(encoder_module.ProtocolEncoder, "similarity_pairwise", lambda *_: sys.exit("stopped"))
+        with pytest.raises(SystemExit):
+            run_tasks(model, tasks, tmp_path / "out")
+    kept = list((tmp_path / "out").rglob("*.npy"))
+    for content in (b"", kept[0].read_bytes()[:200]):
+        for file in kept:
+            file.write_bytes(content)
+        message = run_tasks(model, tasks, tmp_path / "out").failures["toy_sts"]
+        assert any(str(file) in message for file in kept) and "Remove it to embed its texts again" in message
+
+
 def test_bm25_scores_as_in_the_other_harness_and_refuses_what_it_cannot_do(task_file, tmp_path):
     tasks = read_local_tasks(task_file)
     found = run_tasks(Bm25Search(), tasks[:1], tmp_path / "out").scores["toy_search"]
     expected = evaluate_bm25(RetrievalSet.from_beir(task_file.parent / "beir"))["ndcg@10"]
     assert found == (pytest.approx(expected, abs=1e-3), "ndcg_at_10")
     assert 0 < expected < 100
-    with pytest.raises(ValueError, match="BM25 does retrieval tasks, and not toy_sts"):
+    with pytest.raises(ValueError, match="BM25 is for retrieval tasks, not toy_sts"):
         run_tasks(Bm25Search(), tasks, tmp_path / "out")

@@ -191,6 +191,25 @@ def test_other_tasks_stand_by_model_and_length_with_bm25_last(results, report):
     assert "different data" not in page.text
 
 
+def test_what_a_task_left_out_is_noted_and_names_from_data_cannot_leave_their_place(results, report):
+    """Names, prompts and tasks come from files of others, and the page is shown as HTML."""
+    image = "<img src=https://example.org/x>![x](https://example.org)"
+    save(results, "mine", 35.0, protocol={"prompts": {"query": f"{image}`|{image}"}})
+    (file,) = results.rglob("mine.json")
+    content = json.loads(file.read_text())
+    ((scores,),) = content["scores"].values()
+    scores["blank_rows_left_out"] = 32
+    file.write_text(json.dumps(content))
+    save_glue(results, f"{image}"[:4] + "b>*bold*", {"rte": ("accuracy", 0.7)})
+    page = report("--note", "**a note** of one's own")
+    assert "mine: 32 rows with a blank text were left out (data local-0123456789ab)." in page.text
+    assert page.json["models"][0]["runs"][0]["scores"]["mine"]["left_out"] == {"blank_rows_left_out": 32}
+    assert "**a note** of one's own" in page.text
+    visible = re.sub(r"(`+) ?.*?(?<!`)\1(?!`)", "", page.text)  # code spans show what they hold
+    assert "example.org" in page.text and "<img" not in visible and "![x]" not in visible
+    assert "<im" not in visible and "*bold*" not in visible.replace("\\*", "")
+
+
 def test_one_task_on_different_data_is_noted(results, report):
     save(results, "mine", 35.0)
     save(results, "mine", 36.0, weights="f" * 16, dataset_revision="local-ffffffffffff")
@@ -211,8 +230,8 @@ def test_where_numbers_are_not_like_for_like_is_said(results, report):
     for line in (
         'org/own at 512: evaluated by its own rules ("model")',
         "org/cut at 256: 512 tokens were asked for, and the model reads 256.",
-        "org/cut at 256: texts are cut at 256 tokens, in the paper at 512.",
-        "org/long at 8,192: texts are cut at 8,192 tokens, in the paper at 512.",
+        "org/cut at 256: texts are truncated to 256 tokens, in the paper to 512.",
+        "org/long at 8,192: texts are truncated to 8,192 tokens, in the paper to 512.",
         "org/long at 8,192: texts beyond the trained length are read with alpha 4, in the paper with alpha 2.",
         "org/old at 512: data of another revision than mteb has now: STS12 (eeeeeee).",
         "org/files at 512: data from local files, of whatever revision: STS12.",

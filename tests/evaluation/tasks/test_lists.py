@@ -98,10 +98,10 @@ def test_benchmarks_of_mteb_are_as_they_are():
 @pytest.mark.parametrize(
     ("resolve", "message"),
     [
-        (lambda: resolve_tasks(["SciFact", "scifact"]), "unknown task 'scifact'; did you mean SciFact or"),
-        (lambda: resolve_tasks(["LoCoQmsum"]), "did you mean LoCoQMSum .*mteb available-tasks"),
-        (lambda: benchmark_tasks("MTEB(eng,v1)"), r"unknown benchmark .* did you mean MTEB\(eng, v1\)"),
-        (lambda: benchmark_tasks("loco"), "did you mean LoCo.* mteb available-benchmarks"),
+        (lambda: resolve_tasks(["SciFact", "scifact"]), "unknown task 'scifact'; did you mean 'SciFact'"),
+        (lambda: resolve_tasks(["LoCoQmsum"]), "did you mean 'LoCoQMSum'.*mteb available-tasks"),
+        (lambda: benchmark_tasks("MTEB(eng,v1)"), r"unknown benchmark .* did you mean 'MTEB\(eng, v1\)'"),
+        (lambda: benchmark_tasks("loco"), "did you mean 'LoCo'.* mteb available-benchmarks"),
         (lambda: resolve_tasks(["#"]), "unknown task '#'; Ours are"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 from mteb.cache import ResultCache
 
 from evaluation.tasks.local import read_local_tasks
-from tests.evaluation.tasks.stub import RandomEncoder, write_jsonl
+from tests.evaluation.tasks.stub import RandomEncoder, evaluate, write_jsonl
 
 
 @pytest.fixture
@@ -79,26 +79,31 @@ def test_results_say_which_data_they_are_of(files):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({**STS, "colums": []}, r"tasks.yaml, entry 2 \(mine\): unknown key 'colums'; did you mean columns"),
-        ({**STS, "split": "dev"}, "unknown key 'split'; the keys are name, type"),
-        ({**STS, "type": "sts"}, "unknown type 'sts'; use one of Retrieval, STS, Clustering"),
-        ({"type": "STS", "path": "sts.tsv"}, "entry 2: name is missing"),
+        ({**STS, "colums": []}, r"tasks.yaml\[1\] \(mine\): unknown key 'colums'; did you mean 'columns'"),
+        ({**STS, "zeal": "dev"}, "unknown key 'zeal'; the keys are name, type"),
+        ({**STS, "type": "sts"}, "unknown type 'sts'; did you mean 'STS'"),
+        ({"type": "STS", "path": "sts.tsv"}, r"tasks.yaml\[1\]: the key 'name' is missing"),
         ({**STS, "path": 3}, "path must be a text, not 3"),
-        ({**STS, "name": "a b"}, "'a b' is no name for a task"),
-        ({**STS, "name": "query"}, "'query' is no name for a task"),  # mteb would give it the prompt of queries
-        ({**STS, "name": "STS12"}, r"entry 2 \(STS12\): mteb has a task of that name"),
+        ({**STS, "skip_blank": "yes"}, "skip_blank must be true or false, not 'yes'"),
+        ({**STS, "name": "a b"}, "'a b' cannot name a task"),
+        ({**STS, "name": "query"}, "'query' cannot name a task"),  # mteb would give it the prompt of queries
+        ({**STS, "name": "STS12"}, r"tasks.yaml\[1\] \(STS12\): mteb has a task of that name"),
         ({**STS, "name": "LoCoQMSum"}, "LoCo has a task of that name"),
-        ({**STS, "name": "first"}, "entry 1 has a task of that name"),
-        ({**STS, "columns": ["a", "b"]}, r"columns must name 3 \(sentence1, sentence2, score\)"),
+        ({**STS, "name": "first"}, "the name 'first' is used twice"),
+        ({**STS, "columns": ["a", "b"]}, r"columns must name 3 columns \(sentence1, sentence2, score\)"),
         (
             {**STS, "columns": ["sentence1", "sentence2", "gold"]},
-            "sts.tsv, line 2: no column 'gold'; there are sentence1",
+            "sts.tsv, line 1: no column 'gold'; the columns are sentence1",
         ),
         ({**STS, "train": "sts.tsv"}, "train is for Classification; remove it"),
         ({**STS, "queries": "q.jsonl"}, "queries is for directories in the BEIR layout"),
         ({**BEIR, "columns": ["a", "b"]}, "columns is for files of rows"),
         ({**LABELS, "train": None}, "train is missing"),
-        ({**STS, "path": "tasks.yaml"}, r"cannot read this kind of file; use .jsonl, .tsv, .csv \(.gz or not\)"),
+        ({**STS, "split": "dev"}, "split is for directories in the BEIR layout"),
+        ({**STS, "strict": True}, "strict is for directories in the BEIR layout"),
+        ({**BEIR, "skip_blank": True}, "skip_blank is for files of rows"),
+        ({**BEIR, "qrels": "qrels.tsv", "split": "test"}, "split chooses the judgements, and so does qrels"),
+        ({**STS, "path": "tasks.yaml"}, r"cannot read this kind of file; use one of .jsonl, "),
     ],
 )
 def test_entries_that_cannot_be_meant_are_refused(files, entry, message):
@@ -109,11 +114,11 @@ def test_entries_that_cannot_be_meant_are_refused(files, entry, message):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({**STS, "path": "none.tsv"}, r"tasks.yaml, entry 1 \(mine\): .*none.tsv is no file"),
-        ({**STS, "path": "beir"}, "beir is no file"),
-        ({**BEIR, "queries": "others.jsonl.gz"}, "others.jsonl.gz is in .*beir; see BEIR"),
-        ({**BEIR, "path": "."}, "neither corpus.jsonl nor corpus.jsonl.gz is in"),
-        ({**LABELS, "train": "none.csv"}, "none.csv is no file"),
+        ({**STS, "path": "none.tsv"}, r"tasks.yaml\[0\] \(mine\): .*none.tsv is not a file"),
+        ({**STS, "path": "beir"}, "beir is not a file"),
+        ({**BEIR, "queries": "others.jsonl.gz"}, "beir/others.jsonl.gz: neither it nor"),
+        ({**BEIR, "path": "."}, "corpus.jsonl: neither it nor corpus.jsonl.gz is there"),
+        ({**LABELS, "train": "none.csv"}, "none.csv is not a file"),
     ],
 )
 def test_missing_files_are_named(files, entry, message):
@@ -125,26 +130,28 @@ def test_missing_files_are_named(files, entry, message):
     ("file", "text", "entry", "message"),
     [
         ("sts.tsv", "a\t \t3\n", STS, "sts.tsv, line 4, column 'sentence2': the text is blank"),
-        ("sts.tsv", "a\tb\tnan\n", STS, "line 4, column 'score': 'nan' instead of a number"),
-        ("sts.tsv", "a\tb\n", STS, "line 4: cannot be read .2 cells under 3 columns"),
+        ("sts.tsv", "a\tb\tnan\n", STS, "line 4, column 'score': the str 'nan', not a number"),
+        ("sts.tsv", "a\tb\n", STS, "line 4: 2 cells under 3 columns"),
         ("pairs.jsonl", '{"query": "", "document": "d"}\n', PAIRS, "pairs.jsonl, line 5, column 'query': the text is"),
-        ("pairs.jsonl", '{"query": "q"}\n', PAIRS, "line 5: no column 'document'; there are query"),
-        ("pairs.jsonl", "{\n", PAIRS, "line 5: cannot be read"),
+        ("pairs.jsonl", '{"query": "q"}\n', PAIRS, "line 5: no column 'document'; the columns are query"),
+        ("pairs.jsonl", '{"query": "q", "document": null}\n', PAIRS, "line 5, column 'document': null, not a text"),
+        ("pairs.jsonl", "{\n", PAIRS, "line 5: not valid JSON"),
         ("labels.csv", ",x\n", LABELS, "labels.csv, line 4, column 'text': the text is blank"),
-        ("labels.csv", "b,\n", CLUSTERS, "line 4, column 'label': '' instead of a label"),
-        ("beir/queries.jsonl", '{"_id": "q", "text": "b"}\n', BEIR, "line 3: _id 'q' was there before"),
-        ("beir/corpus.jsonl", '{"_id": "1", "text": "b"}\n', BEIR, "corpus.jsonl, line 4: _id '1' was there before"),
-        ("beir/qrels.tsv", "q\t7\t1\n", BEIR, "qrels.tsv, line 3: document '7' is not in .*corpus.jsonl"),
-        ("beir/qrels.tsv", "z\t1\t1\n", BEIR, "query 'z' is not in .*queries.jsonl"),
+        ("labels.csv", "b,\n", CLUSTERS, "line 4, column 'label': the text is blank"),
+        ("beir/queries.jsonl", '{"_id": "q", "text": "b"}\n', BEIR, "line 3: the id 'q' is used twice"),
+        ("beir/corpus.jsonl", '{"_id": "1", "text": "b"}\n', BEIR, "corpus.jsonl, line 4: the id '1' is used twice"),
+        ("beir/corpus.jsonl", '{"_id": "8", "text": null}\n', BEIR, "line 4, column 'text': null, not a text"),
+        ("beir/qrels.tsv", "q\t7\t1\n", {**BEIR, "strict": True}, "line 3: the document '7' is not in .*corpus.jsonl"),
+        ("beir/qrels.tsv", "z\t1\t1\n", {**BEIR, "strict": True}, "the query 'z' is not in .*queries.jsonl"),
         ("beir/qrels.tsv", "x\t1\t1\n", BEIR, "queries.jsonl, line 2, column 'text': the text is blank"),
-        ("beir/qrels.tsv", "q\t0\t0.5\n", BEIR, "line 3, column 'score': '0.5' is no whole number"),
+        ("beir/qrels.tsv", "q\t0\t0.5\n", BEIR, "line 3: the grade '0.5' is not a whole number"),
     ],
 )
 def test_rows_that_cannot_be_used_are_named(files, file, text, entry, message):
     (task,) = read(files, entry)
     with open(files / file, "a") as lines:
         lines.write(text)
-    with pytest.raises(ValueError, match=rf"tasks.yaml, entry 1 \(mine\): .*{message}"):
+    with pytest.raises(ValueError, match=rf"tasks.yaml\[0\] \(mine\): .*{message}"):
         task.load_data()
     assert not task.data_loaded
 
@@ -175,8 +182,50 @@ def test_data_that_nothing_can_be_measured_on_are_refused(files, file, text, ent
 @pytest.mark.parametrize("text", ["", "name: mine", "- mine", "- {", "[]"])
 def test_files_that_are_no_list_of_entries_are_refused(tmp_path, text):
     (tmp_path / "tasks.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"tasks.yaml: (must be a list|not readable)"):
+    with pytest.raises(
+        ValueError, match=r"tasks.yaml(: must be a list|: not readable|: the list is empty|\[0\]: 'mine')"
+    ):
         read_local_tasks(tmp_path / "tasks.yaml")
+
+
+@pytest.mark.parametrize("entry", [STS, PAIRS, LABELS, CLUSTERS])
+def test_rows_with_a_blank_text_can_be_left_out_and_are_counted(files, entry, capsys):
+    blank = {"sts.tsv": "a\t \t3\n\tb\t3\n", "pairs.jsonl": '{"query": "", "document": "d"}\n' * 2,
+             "labels.csv": '"",x\n" ",z\n'}[entry["path"]]  # fmt: skip
+    (before,) = read(files, entry)
+    before.load_data()
+    with open(files / entry["path"], "a") as file:
+        file.write(blank)
+    (skipping,) = read(files, {**entry, "skip_blank": True})
+    _, scores = evaluate(skipping)
+    count = 4 if entry is LABELS else 2  # the file is that of training rows too
+    assert scores["blank_rows_left_out"] == count
+    assert f"mine: {count} rows with a blank text left out" in capsys.readouterr().out
+    skipping.load_data()
+    assert str(skipping.dataset) == str(before.dataset)
+    assert skipping.metadata.revision != read(files, entry)[0].metadata.revision
+
+
+def test_judgements_of_what_is_absent_are_counted_in_the_results(files, capsys):
+    with open(files / "beir" / "qrels.tsv", "a") as qrels:
+        qrels.write("q\t7\t1\nq\t8\t1\nz\t1\t1\n")
+    _, scores = evaluate(read(files, BEIR)[0])
+    assert (scores["absent_documents_left_out"], scores["absent_queries_left_out"]) == (2, 1)
+    printed = capsys.readouterr().out
+    assert "mine: 2 judgements of an absent document left out" in printed and "absent query" in printed
+
+
+def test_a_split_of_the_judgements_can_be_chosen(files):
+    (files / "beir" / "qrels").mkdir()
+    for split, document in (("test", 0), ("dev", 2)):
+        (files / "beir" / "qrels" / f"{split}.tsv").write_text(f"q\t{document}\t1\n")
+    found = read(files, {**BEIR, "name": "a"}, {**BEIR, "name": "b", "split": "dev"})
+    for task in found:
+        task.load_data()
+    judged = [task.dataset["default"]["test"]["relevant_docs"] for task in found]
+    assert judged == [{"q": {"0": 1}}, {"q": {"2": 1}}]
+    with pytest.raises(FileNotFoundError, match="train.tsv.*the splits are dev, test"):
+        read(files, {**BEIR, "split": "train"})
 
 
 REAL = """

@@ -58,7 +58,7 @@ def test_scrolls_from_the_parquet_branch_as_downloaded(tmp_path):
     write_parquet(home / "gov_report" / "validation" / "0000.parquet", scrolls("gov", 4))
     expect_rows(loaded("LoCoQMSum", tmp_path), rows)
     expect_rows(loaded("LoCoGovReport", tmp_path), scrolls("gov", 4))
-    with pytest.raises(LoadingError, match=r"summ_screen_fd: no validation files there.*hf download tau/scrolls"):
+    with pytest.raises(LoadingError, match=r"summ_screen_fd: there are no validation files.*hf download tau/scrolls"):
         loaded("LoCoSummScreenFD", tmp_path)
 
 
@@ -147,8 +147,8 @@ def test_a_task_is_scored(tmp_path):
     [
         ({"output": " \n"}, r"validation.jsonl, line 2, column 'output': the text is blank"),
         ({"input": ""}, r"line 2, column 'input': the text is blank"),
-        ({"input": None}, r"line 2, column 'input': NoneType instead of a text"),
-        ({"input": ...}, r"line 2: no column 'input'; there are id, pid, output"),
+        ({"input": None}, r"line 2, column 'input': null, not a text"),
+        ({"input": ...}, r"line 2: no column 'input'; the columns are id, pid, output"),
     ],
 )
 def test_rows_that_cannot_be_used_are_named(tmp_path, change, message):
@@ -165,7 +165,7 @@ def test_articles_that_cannot_be_used_are_named(tmp_path):
     bad = [{"section_name": ["A", "B"], "paragraphs": [["only one"]]}, [{"section_name": "A"}], "text", None]
     for full_text in bad:
         write_jsonl(home / "test.jsonl", [QASPER[0], {**QASPER[1], "full_text": full_text}])
-        with pytest.raises(LoadingError, match=r"test.jsonl, line 2, column 'full_text': no sections"):
+        with pytest.raises(LoadingError, match=r"test.jsonl, line 2, column 'full_text': not sections"):
             loaded("LoCoQASPERTitle", tmp_path)
     write_jsonl(home / "test.jsonl", [{**QASPER[1], "full_text": {"section_name": [None], "paragraphs": [[]]}}])
     with pytest.raises(LoadingError, match=r"line 1, column 'full_text': the text is blank"):
@@ -173,15 +173,15 @@ def test_articles_that_cannot_be_used_are_named(tmp_path):
 
 
 def test_a_split_that_is_there_twice_is_refused(tmp_path):
-    """Rows would stand twice in the corpus, and scores be lower."""
+    """Each document would be in the corpus twice, and scores lower."""
     home = tmp_path / "tau" / "scrolls" / "qmsum"
     write_jsonl(home / "validation.jsonl", scrolls("qmsum", 3))
     write_parquet(home / "validation" / "0000.parquet", scrolls("qmsum", 3))
-    with pytest.raises(LoadingError, match=r"there more than once \(.*0000.parquet and .*validation.jsonl\)"):
+    with pytest.raises(LoadingError, match=r"more than one copy .*0000.parquet and .*validation.jsonl\)"):
         loaded("LoCoQMSum", tmp_path)
 
 
 def test_a_file_of_another_subset_is_not_read(tmp_path):
     write_jsonl(tmp_path / "tau" / "scrolls" / "validation.jsonl", scrolls("unknown", 3))
-    with pytest.raises(LoadingError, match="no validation files there"):
+    with pytest.raises(LoadingError, match="there are no validation files"):
         loaded("LoCoQMSum", tmp_path)

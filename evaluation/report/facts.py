@@ -1,4 +1,4 @@
-"""Everything that the page says, as data: what was evaluated, the tables, and where numbers are not like for like."""
+"""The facts of the page and of report.json: what was evaluated, the tables, and what is not like for like."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +12,7 @@ from evaluation.report.tables import (
     LOCO_BENCHMARK,
     Benchmark,
     Table,
+    described,
     embedding_table,
     glue_table,
     mteb_benchmark,
@@ -20,6 +21,7 @@ from evaluation.report.tables import (
 )
 from evaluation.report.task_scores import AGGREGATE, aggregate_parts, known_task
 from evaluation.reported import MISPRINTS, TABLES, Misprint
+from evaluation.tasks.local_data import LEFT_OUT
 
 _TRAINED_LENGTH = 2048  # paper §4.1.2: longer texts are scaled
 _CHANGED_DATA = (
@@ -46,16 +48,16 @@ class Grid:
 
 @dataclass(frozen=True)
 class Report:
-    """What the page and the JSON file are made of.
+    """Everything that the page and the JSON file say.
 
     Attributes:
         models: under test.
         encoders: fine-tuned on GLUE.
-        overview: averages as in Table 1; None without embedders that have run one of its benchmarks.
-        tables: those that a model under test is in.
+        overview: averages as in Table 1; None if no embedder has run one of its benchmarks.
+        tables: those that include a model under test.
         mteb_tasks: tasks of MTEB one by one.
-        other_tasks: tasks of none of the benchmarks.
-        notes: key of a table, or "other_tasks" -> where its numbers are not like for like.
+        other_tasks: tasks outside the benchmarks.
+        notes: key of a table, or "other_tasks" -> which of its numbers are not like for like.
     """
 
     models: Sequence[EvaluatedModel]
@@ -70,14 +72,39 @@ class Report:
         """Those of a table of the paper."""
         return [misprint for misprint in MISPRINTS if misprint.table == number]
 
+    @property
+    def not_evaluated(self) -> list[str]:
+        """Titles of the benchmarks without results."""
+        titles = {"mteb": "MTEB", "jina_long_context": "Jina's long-context benchmark", "loco": "LoCo", "glue": "GLUE"}
+        there = {table.benchmark.key for table in self.tables}
+        return [title for key, title in titles.items() if key not in there]
+
+    def prompts(self) -> list[tuple[str, list[str]]]:
+        """Prompts as text, each with the labels of the models that were asked with them."""
+        users: dict[str, dict[str, None]] = {}
+        for model in self.models:
+            for run in model.runs.values():
+                if run.protocol is not None:
+                    prompts = run.setting("prompts") or {}
+                    shown = ", ".join(f'{name} "{text}"' for name, text in prompts.items())
+                    users.setdefault(shown, {})[model.label] = None
+        return [(shown, list(labels)) for shown, labels in users.items()]
+
+    def incomplete(self) -> Iterator[tuple[str, str, str]]:
+        """Tasks without a score: model at a length, task, and what is missing."""
+        for model in self.models:
+            for length, run in model.runs.items():
+                for task, why in run.incomplete.items():
+                    yield described(model.label, length), task, why
+
 
 def build_report(results: Results, compare: Sequence[str]) -> Report:
     """Set results beside the paper's.
 
     Args:
-        results: What was found.
-        compare: Rows of the paper to show, the one that differences are to first. A table that has none of them shows
-            its usual rows.
+        results: what was found.
+        compare: rows of the paper to show, first the one that differences are from. A table that has none of them
+            shows its usual rows.
 
     Raises:
         ValueError: no table has a row of one of these names.
@@ -98,7 +125,7 @@ def build_report(results: Results, compare: Sequence[str]) -> Report:
     notes["other_tasks"] = list(_data_notes(models, others))
     if results.encoders:
         tables.append(glue_table(results.encoders, compare))
-        notes["glue"] = []  # what stands behind its numbers is in a table of its own
+        notes["glue"] = []  # its runs have a table of their own
     overview = overview_table((mteb_table, loco, jina), models, compare)
     return Report(
         models,
@@ -177,7 +204,7 @@ def _grid(models: Sequence[EvaluatedModel], tasks: Sequence[str], benchmark: Ben
 
 
 def _notes(benchmark: Benchmark, models: Sequence[EvaluatedModel]) -> Iterator[str]:
-    """What is not like for like, each with the rows that it is true of."""
+    """What is not like for like, each with the rows that it applies to."""
     rows: dict[str, list[str]] = {}
     for model in models:
         for length, run in model.runs.items():
@@ -194,11 +221,6 @@ def _notes(benchmark: Benchmark, models: Sequence[EvaluatedModel]) -> Iterator[s
         yield _CHANGED_DATA
 
 
-def described(label: str, length: int | None) -> str:
-    """A model at a length, as notes name it."""
-    return label if length is None else f"{label} at {length:,}"
-
-
 def _length_notes(benchmark: Benchmark, model: EvaluatedModel, run: Run) -> Iterator[str]:
     if run.length is None:
         if not model.is_bm25:
@@ -208,16 +230,16 @@ def _length_notes(benchmark: Benchmark, model: EvaluatedModel, run: Run) -> Iter
     if requested and requested != run.length:
         yield f"{requested:,} tokens were asked for, and the model reads {run.length:,}"
     if not benchmark.lengths and run.length != PAPER_LENGTH:
-        yield f"texts are cut at {run.length:,} tokens, in the paper at {PAPER_LENGTH}"
+        yield f"texts are truncated to {run.length:,} tokens, in the paper to {PAPER_LENGTH}"
     if benchmark.lengths and run.length not in benchmark.lengths:
         lengths = ", ".join(f"{length:,}" for length in benchmark.lengths)
-        yield f"the paper has lengths {lengths} only, so there is nothing to differ from"
+        yield f"the paper has lengths {lengths} only, so there is nothing to compare with"
 
 
 def _protocol_notes(run: Run) -> Iterator[str]:
     rules, scaling = run.setting("rules"), run.setting("rotary_scaling_factor")
     if rules == "model":
-        yield 'evaluated by its own rules ("model"): its prompts, and embeddings as it gives them'
+        yield 'evaluated by its own rules ("model"): its prompts, and its embeddings as they are'
     elif run.length and run.length > _TRAINED_LENGTH and scaling != PAPER_SCALING:
         given = "without scaling" if scaling is None else f"with alpha {scaling:g}"
         yield f"texts beyond the trained length are read {given}, in the paper with alpha {PAPER_SCALING:g}"
@@ -241,10 +263,15 @@ def _revision_notes(benchmark: Benchmark, run: Run) -> Iterator[str]:
 def _data_notes(models: Sequence[EvaluatedModel], grid: Grid) -> Iterator[str]:
     for task in grid.scores:
         revisions: dict[str, list[str]] = {}
+        left_out: dict[str, Mapping[str, int]] = {}
         for model in models:
             for length, run in model.runs.items():
                 if task in run.scores:
+                    left_out[run.scores[task].dataset_revision] = run.scores[task].left_out
                     revisions.setdefault(run.scores[task].dataset_revision, []).append(described(model.label, length))
         if len(revisions) > 1:
             groups = "; ".join(f"{revision}: {', '.join(rows)}" for revision, rows in revisions.items())
             yield f"{task} was run on different data ({groups})."
+        for revision, counts in left_out.items():
+            for name, count in counts.items():
+                yield f"{task}: {count:,} {LEFT_OUT[name]} were left out (data {revision})."

@@ -1,0 +1,26 @@
+"""Opening checkpoints: what is damaged in one is an error that names it."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from safetensors import SafetensorError
+
+DAMAGED = "Fetch or write the checkpoint again."
+_DAMAGES = (SafetensorError, EOFError, RecursionError, OverflowError, json.JSONDecodeError, UnicodeDecodeError)
+
+
+@contextmanager
+def readable_checkpoint(checkpoint: str) -> Iterator[None]:
+    """Turn what libraries raise for damaged files into one line that names the checkpoint.
+
+    Args:
+        checkpoint: directory or hub name that is opened within.
+
+    Raises:
+        ValueError: a file is cut short or holds something else.
+    """
+    try:
+        yield
+    except _DAMAGES as error:
+        raise ValueError(f"{checkpoint} has a damaged file ({type(error).__name__}: {error}). {DAMAGED}") from error
