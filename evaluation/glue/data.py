@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.exceptions import DatasetsError
+from pyarrow import ArrowException
 
 from evaluation.glue.tasks import GLUE, GlueTask
 from textfiles.rows import read_rows
@@ -156,7 +158,7 @@ def _read_hub(task: str, split: str) -> Split:
     name = _hub_splits(task)[split]
     try:
         rows = datasets.load_dataset(HUB_DATASET, task, split=name)
-    except (OSError, ValueError) as error:  # no network, offline mode, no such data set
+    except (OSError, ValueError, DatasetsError, ArrowException) as error:  # offline, absent, or damaged in the cache
         raise FileNotFoundError(
             f"{HUB_DATASET} {task} could not be read from the hub ({error}); give the files with --data_dir."
         ) from error

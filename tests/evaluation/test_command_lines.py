@@ -23,10 +23,10 @@ def test_mteb_run_evaluates_and_says_what_next(nomic, task_file, tmp_path, capsy
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tasks", "SciFacts"], r"unknown task 'SciFacts'; did you mean SciFact"),
-        (["--benchmark", "MTEB(eng, v9)"], r"unknown benchmark 'MTEB\(eng, v9\)'; did you mean MTEB\(eng, v[12]\)"),
+        (["--tasks", "SciFacts"], r"unknown task 'SciFacts'; did you mean 'SciFact'"),
+        (["--benchmark", "MTEB(eng, v9)"], r"unknown benchmark 'MTEB\(eng, v9\)'; did you mean 'MTEB\(eng, v[12]\)'"),
         (["--prompts", "[1]"], r"--prompts '\[1\]': not a mapping"),
-        (["--prompts", '{"query": '], "--prompts .*write"),
+        (["--prompts", '{"query": '], "--prompts .*; use"),
         (["--local_tasks", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )
