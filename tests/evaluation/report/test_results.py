@@ -145,19 +145,19 @@ def test_a_file_that_is_no_result_is_named_with_the_remedy(tmp_path, content):
 def test_facts_that_are_cut_off_are_named(tmp_path, name):
     file = save(tmp_path, "SciFact", 60)
     file.with_name(name).write_text('{"name": ')
-    with pytest.raises(ValueError, match=f"{name} cannot be read .* Remove it"):
+    with pytest.raises(ValueError, match=f"{name} is not valid JSON .* Remove it"):
         read_results([tmp_path])
 
 
 def test_nothing_to_read_is_said(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere is not there"):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         read_results([tmp_path / "nowhere"])
     (tmp_path / "report.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match="holds no results"):
+    with pytest.raises(FileNotFoundError, match="has no results"):
         read_results([tmp_path])
     file = save(tmp_path, "SciFact", 60)
     file.unlink()
-    with pytest.raises(FileNotFoundError, match="no task is finished yet"):
+    with pytest.raises(FileNotFoundError, match="no task is finished"):
         read_results([tmp_path])
 
 
