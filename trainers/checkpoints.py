@@ -4,6 +4,7 @@ import json
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -43,6 +44,13 @@ def remove_checkpoint(checkpoint: Path) -> None:
         shutil.rmtree(checkpoint)
 
 
+def remove_cut_checkpoints(output_dir: str | Path) -> None:
+    """Remove what an interrupted save or removal has left: checkpoints without a whole `trainer_state.json`."""
+    for checkpoint in _numbered(output_dir).values():
+        if _state_of(checkpoint) is None:
+            remove_checkpoint(checkpoint)
+
+
 def remove_older_checkpoints(written: Path, limit: int | None, best: str | None) -> None:
     """Remove checkpoints beyond `limit`, but never the one just written nor the best.
 
@@ -60,7 +68,7 @@ def remove_older_checkpoints(written: Path, limit: int | None, best: str | None)
     numbered = _numbered(written.parent)
     current = next(step for step, path in numbered.items() if path.resolve() == written.resolve())
     others = [step for step, path in numbered.items() if path.resolve() not in kept]
-    incomplete = {step for step in others if _missing_from(numbered[step], step, to_resume=False)}
+    incomplete = {step for step in others if _state_of(numbered[step]) is None}
     by_worth = sorted(others, key=lambda step: (step not in incomplete, step < current, step))
     surplus = len(others) - max(0, limit - (len(numbered) - len(others)))
     for place, step in enumerate(by_worth):
@@ -76,16 +84,22 @@ def _numbered(output_dir: str | Path) -> dict[int, Path]:
     }
 
 
-def _missing_from(checkpoint: Path, step: int, to_resume: bool = True) -> str | None:
-    """What keeps a checkpoint from being complete or, with `to_resume`, from being resumed; None if nothing does."""
+def _state_of(checkpoint: Path) -> dict[str, Any] | None:
+    """The trainer's state; None where it is missing or cut, and the checkpoint incomplete."""
     try:
         state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
     except (OSError, ValueError, RecursionError):
-        state = None
-    if not isinstance(state, dict):
+        return None
+    return state if isinstance(state, dict) else None
+
+
+def _missing_from(checkpoint: Path, step: int) -> str | None:
+    """What keeps a checkpoint from being resumed; None if nothing does."""
+    state = _state_of(checkpoint)
+    if state is None:
         return f"its {TRAINER_STATE_NAME} is missing or cut short, so the save was interrupted"
     if state.get("global_step") != step:
         return f"its {TRAINER_STATE_NAME} says step {state.get('global_step')}"
-    if to_resume and not any(checkpoint.glob("rng_state*.pth")):
+    if not any(checkpoint.glob("rng_state*.pth")):
         return "it holds the model without the optimizer's and random states (save_only_model)"
     return None

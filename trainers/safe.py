@@ -14,7 +14,13 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from .checkpoints import latest_checkpoint, remove_checkpoint, remove_older_checkpoints, sync_checkpoint
+from .checkpoints import (
+    latest_checkpoint,
+    remove_checkpoint,
+    remove_cut_checkpoints,
+    remove_older_checkpoints,
+    sync_checkpoint,
+)
 from .finite import read_loss_and_norm, require_finite_metric, require_finite_weights
 from .resuming import require_whole
 from .run_settings import refuse_other_settings, write_settings
@@ -34,6 +40,10 @@ class SafeTrainer(Trainer):
         self._step_loss = torch.zeros((), device=self.args.device)  # of this rank; `training_step` adds to it
         if resume_from_checkpoint:
             self._prepare_to_resume(Path(resume_from_checkpoint))
+        if self.args.should_save:
+            remove_cut_checkpoints(str(self.args.output_dir))
+            if resume_from_checkpoint:
+                self._finish_removals(Path(resume_from_checkpoint))
 
     def rows_of_step(self) -> str:
         """The rows that the step under way trains on, for an error."""
@@ -49,6 +59,16 @@ class SafeTrainer(Trainer):
             notes.append(f"DeepSpeed unpickles {checkpoint}, which can run code: resume only what you wrote yourself.")
         if self.is_world_process_zero() and notes:
             print("\n".join(notes), flush=True)
+
+    def _finish_removals(self, checkpoint: Path) -> None:
+        """Remove what the run would have removed after it wrote `checkpoint`, had it not been killed."""
+        newest = latest_checkpoint(str(self.args.output_dir))
+        if newest is None or newest.resolve() != checkpoint.resolve():
+            return  # resumed from an earlier one on purpose
+        best = TrainerState.load_from_json(str(newest / TRAINER_STATE_NAME)).best_global_step
+        sync_checkpoint(newest)
+        best_path = None if best is None else str(newest.with_name(f"{PREFIX_CHECKPOINT_DIR}-{best}"))
+        remove_older_checkpoints(newest, self.args.save_total_limit, best_path)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # Trainer asks whether the last step was reached after a step, not before the first one of a resumed run

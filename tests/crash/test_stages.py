@@ -12,6 +12,7 @@ from tests.trainers.toys import WORDS, blocks, tokenizer
 SETTINGS = {"max_steps": 5, "save_steps": 2, "save_total_limit": 1, "logging_steps": 1, "warmup_steps": 1}
 SETTINGS |= {"learning_rate": 0.01, "seed": 3, "use_cpu": "true", "report_to": "none", "disable_tqdm": "true"}
 MAY_DIFFER = {
+    "outputs/.in-use": "names the process",
     "*trainer_state.json": "its logs hold tokens a second, and running times",
 }
 FINISHED = "so this run is finished"

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from trainers import latest_checkpoint
+from trainers.checkpoints import remove_cut_checkpoints, remove_older_checkpoints
 
 
 def write(directory, step, state=None, rng=True):
@@ -39,3 +40,29 @@ def test_an_incomplete_one_is_passed_over_and_named(tmp_path, state, rng, reason
     write(tmp_path, 2, state, rng)
     with pytest.warns(UserWarning, match=f"checkpoint-2 cannot be resumed from.*{reason}"):
         assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-1"
+
+
+def steps(directory):
+    return sorted(int(path.name.removeprefix("checkpoint-")) for path in directory.glob("checkpoint-*"))
+
+
+def test_what_an_interrupted_save_or_removal_left_is_removed(tmp_path):
+    write(tmp_path, 1)
+    write(tmp_path, 2, state='{"global_step": 2')
+    (write(tmp_path, 3) / "trainer_state.json").unlink()
+    write(tmp_path, 4, rng=False)  # the model alone, on purpose
+    remove_cut_checkpoints(tmp_path)
+    assert steps(tmp_path) == [1, 4]
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "kept"),
+    [(None, None, [1, 2, 3, 5, 9]), (1, None, [5]), (2, None, [3, 5]), (1, 1, [1, 5]), (3, 1, [1, 3, 5])],
+)
+def test_older_checkpoints_go_but_never_the_new_or_the_best_one(tmp_path, limit, best, kept):
+    """Step 9 is of a run that was resumed from an earlier step: it goes before the older ones."""
+    for step in (1, 2, 3, 9, 5):
+        write(tmp_path, step)
+    path = None if best is None else str(tmp_path / f"checkpoint-{best}")
+    remove_older_checkpoints(tmp_path / "checkpoint-5", limit, path)
+    assert steps(tmp_path) == kept
