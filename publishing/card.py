@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from huggingface_hub import ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm
 from transformers import PreTrainedModel
@@ -17,7 +16,7 @@ from nomic_bert.configuration_nomic_bert import ntk_base
 from nomic_bert.prompts import PREFIXES, PROMPTS, prefix_text
 from nomic_bert.training_record import STAGE_BEFORE, UNRECORDED
 from textfiles.hub_names import is_hub_name
-from textfiles.markdown import escaped, literal, number, table
+from textfiles.markdown import escaped, literal, number, render_page, table
 
 from .bert_vocabulary import is_bert_base_uncased
 from .card_results import Report, Results, evaluated_models, run_length
@@ -222,32 +221,26 @@ def model_card(card: CardFacts) -> str:
         ValueError: the repository's name is invalid, or the report has nothing for the weights.
     """
     require_repo_id(card.repo_id)
-    # ModelCard.from_template renders an unknown name as nothing; here it is an error
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    return render_page(
+        Path(__file__).with_name("card.md.jinja"),
+        {
+            "card": card,
+            "model": card.model,
+            "repo": card.repo_id,
+            "query": _QUERY,
+            "document": _DOCUMENT,
+            "stage_before": STAGE_BEFORE,
+            "unrecorded": UNRECORDED,
+        },
+        {
+            "counted": lambda devices: " and ".join(f"{number(n)} x {escaped(name)}" for name, n in devices.items()),
+            "dataset_link": _dataset_link,
+            "is_hub_name": lambda name: isinstance(name, str) and is_hub_name(name),
+            "run_length": run_length,
+            "setting_name": lambda key: _SETTINGS.get(key, escaped(key.replace("_", " "))),
+            "source_table": _source_table,
+        },
     )
-    environment.filters |= {
-        "escaped": escaped,
-        "literal": literal,
-        "number": number,
-        "table": lambda rows, header, numbers=0: table(header, rows, numbers),
-        "counted": lambda devices: " and ".join(f"{number(n)} x {escaped(name)}" for name, n in devices.items()),
-        "dataset_link": _dataset_link,
-        "is_hub_name": lambda name: isinstance(name, str) and is_hub_name(name),
-        "run_length": run_length,
-        "setting_name": lambda key: _SETTINGS.get(key, escaped(key.replace("_", " "))),
-        "source_table": _source_table,
-    }
-    page = environment.get_template("card.md.jinja").render(
-        card=card,
-        model=card.model,
-        repo=card.repo_id,
-        query=_QUERY,
-        document=_DOCUMENT,
-        stage_before=STAGE_BEFORE,
-        unrecorded=UNRECORDED,
-    )
-    return page.rstrip("\n") + "\n"
 
 
 def _base_model(stages: Sequence[Mapping[str, Any]]) -> str | None:

@@ -1,15 +1,55 @@
-"""Markdown that people read: tables and code in which text from data cannot break out of its place."""
+"""Markdown that people read: pages, tables and code in which text from data cannot break out of its place."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>|#~$!])")
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+_MARKDOWN = re.compile(r"([\\`*_\[\]|#~$!])")
+_ADDRESS = re.compile(r":(?=//)|(?<=\bwww)\.", re.IGNORECASE)  # GitHub makes a link of these without any markup
+
+
+def render_page(
+    template: Path,
+    facts: Mapping[str, Any],
+    filters: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
+) -> str:
+    """Fill a Jinja template, a file that reads as the page it makes.
+
+    In every template there are the filters `escaped`, `literal`, `one_line`, `number`, `share` and `table`. Whatever
+    comes from data goes through one of the first two, or through `one_line` in a block of code.
+
+    Args:
+        template: the file; it may include others beside it.
+        facts: what its names stand for; any other name is an error.
+        filters: more filters.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(template.parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        **{filter.__name__: filter for filter in (escaped, literal, one_line, number, share)},
+        "table": lambda rows, header, numbers=0: table(header, rows, numbers),
+        **filters,
+    }
+    return environment.get_template(template.name).render(facts).rstrip("\n") + "\n"
+
+
+def one_line(text: str, characters: int | None = None) -> str:
+    """A text on one line, cut after some characters. Markup in it still is markup, except in a block of code."""
+    line = " ".join(text.split())
+    if characters is None or len(line) <= characters:
+        return line
+    return f"{line[:characters]} ... ({len(line):,} characters)"
 
 
 def escaped(text: Any) -> str:
-    """One line of plain text: no markup, no table cell and no HTML comes from it."""
-    return _MARKDOWN.sub(r"\\\1", " ".join(str(text).split())).replace("&", "&amp;")
+    """One line of plain text: no markup, no link, no table cell and no HTML comes from it."""
+    line = _ADDRESS.sub(r"\\\g<0>", _MARKDOWN.sub(r"\\\1", one_line(str(text))))
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def literal(text: Any) -> str:
@@ -51,3 +91,11 @@ def number(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(number(inner) for inner in value)
     return escaped(value)
+
+
+def share(count: int, of: int) -> str:
+    """A part in percent. What is there is never shown as 0%, nor what is incomplete as 100%."""
+    percent = 100 * count / of if of else 0.0
+    if 0 < percent < 0.1:
+        return "<0.1%"
+    return f"{min(percent, 99.9) if count < of else percent:.1f}%"

@@ -20,11 +20,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from publishing.reader_results import ProgramResult, ProgramResults, write_program_results
 from textfiles.atomic import write_json
-from textfiles.markdown import escaped, number, table
+from textfiles.markdown import render_page, table
 
 from .environments import (
     NotInstalled,
@@ -164,12 +163,8 @@ def _processor() -> str:
 
 def results_page(results: ProgramResults) -> str:
     """docs/results/readers.md."""
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"escaped": escaped, "number": number}
     lengths = sorted({length for one in results.programs for length in (*one.alone, *one.together)})
-    return environment.get_template("page.md.jinja").render(results=results, lengths=lengths)
+    return render_page(_HERE / "page.md.jinja", {"results": results, "lengths": lengths})
 
 
 if __name__ == "__main__":
