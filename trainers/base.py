@@ -107,6 +107,8 @@ class StepTrainer(SafeTrainer):
         self._own_optimizers = optimizers
         self._devices: dict[str, int] = {}  # none before training
         self._best_loaded = False
+        if train_batches is not None:
+            self._refuse_zero_rate()
         self._stopwatch, self._tokens_logged = Stopwatch(), 0
         self._sigterm = StopAtSigterm(self.accelerator)
         self.add_callback(self._sigterm)
@@ -194,6 +196,14 @@ class StepTrainer(SafeTrainer):
                 f"{name.replace('_', ' ')} {value:g}" for name, value in record.dropout_facts(self.model).items()
             ),
         ]
+
+    def _refuse_zero_rate(self) -> None:
+        """The first step of a warmup has the learning rate 0: a run of one step would leave the weights as they are."""
+        if self._total_steps() == 1 and self.args.get_warmup_steps(1) and self._own_optimizers[1] is None:
+            raise ValueError(
+                "The run has 1 step, which is warmup with learning rate 0, so nothing would be learned. Set "
+                "warmup_steps to 0, or train on more rows or for more epochs."
+            )
 
     def _total_steps(self) -> int:
         assert self.train_dataset is not None

@@ -58,6 +58,12 @@ def test_the_columns_of_a_file_are_those_of_all_rows(finetune):
         finetune([*rows(4), *rows(4, negatives=["word7"])], "--num_hard_negatives", "1")
 
 
+def test_a_run_that_would_learn_nothing_is_refused(finetune):
+    with pytest.raises(SystemExit, match="1 step, which is warmup with learning rate 0.*Set warmup_steps to 0"):
+        finetune(rows(4))
+    assert finetune(rows(4), "--warmup_steps", "0").exists()
+
+
 @pytest.mark.parametrize("name", ["negative", "neg"])
 def test_a_column_with_nearly_the_name_is_asked_about(finetune, name):
     with pytest.raises(SystemExit, match=f"did you mean '{name}' to be the column 'negatives'"):
