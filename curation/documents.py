@@ -13,7 +13,7 @@ from curation.sources import is_hub_id, load_hub_split
 from textfiles.rows import ROW_SUFFIXES, file_stats, find_files, read_row_batches, reading_progress, require_columns
 from textfiles.settings import is_filled, read_section
 from textfiles.texts import texts_of
-from textfiles.writing import write_arrow
+from textfiles.writing import is_whole_arrow, write_arrow
 
 _TXT = ".txt"
 
@@ -127,7 +127,7 @@ def open_documents(sources: list[DocumentSource], cache: Path) -> Documents:
 
     Args:
         sources: The sources.
-        cache: Directory for the copies. A copy that is there already is taken as it is.
+        cache: Directory for the copies. A copy that is there already is used as it is; a damaged one is made again.
 
     Raises:
         FileNotFoundError: A path is neither a local path nor a data set on the hub.
@@ -138,7 +138,7 @@ def open_documents(sources: list[DocumentSource], cache: Path) -> Documents:
     for number, source in enumerate(sources):
         if source.is_local:
             copy = cache / f"documents-{number:03}.arrow"
-            if not copy.exists():
+            if not is_whole_arrow(copy):
                 _copy_local(source, copy)
             tables.append(datasets.Dataset.from_file(str(copy)))
         else:

@@ -244,7 +244,10 @@ def load_blocks(directory: Path, tokenizer: PreTrainedTokenizerBase) -> datasets
         ValueError: The blocks were packed with another vocabulary, or a shard holds another number of blocks than
             the manifest says.
     """
-    manifest = read_json(_existing(directory / MANIFEST), "Pack the documents again.")
+    remedy = f"Remove {directory} and pack the documents again."
+    manifest = read_json(_existing(directory / MANIFEST), remedy)
+    if not isinstance(manifest, dict) or not {"vocabulary_sha256", "shards"} <= manifest.keys():
+        raise ValueError(f"{directory / MANIFEST} is not the manifest of a packed data set. {remedy}")
     if manifest["vocabulary_sha256"] != vocabulary_hash(plain_tokenizer(tokenizer)):
         raise ValueError(
             f"{directory} was packed with the vocabulary of {manifest['tokenizer']}, which is not that of "
@@ -255,7 +258,7 @@ def load_blocks(directory: Path, tokenizer: PreTrainedTokenizerBase) -> datasets
         if num_blocks == 0:
             continue
         if not _is_whole(_existing(directory / name)):
-            raise ValueError(f"{directory / name} is damaged or cut short; pack the documents again.")
+            raise ValueError(f"{directory / name} is damaged or cut short. {remedy}")
         table = datasets.Dataset.from_file(str(directory / name))
         if len(table) != num_blocks:
             raise ValueError(f"{directory / name}: {len(table)} blocks where {MANIFEST} says {num_blocks}; pack again.")
@@ -270,7 +273,7 @@ def _is_whole(path: Path) -> bool:
     try:
         with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
             return sum(len(batch) for batch in reader) == json.loads(reader.schema.metadata[_COUNTS])["blocks"]
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, TypeError, KeyError, ValueError):  # no metadata of ours, or not JSON
         return False
 
 

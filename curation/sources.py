@@ -32,7 +32,7 @@ from textfiles.rows import (
 )
 from textfiles.settings import is_filled, is_number
 from textfiles.texts import json_of, text_lists_of, texts_of
-from textfiles.writing import ROWS_PER_BATCH, write_arrow
+from textfiles.writing import ROWS_PER_BATCH, is_whole_arrow, write_arrow
 
 _COPY_VERSION = 1  # of the form of the copies: raise it when their content changes
 _OTHERS = "others"
@@ -151,7 +151,7 @@ def open_pairs(source: Source, cache: Path | None = None, *, others: bool = Fals
     files = find_files(source.path, ROW_SUFFIXES)
     cache = Path(datasets.config.HF_DATASETS_CACHE, "nomic_pairs") if cache is None else cache
     copy = cache / f"{_hash(source, files, others)}.arrow"
-    if not copy.exists():
+    if not is_whole_arrow(copy):
         with reading_progress(files) as progress:
             write_arrow(_local_tables(source, files, progress, others), _schema(source, others), copy)
     return datasets.Dataset.from_file(str(copy))

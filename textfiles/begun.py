@@ -58,7 +58,7 @@ def begin_directory(
         return
     changes = "; ".join(changed_settings(before, now))
     if made:
-        raise ValueError(f"{directory} was begun with other settings: {changes}. {_REMEDY}")
+        raise ValueError(f"{directory} was begun with other settings: {changes} (see {path}). {_REMEDY}")
     raise ValueError(f"{directory} is in use with other settings ({_user(directory)}): {changes}. {_REMEDY}")
 
 

@@ -15,6 +15,7 @@ from .rows import JSONL_SUFFIXES
 # object for each: of 239 million pairs in batches of 1,000, the rule in `datasets`, every process would hold 0.6 GB.
 ROWS_PER_BATCH = 1_000_000
 _BYTES_PER_BATCH = 2**28
+_END = b"\xff\xff\xff\xff\0\0\0\0"  # of an Arrow stream
 
 
 def write_jsonl(rows: Iterable[Mapping[str, Any]], path: str | Path) -> int:
@@ -61,6 +62,17 @@ def write_arrow(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> No
             waiting.append(table)
             rows, size = rows + len(table), size + table.nbytes
         _write_batches(waiting, writer)
+
+
+def is_whole_arrow(path: Path) -> bool:
+    """Whether a file of `write_arrow` is there and whole. One cut between two batches reads as one with fewer rows."""
+    try:
+        with open(path, "rb") as file:
+            pa.ipc.open_stream(file).close()
+            file.seek(-len(_END), 2)
+            return file.read() == _END
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def _write_batches(tables: list[pa.Table], writer: pa.RecordBatchStreamWriter) -> None:

@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 
 from curation.filtering.consistency import RANK_BINS, SIMILARITY_STEP, SourceFilter, merge_counts
 from textfiles.atomic import atomic_file, write_json
-
-_TEXT_SHOWN = 300  # characters
+from textfiles.markdown import escaped, number, render_page, share, table
 
 
 def write_report(job: SourceFilter) -> dict[str, Any]:
@@ -38,17 +37,18 @@ def write_report(job: SourceFilter) -> dict[str, Any]:
 
 def summary_table(reports: Sequence[Mapping[str, Any]]) -> str:
     """One line for each source, in Markdown."""
-    lines = [
-        "| source | rows | kept | share | with rank 1 | threshold that keeps as many | rows it decides otherwise |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+    header = ["source", "rows", "kept", "share", "with rank 1", "threshold that keeps as many"]
+    rows = [
+        [
+            escaped(report["source"]),
+            *(number(report[key]) for key in ("rows", "kept")),
+            *(share(count, report["rows"]) for count in (report["kept"], report["ranks"][0])),
+            f"{report['threshold']['similarity']:.2f}",
+            number(report["threshold"]["decides_otherwise"]),
+        ]
+        for report in reports
     ]
-    for report in reports:
-        rows, threshold = report["rows"], report["threshold"]
-        lines.append(
-            f"| {report['source']} | {rows:,} | {report['kept']:,} | {report['kept'] / rows:.1%} | "
-            f"{report['ranks'][0] / rows:.1%} | {threshold['similarity']:.2f} | {threshold['decides_otherwise']:,} |"
-        )
-    return "\n".join(lines)
+    return table([*header, "rows it decides otherwise"], rows, numbers=len(header))
 
 
 def _equal_threshold(kept: np.ndarray, dropped: np.ndarray) -> dict[str, Any]:
@@ -67,25 +67,15 @@ def _page(job: SourceFilter, report: Mapping[str, Any]) -> str:
     rule = job.rule
     bounds = [f"rank at most {rule.top_k}"] if rule.top_k is not None else []
     bounds += [f"cosine at least {rule.min_similarity}"] if rule.min_similarity is not None else []
-    dropped = report["rows"] - report["kept"] - report["blank"]
-    parts = [
-        f"# {job.source.name}: consistency filter",
-        f"Kept: {', '.join(bounds)}, among the distinct documents of the row's sample; {report['samples']:,} sample(s) "
-        f"of at most {job.samples.sample_size:,} rows, seed {job.samples.seed}.",
-        summary_table([report]),
-        f"{dropped:,} rows dropped; {report['dropped_with_another_document']:,} of them have a query that stands with "
-        f"another document in the same sample. {report['distinct_queries']:,} distinct queries and "
-        f"{report['distinct_documents']:,} distinct documents.",
-    ]
-    if report["blank"]:
-        first = ", ".join(map(str, report["first_blank_rows"][:20]))
-        parts.append(f"{report['blank']:,} rows with a blank text were left out, the first of them rows {first}.")
-    parts += ["![Ranks and similarities](audit.png)", "## Ranks", _rank_table(report["ranks"])]
-    for side in ("dropped", "kept"):
-        rows = report[f"{side}_rows"]
-        if rows:
-            parts += [f"## {len(rows)} {side} rows at random", *map(_shown_row, rows)]
-    return "\n\n".join(parts) + "\n"
+    facts = {
+        **report,
+        "bounds": bounds,
+        "sample_size": job.samples.sample_size,
+        "seed": job.samples.seed,
+        "summary": summary_table([report]),
+        "ranks": list(zip(_rank_labels(), report["ranks"], strict=True)),
+    }
+    return render_page(Path(__file__).with_name("audit.md.jinja"), facts)
 
 
 def _rank_labels() -> list[str]:
@@ -95,33 +85,6 @@ def _rank_labels() -> list[str]:
         f"over {start - 1:,}" if end is None else f"{start:,}" if start == end else f"{start:,} to {end:,}"
         for start, end in zip(starts, ends, strict=True)
     ]
-
-
-def _rank_table(counts: Sequence[int]) -> str:
-    lines = ["| rank of the row's document | rows | share |", "|---|---:|---:|"]
-    lines += [
-        f"| {label} | {count:,} | {count / max(sum(counts), 1):.1%} |"
-        for label, count in zip(_rank_labels(), counts, strict=True)
-    ]
-    return "\n".join(lines)
-
-
-def _shown_row(row: Mapping[str, Any]) -> str:
-    lines = [
-        f"**Row {row['row']:,}**: rank {row['rank']:,}, cosine {row['similarity']:.2f}",
-        f"- query: {_one_line(row['query'])}",
-        f"- document: {_one_line(row['document'])}",
-    ]
-    if row["nearest_document"] != row["document"]:
-        lines.append(f"- nearest: {_one_line(row['nearest_document'])}")
-    return "\n".join([lines[0], "", *lines[1:]])
-
-
-def _one_line(text: str) -> str:
-    """A text as it may stand in a list of a Markdown page."""
-    line = " ".join(text.split())
-    line = line if len(line) <= _TEXT_SHOWN else line[:_TEXT_SHOWN] + " ..."
-    return line.replace("\\", "\\\\").replace("<", "&lt;").replace("`", "\\`").replace("*", "\\*").replace("_", "\\_")
 
 
 def _plot(report: Mapping[str, Any], path: Path) -> None:

@@ -1,18 +1,20 @@
 """What mining found: counts, how near the negatives are beside the pairs' own documents, and rows to read."""
 
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from curation.mining.miner import SourceMiner
-from textfiles.atomic import atomic_file, write_json
+from textfiles.atomic import atomic_file
+from textfiles.markdown import render_page
 from textfiles.rows import rows_of
+from textfiles.shards import write_receipt
 
 _PERCENTILES = (5, 25, 50, 75, 95)
-_EXAMPLES, _NEGATIVES_SHOWN, _CHARACTERS_SHOWN = 5, 3, 300
+_EXAMPLES, _NEGATIVES_SHOWN = 5, 3
+REPORT = "report.json"
 
 
 def write_report(miner: SourceMiner, directory: Path) -> dict[str, Any]:
@@ -44,8 +46,9 @@ def write_report(miner: SourceMiner, directory: Path) -> dict[str, Any]:
         "examples": _examples(miner),
     }
     with atomic_file(directory / "report.md") as partial:
-        partial.write_text(_page(report, miner.settings.limits.num_negatives), encoding="utf-8")
-    write_json(directory / "report.json", report)
+        facts = {**report, "summary": summary(report, miner.settings.limits.num_negatives)}
+        partial.write_text(render_page(Path(__file__).with_name("report.md.jinja"), facts), encoding="utf-8")
+    write_receipt(directory / REPORT, [directory / "report.md", *miner.pairs.paths()], report)
     return report
 
 
@@ -77,26 +80,3 @@ def _examples(miner: SourceMiner) -> list[dict[str, Any]]:
         texts = {"query": row[source.query], "document": row[source.document]}
         examples.append({"row": number + 1, **texts, "negatives": row[source.negatives_column][:_NEGATIVES_SHOWN]})
     return examples
-
-
-def _page(report: dict[str, Any], num_negatives: int) -> str:
-    lines = [f"# Negatives of {report['source']}", "", f"{summary(report, num_negatives)}.", ""]
-    if report["own_documents"]:
-        names = ["mean", *(f"p{place}" for place in _PERCENTILES)]
-        lines += [f"| cosine with the query | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-        for key, title in (("own_documents", "own document"), ("negatives", "negatives")):
-            values = report[key] or {}
-            cells = (f"{values[name]:.3f}" if name in values else "" for name in names)
-            lines.append(f"| {title} | {' | '.join(cells)} |")
-        lines.append("")
-    for example in report["examples"]:
-        lines += [f"## Row {example['row']:,}", ""]
-        lines += [f"- **query**: {_shown(example['query'])}", f"- **document**: {_shown(example['document'])}"]
-        lines += [f"- negative: {_shown(text)}" for text in example["negatives"]] + [""]
-    return "\n".join(lines)
-
-
-def _shown(text: str) -> str:
-    line = " ".join(text.split())
-    line = line if len(line) <= _CHARACTERS_SHOWN else line[:_CHARACTERS_SHOWN] + " ..."
-    return json.dumps(line, ensure_ascii=False)

@@ -18,10 +18,12 @@ from curation.duplicates import normalize_text
 from curation.embedding import text_key
 from curation.mining.corpora import CORPUS, PAIRS, copy_beir, copy_corpus
 from curation.sources import Source, is_hub_id, open_pairs
-from textfiles.atomic import atomic_file, write_json
+from textfiles.atomic import atomic_file
 from textfiles.beir import corpus_file, find_beir
 from textfiles.rows import ROW_SUFFIXES, ROWS_AT_ONCE, file_stats, find_files
 from textfiles.settings import is_filled
+from textfiles.shards import read_receipt, write_receipt
+from textfiles.writing import is_whole_arrow
 
 _NUMBERED = "numbering.json"
 
@@ -183,7 +185,7 @@ def open_task(source: MiningSource, work: Path) -> MiningTask:
     """
     corpus: datasets.Dataset | None = None
     if source.beir or source.corpus:
-        if not (work / CORPUS).exists() or source.beir and not (work / PAIRS).exists():
+        if not all(is_whole_arrow(work / name) for name in ([CORPUS, PAIRS] if source.beir else [CORPUS])):
             _copy(source, work)
         corpus = datasets.Dataset.from_file(str(work / CORPUS))
     if source.beir:
@@ -192,9 +194,10 @@ def open_task(source: MiningSource, work: Path) -> MiningTask:
         rows = open_pairs(source, work, others=True)
         # of a hub data set the other columns are made up when they are read
         pairs = open_pairs(source) if is_hub_id(source.path) else rows.select_columns(["query", "document"])
-    if not (work / _NUMBERED).exists():
-        _save(_number(corpus, pairs), work)
-    task = MiningTask(source, rows, pairs, corpus, _load(work))
+    if (facts := read_receipt(work / _NUMBERED)) is None:
+        facts = _save(_number(corpus, pairs), work)
+    arrays = [np.load(path, mmap_mode="r") for path in _array_files(work)]
+    task = MiningTask(source, rows, pairs, corpus, Numbering(*arrays, **facts))
     task.refuse_negatives(json.loads(rows[0]["others"]))  # before any work is done; the others when they are written
     return task
 
@@ -248,13 +251,14 @@ def _distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return numbers[inverse], firsts[order]
 
 
-def _save(numbering: Numbering, work: Path) -> None:
-    for name, array in zip(numbering._fields[:-1], numbering[:-1], strict=True):
-        with atomic_file(work / f"{name}.npy") as partial:
+def _save(numbering: Numbering, work: Path) -> dict[str, int]:
+    for path, array in zip(_array_files(work), numbering[:-1], strict=True):
+        with atomic_file(path) as partial:
             np.save(partial, array)
-    write_json(work / _NUMBERED, {"num_candidates": numbering.num_candidates})  # last: the others are whole then
+    facts = {"num_candidates": numbering.num_candidates}
+    write_receipt(work / _NUMBERED, _array_files(work), facts)
+    return facts
 
 
-def _load(work: Path) -> Numbering:
-    arrays = [np.load(work / f"{name}.npy", mmap_mode="r") for name in Numbering._fields[:-1]]
-    return Numbering(*arrays, **json.loads((work / _NUMBERED).read_text()))
+def _array_files(work: Path) -> list[Path]:
+    return [work / f"{name}.npy" for name in Numbering._fields[:-1]]

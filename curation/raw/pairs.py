@@ -11,7 +11,8 @@ from typing import Any
 
 from curation.raw.rows import RawRows
 from curation.raw.rules import PairRule, RawSource
-from textfiles.atomic import atomic_file, write_json
+from textfiles.atomic import atomic_file
+from textfiles.markdown import render_page
 from textfiles.shards import ShardFiles, read_receipt, write_receipt
 from textfiles.writing import write_jsonl
 
@@ -141,8 +142,11 @@ def finish(source: RawSource, files: ShardFiles) -> dict[str, Any]:
         "samples": [sample for _, sample in samples[:_SAMPLES]],
     }
     with atomic_file(files.directory / "report.md") as partial:
-        partial.write_text(_page(source, report), encoding="utf-8")
-    write_json(files.directory / REPORT, report)
+        facts = {**report, "source": source}
+        filters = {"json": lambda value: json.dumps(value, ensure_ascii=False)}
+        partial.write_text(render_page(Path(__file__).with_name("report.md.jinja"), facts, filters), encoding="utf-8")
+    parts = [part for shard in range(files.count) for part in (files.path(shard), files.receipt(shard))]
+    write_receipt(files.directory / REPORT, [files.directory / "report.md", *parts], report)
     return report
 
 
@@ -168,22 +172,3 @@ def summarize(histograms: list[list[tuple[int, int]]]) -> dict[str, float]:
                 summary[f"p{percent}"] = length
                 break
     return {**summary, "max": lengths[-1]}
-
-
-def _page(source: RawSource, report: Mapping[str, Any]) -> str:
-    where = source.path + (f", {source.subset}" if source.subset else "")
-    lines = [f"# Pairs of {source.name}", "", f"From {where}, by the rule `{source.rule}`.", ""]
-    lines += ["| | |", "|---|---:|", f"| raw rows | {report['rows']:,} |", f"| pairs | {report['pairs']:,} |"]
-    lines += [f"| left out: {reason} | {count:,} |" for reason, count in report["left_out"].items()]
-    if source.paper_rows:
-        lines.append(f"| pairs in the paper, after consistency filtering | {source.paper_rows:,} |")
-    names = list(report["lengths"][_UNITS[0]])
-    lines += ["", "## Lengths", "", f"| | {' | '.join(names)} |", "|---" + "|---:" * len(names) + "|"]
-    for unit, summary in report["lengths"].items():
-        lines.append(f"| {unit} | {' | '.join(f'{summary[name]:,}' for name in names)} |")
-    entry = json.dumps(report["for_training"], ensure_ascii=False)
-    lines += ["", "## As a source of `recipes/stage2.py`", "", f"    - {entry}", "", "## Samples", ""]
-    for sample in report["samples"]:
-        # indented, so that nothing in the texts is read as markdown
-        lines += [f"    {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in sample.items()] + [""]
-    return "\n".join(lines)

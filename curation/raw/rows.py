@@ -23,7 +23,7 @@ from textfiles.rows import (
     require_columns,
 )
 from textfiles.texts import json_of
-from textfiles.writing import write_arrow
+from textfiles.writing import is_whole_arrow, write_arrow
 
 _ROWS_AT_ONCE = 1_000
 # A row is kept as JSON: raw rows may nest, and one column may hold values of several types.
@@ -65,7 +65,8 @@ def open_raw_rows(source: RawSource, copy: Path) -> RawRows:
 
     Args:
         source: The source.
-        copy: Where the copy of local files is, or is to be made. One that is there is taken as it is.
+        copy: Where the copy of local files is, or is to be made. One that is there is used as it is; a
+            damaged one is made again.
 
     Raises:
         FileNotFoundError: The path is neither a local path nor a data set on the hub.
@@ -83,7 +84,7 @@ def open_raw_rows(source: RawSource, copy: Path) -> RawRows:
         opened = RawRows(rows, [f"{where}, row"], is_copy=False)
     else:
         files = find_files(source.path, ROW_SUFFIXES)
-        if not copy.exists():
+        if not is_whole_arrow(copy):
             write_arrow(_copied(files, source, rule), _COPY, copy)
         places = [f"{file}, {'line' if file.name.endswith(JSONL_SUFFIXES) else 'row'}" for file in files]
         opened = RawRows(datasets.Dataset.from_file(str(copy)), places, is_copy=True)

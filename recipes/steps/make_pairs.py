@@ -1,7 +1,5 @@
 """Pairs of raw data sets by all ranks, source by source and shard by shard."""
 
-import difflib
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,8 @@ from curation.raw.rules import AVAILABLE, RawSource
 from recipes.shared.ranks import join_ranks
 from textfiles.begun import begin_directory
 from textfiles.commands import one_line_errors
-from textfiles.settings import read_sections
-from textfiles.shards import deal
+from textfiles.settings import did_you_mean, read_sections
+from textfiles.shards import deal, read_receipt
 
 _WORK = ".work"  # in a source's directory until it is finished: the copy of local files
 
@@ -58,9 +56,7 @@ def _chosen(sources: list[RawSource], only: list | None) -> list[RawSource]:
     by_name = {source.name: source for source in sources}
     for name in only:
         if name not in by_name:
-            near = difflib.get_close_matches(str(name), by_name, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(by_name)}."
-            raise ValueError(f"only: there is no source {name!r}; {hint}")
+            raise ValueError(f"only: there is no source {name!r}; {did_you_mean(str(name), by_name, 'sources')}")
         if by_name[name].available != AVAILABLE:
             raise ValueError(f"only: {name} is not available: {by_name[name].available}")
     return [source for source in sources if source.name in only]
@@ -97,8 +93,8 @@ def _make(source: RawSource, args: MakePairsArguments, state: PartialState) -> N
         if state.is_main_process:
             made_from = {**source.identity(), "rows_per_shard": args.rows_per_shard, "seed": args.seed}
             begin_directory(directory, made_from)
-        is_finished = (directory / REPORT).exists()
-        rows = None if is_finished else open_raw_rows(source, directory / _WORK / "rows.arrow")
+        report = read_receipt(directory / REPORT)
+        rows = None if report is not None else open_raw_rows(source, directory / _WORK / "rows.arrow")
     if rows is not None:
         files = pair_files(directory, len(rows), args.rows_per_shard)
         shards = deal(range(files.count), state.process_index, state.num_processes)
@@ -107,10 +103,9 @@ def _make(source: RawSource, args: MakePairsArguments, state: PartialState) -> N
                 make_shard(source, rows, files, shard, args.rows_per_shard, args.seed)
     state.wait_for_everyone()
     if state.is_main_process:
-        if rows is not None:
-            finish(source, files)
+        if report is None:
+            report = finish(source, files)
         shutil.rmtree(directory / _WORK, ignore_errors=True)
-        report = json.loads((directory / REPORT).read_text(encoding="utf-8"))
         left_out = sum(report["left_out"].values())
         print(
             f"{source.name}: {report['pairs']:,} pairs of {report['rows']:,} rows, {left_out:,} left out; {directory}"

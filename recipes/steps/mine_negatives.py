@@ -13,17 +13,16 @@ from tqdm.auto import tqdm
 from curation.embedding import EmbedderSettings, PairEmbedder
 from curation.mining.miner import MiningSettings, SourceMiner
 from curation.mining.negatives import NegativeLimits
-from curation.mining.report import summary, write_report
+from curation.mining.report import REPORT, summary, write_report
 from curation.mining.tasks import MiningSource, open_task
 from nomic_bert.prompts import prefix_text
 from recipes.shared.ranks import join_ranks
 from textfiles.begun import begin_directory
 from textfiles.commands import one_line_errors
 from textfiles.settings import read_sections
-from textfiles.shards import deal
+from textfiles.shards import deal, read_receipt
 
 _WORK = ".work"  # inside a source's directory until it is mined: copies of its texts, numbers and embeddings
-_REPORT = "report.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +78,7 @@ def mine_negatives(args: MineArguments, settings: EmbedderSettings) -> None:
     sources = read_sections(MiningSource, args.sources, "sources")
     state = join_ranks()
     # Asked before any rank can go on to mine, so that all have the same list.
-    todo = [source for source in sources if not Path(args.output_dir, source.name, _REPORT).exists()]
+    todo = [source for source in sources if read_receipt(Path(args.output_dir, source.name, REPORT)) is None]
     if state.is_main_process:
         _begin(args, settings, sources)
         print(f"{len(sources) - len(todo)} of {len(sources)} sources are mined already.", flush=True)
