@@ -94,7 +94,8 @@ def remove_leftovers(directory: str | os.PathLike) -> None:
     """Remove the incomplete files and directories that killed writers left anywhere below `directory`."""
     for path in sorted(Path(directory).rglob(".*")):
         if path.name.startswith(_WRITING) and path.is_dir():
-            _finish_replacements(path.with_name(path.name.removeprefix(_WRITING).partition("-")[2]))
+            if name := path.name.removeprefix(_WRITING).partition("-")[2]:
+                _finish_replacements(path.with_name(name))
         elif path.name.startswith(_PARTIAL) and path.is_file():
             with _held(path) as abandoned:
                 if abandoned:

@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import shutil
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -60,6 +61,18 @@ def begin_directory(
     if made:
         raise ValueError(f"{directory} was begun with other settings: {changes} (see {path}). {_REMEDY}")
     raise ValueError(f"{directory} is in use with other settings ({_user(directory)}): {changes}. {_REMEDY}")
+
+
+def clear_finished(directory: Path, work: Path) -> None:
+    """Remove what a run that was killed at its very end has left in a finished directory; not while it is in use.
+
+    Args:
+        directory: its results are complete.
+        work: directory for what was needed until then.
+    """
+    if (work.exists() or (directory / _LOCK).exists()) and _use(directory):
+        remove_leftovers(directory)
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def use_alone(directory: Path) -> None:

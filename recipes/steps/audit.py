@@ -22,7 +22,7 @@ from nomic_bert.tokenizer_files import open_tokenizer
 from recipes.shared.arguments import read_yaml
 from recipes.shared.ranks import join_ranks
 from textfiles.atomic import atomic_file, write_json
-from textfiles.begun import SETTINGS, begin_directory
+from textfiles.begun import SETTINGS, begin_directory, clear_finished
 from textfiles.commands import one_line_errors
 from textfiles.settings import read_section
 from textfiles.shards import ShardFiles, deal, write_receipt
@@ -78,6 +78,7 @@ def audit(args: AuditArguments) -> None:
     """Read this rank's share of the sources; the main process writes the audit when all are read."""
     output_dir = Path(args.output_dir)
     if (output_dir / _REPORT).exists():
+        clear_finished(output_dir, output_dir / _WORK)
         raise ValueError(f"{output_dir} holds an audit already. Choose another output_dir or remove it.")
     sources, held_out = _sources(args), _evaluation_sets(args)
     tokenizer = open_tokenizer(args.tokenizer)
@@ -96,7 +97,7 @@ def audit(args: AuditArguments) -> None:
     state.wait_for_everyone()
     if state.is_main_process:
         _report(args, opened, lengths, texts)
-        shutil.rmtree(work)
+        shutil.rmtree(work, ignore_errors=True)
         print(f"{sum(map(len, pairs)):,} pairs of {len(sources)} sources: read {output_dir / _PAGE}.")
 
 

@@ -10,7 +10,7 @@ from curation.packing import MANIFEST, PackingPlan, finish, pack_shards
 from curation.tokenizer import plain_tokenizer, tokenizer_hash
 from nomic_bert.tokenizer_files import open_tokenizer
 from recipes.shared.ranks import join_ranks
-from textfiles.begun import SETTINGS, begin_directory
+from textfiles.begun import SETTINGS, begin_directory, clear_finished
 from textfiles.commands import one_line_errors
 from textfiles.shards import deal
 
@@ -46,6 +46,7 @@ def pack_corpus(args: PackArguments) -> None:
     """Pack this rank's share of the documents; the main process writes the manifest when all are packed."""
     output_dir = Path(args.output_dir)
     if (output_dir / MANIFEST).exists():
+        clear_finished(output_dir, output_dir / _WORK)
         raise ValueError(f"{output_dir} is packed already. Choose another output_dir or remove it.")
     sources = [DocumentSource.from_config(entry, f"documents[{i}]") for i, entry in enumerate(args.documents)]
     tokenizer = plain_tokenizer(open_tokenizer(args.tokenizer))
@@ -64,7 +65,7 @@ def pack_corpus(args: PackArguments) -> None:
             "sources": [{**asdict(source), "is_local": source.is_local, "documents": count} for source, count in counts]
         }
         manifest = finish(plan, output_dir, {**about, "tokenizer": args.tokenizer})
-        shutil.rmtree(work)
+        shutil.rmtree(work, ignore_errors=True)
         print(
             f"{manifest['blocks']:,} blocks of {plan.block_size:,} tokens from {manifest['documents']:,} documents in "
             f"{output_dir}; {manifest['dropped_tokens']:,} tokens at the ends of {plan.num_shards:,} shards dropped, "

@@ -144,6 +144,16 @@ make_pairs.main(["--config", "raw.yaml", "--output_dir", "out"])
     assert contents(raw / "out") == whole
 
 
+@pytest.mark.parametrize("share_left", [0, 0.5])
+def test_a_lost_shard_of_a_finished_source_is_made_again(raw, share_left):
+    run()
+    whole = contents(raw / "out")
+    shard = raw / "out" / "sets" / "pairs-00001-of-00004.jsonl.gz"
+    os.truncate(shard, int(share_left * shard.stat().st_size))
+    run()
+    assert contents(raw / "out") == whole
+
+
 def test_what_cannot_be_made_is_named(raw, capsys):
     run("--dry_run")
     table = capsys.readouterr().out

@@ -155,6 +155,8 @@ def test_random_documents_are_no_answers_and_need_no_model(tmp_path):
     source, rows = write_source(tmp_path, draw="random"), make_rows()
     for name, seed in ("a", "0"), ("b", "0"), ("c", "1"):
         mine_negatives.main(argv("no model", tmp_path / name, [source], "--num_negatives", "12", "--seed", seed))
+    os.truncate(next((tmp_path / "a" / "mine").glob("pairs-*.jsonl.gz")), 0)  # by a damaged disk: it is made again
+    mine_negatives.main(argv("no model", tmp_path / "a", [source], "--num_negatives", "12", "--seed", "0"))
     found = [row["negatives"] for row in mined(tmp_path / "a" / "mine")]
     assert contents(tmp_path / "a" / "mine") == contents(tmp_path / "b" / "mine")
     assert found != [row["negatives"] for row in mined(tmp_path / "c" / "mine")]

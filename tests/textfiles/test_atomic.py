@@ -105,11 +105,13 @@ def test_leftovers_are_removed_but_not_those_of_living_writers(tmp_path):
     (tmp_path / "deep").mkdir()
     dead = tmp_path / "deep" / ".partial-0123456789abcdef-shard.jsonl"
     dead.write_text("half")
+    (tmp_path / ".writing-of-nobody").mkdir()
+    (tmp_path / ".writing-unnamed").mkdir()  # of another program: no name follows the token
     with atomic_file(tmp_path / "alive.json") as partial, atomic_directory(tmp_path / "living") as written:
         partial.write_text("{}")
         remove_leftovers(tmp_path)
         assert not dead.exists() and partial.exists() and written.exists()
-    assert names(tmp_path) == ["alive.json", "deep", "living"]
+    assert names(tmp_path) == [".writing-unnamed", "alive.json", "deep", "living"]
 
 
 def test_what_is_not_json_is_named_with_the_remedy(tmp_path):

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from textfiles.begun import begin_directory, changed_settings
+from textfiles.begun import begin_directory, changed_settings, clear_finished
 
 # Begins argv[1] with seed argv[2], says so, and keeps it in use until its standard input ends.
 USER = """
@@ -97,3 +97,17 @@ def test_nothing_but_the_settings_is_left_when_the_last_user_ends(tmp_path, user
         assert (tmp_path / ".in-use").exists()
         process.communicate()
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
+def test_a_finished_directory_is_cleared_only_after_its_last_user(tmp_path, user):
+    out, work = tmp_path / "out", tmp_path / "out" / ".work"
+    process, said = user(out, 1)
+    assert said == "begun\n"
+    (out / "result").write_text("made")
+    work.mkdir()
+    clear_finished(out, work)
+    assert work.is_dir(), "the process may be finishing"
+    process.kill()
+    process.wait()
+    clear_finished(out, work)
+    assert not work.exists() and (out / "result").read_text() == "made"
