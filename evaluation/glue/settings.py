@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.glue.results import SETTINGS
-from textfiles.atomic import read_json, write_json
+from textfiles.atomic import read_json, remove_leftovers, write_json
 from textfiles.begun import changed_settings
 from textfiles.locks import locked
 
@@ -36,6 +36,7 @@ def begin_directory(directory: Path, settings: Mapping[str, Any]) -> None:
     path = directory / SETTINGS
     if not path.is_file() and directory.is_dir() and any(directory.glob("[!.]*")):
         raise ValueError(f"{directory} exists and is not a directory of GLUE results. Choose another --output_dir.")
+    remove_leftovers(directory)
     with locked(directory / ".settings.lock"):  # two processes may add tasks at once
         before = read_json(path, _REMEDY) if path.is_file() else {**settings, "data": {}}
         if not isinstance(before, dict) or not isinstance(before.get("data"), dict):

@@ -43,6 +43,11 @@ class RunFiles:
         """Traceback of a failed run."""
         return self.directory / _WORK / f"{run.name}.error"
 
+    def remove_work(self, run: RunSettings) -> None:
+        """Remove what a finished run needs no more. A process that has opened its lock finds the result next."""
+        shutil.rmtree(self.work(run), ignore_errors=True)
+        self.lock(run).unlink(missing_ok=True)
+
     def forget_errors(self) -> None:
         """Let failed runs be tried again."""
         for error in (self.directory / _WORK).glob("*.error"):

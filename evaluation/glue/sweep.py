@@ -86,6 +86,8 @@ class Sweep:
         begin_directory(self.directory, {"benchmark": BENCHMARK, "model": self.label, "weights": weights, **facts})
         self.start_from_mnli()
         self.files.forget_errors()
+        for run in filter(self.is_finished, self.runs):
+            self.files.remove_work(run)  # a process may have been killed between the result and this
 
     def _data_identities(self) -> dict[str, Any]:
         identities = {}
@@ -146,8 +148,7 @@ class Sweep:
                 self.files.error(run).write_text(traceback.format_exc(), encoding="utf-8")
                 tqdm.write(f"error: {self.label}, {run.name}: {type(error).__name__}: {error}")
                 return True
-            shutil.rmtree(self.files.work(run), ignore_errors=True)
-            lock.unlink()  # a process that has opened it already finds the result next
+            self.files.remove_work(run)
         return True
 
     def _train(self, run: RunSettings, bar: tqdm | None) -> None:

@@ -12,7 +12,7 @@ from mteb.models import ModelMeta
 from mteb.results import TaskResult
 
 from evaluation.harness.encoder import Protocol
-from textfiles.atomic import write_json
+from textfiles.atomic import atomic_file, write_json
 from textfiles.locks import locked
 
 PROTOCOL_FILE = "protocol.json"  # beside the results: how the model was asked
@@ -43,18 +43,17 @@ class AtomicResultCache(ResultCache):
         place = self.get_task_result_path(task_result.task_name, model_name, model_revision).parent
         place.mkdir(parents=True, exist_ok=True)
         # processes that share the tasks of a model add to the same files
-        with (
-            locked(self.cache_path / ".work" / "results.lock"),
-            TemporaryDirectory(prefix=".writing-", dir=place) as directory,
-        ):
+        with locked(self.cache_path / ".work" / "results.lock"), TemporaryDirectory() as directory:
             scratch = ResultCache(directory)
             written = scratch.get_task_result_path(task_result.task_name, model_name, model_revision).parent
             written.mkdir(parents=True)
             if (place / "run_settings.jsonl").is_file():  # mteb adds its lines to those that are there
                 shutil.copy(place / "run_settings.jsonl", written)
             scratch.save_to_cache(task_result, model_name, model_revision, encode_kwargs=encode_kwargs)
-            for file in written.iterdir():
-                file.replace(place / file.name)
+            # The result comes last: once it is there, the task is finished and nothing beside it is written again.
+            for file in sorted(written.iterdir(), key=lambda file: file.stem == task_result.task_name):
+                with atomic_file(place / file.name) as partial:
+                    shutil.copyfile(file, partial)
 
     def load_task_result(self, task_name: str, *arguments: Any, **options: Any) -> TaskResult | None:
         """Read the result of a task; None if there is none.

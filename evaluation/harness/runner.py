@@ -15,6 +15,7 @@ from evaluation.harness.bm25 import Bm25Search
 from evaluation.harness.encoder import ProtocolEncoder
 from evaluation.harness.result_cache import AtomicResultCache
 from evaluation.tasks.data import loading_error
+from textfiles.atomic import remove_leftovers
 from textfiles.locks import try_lock
 
 
@@ -52,6 +53,7 @@ def run_tasks(
         ValueError: the model cannot do one of the tasks.
     """
     _refuse_unfit(model, tasks)
+    remove_leftovers(output_dir)
     cache = AtomicResultCache(output_dir)
     meta = model.mteb_model_meta
     if isinstance(model, ProtocolEncoder):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.reported import PAPER_ENCODERS, PAPER_MODELS
-from textfiles.atomic import atomic_file, write_json
+from textfiles.atomic import atomic_file, remove_leftovers, write_json
 from textfiles.commands import one_line_errors, run_command
 
 
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors():
         report = build_report(read_results(arguments.results), arguments.compare)
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(arguments.output_dir)
         plots = draw_plots(report, arguments.output_dir)
         write_json(arguments.output_dir / "report.json", {**as_json(report), "plots": plots, "note": arguments.note})
         with atomic_file(arguments.output_dir / "report.md") as partial:

@@ -209,6 +209,17 @@ def test_a_strange_directory_is_left_alone(place):
         run(place)
 
 
+def test_what_a_killed_process_left_neither_refuses_the_directory_nor_stays(place, scored):
+    out = place / "out" / "model"
+    out.mkdir(parents=True)
+    (out / ".partial-0123456789abcdef-settings.json").write_text("{")  # killed before it had written its settings
+    run(place)
+    (out / "work" / "cola-batch8-rate0.003-seed42" / "checkpoint-2").mkdir(parents=True)  # killed after its result
+    (out / "work" / "cola-batch8-rate0.003-seed42.lock").touch()
+    run(place)
+    assert not list((out / "work").iterdir()) and not list(out.glob(".partial-*"))
+
+
 def test_a_run_that_fails_is_named_and_others_go_on(place, scored, capsys):
     scored |= {mnli(3e-3, 42): RuntimeError("out of memory")}
     with pytest.raises(SystemExit, match="2 of 3 runs are not finished"):

@@ -6,6 +6,7 @@ import pytest
 from mteb.models import ModelMeta
 from mteb.results import TaskResult
 
+from evaluation.harness import result_cache
 from evaluation.harness.encoder import Protocol
 from evaluation.harness.result_cache import AtomicResultCache
 
@@ -44,6 +45,20 @@ def test_processes_that_write_at_once_lose_nothing_of_each_other(tmp_path):
         list(pool.map(lambda one: AtomicResultCache(tmp_path).save_to_cache(one, META), results))
     settings = [json.loads(line) for line in (tmp_path / PLACE / "run_settings.jsonl").read_text().splitlines()]
     assert sorted(line["task"] for line in settings) == sorted(names)
+
+
+def test_a_result_appears_after_the_files_beside_it(tmp_path, monkeypatch):
+    """So that a kill between two of them leaves a task that is run again, and not one whose settings are missing."""
+    written, original = [], result_cache.atomic_file
+
+    def watched(path):
+        written.append(path.name)
+        return original(path)
+
+    monkeypatch.setattr(result_cache, "atomic_file", watched)
+    AtomicResultCache(tmp_path).save_to_cache(result(0.5), META)
+    assert sorted(written) == ["SciFact.json", "model_meta.json", "run_settings.jsonl"]
+    assert written[-1] == "SciFact.json"
 
 
 def test_an_interrupted_write_leaves_the_earlier_result(tmp_path, monkeypatch):
