@@ -15,14 +15,16 @@ A case is a script, its arguments, and what must be there before it starts. To a
 
 Every trial runs in the same path, on a fresh copy of the prepared directory, so that paths in outputs do not differ.
 `CRASH_KILLS` sets how many events of a case are tried, evenly spread (40; 0: every one), and `CRASH_RANDOM` how many
-random delays (5).
+random delays (5). What a disk may do to files that are there already, `assert_notices_damage` does to each of them.
 """
 
+import atexit
 import contextlib
 import fnmatch
 import multiprocessing
 import os
 import random
+import re
 import runpy
 import shutil
 import signal
@@ -37,6 +39,7 @@ ROOT = Path(__file__).parents[2]
 _HOOK = Path(__file__).parent / "hook"
 _TIME_LIMIT = 600  # seconds of one run
 _RESTARTS = 3
+_PAGES = (".md", ".png")
 _HEAVY = (
     "torch",
     "transformers",
@@ -45,9 +48,11 @@ _HEAVY = (
     "accelerate",
     "recipes.steps.stage1",
     "recipes.shared.contrastive",
+    "evaluation.harness.commands",
+    "evaluation.glue.command",
 )
 
-tallies: dict[str, tuple[int, int]] = {}  # case -> kills tried, survived; printed at the end of the session
+tallies: dict[str, tuple[int, int]] = {}  # case -> kills or damages tried, survived; printed at the end of the session
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Case:
         prepare: fills that directory.
         is_heavy: whether it imports torch and the like, which a server then does once for all trials, forking each.
         may_differ: pattern of paths -> the reason why their bytes may differ. Such a file must be there all the same.
+        not_compared: pattern of paths -> regular expression of the parts that no two runs share, such as seconds.
         says_finished: what it prints, in place of ending well, where it has nothing left to do.
     """
 
@@ -70,6 +76,7 @@ class Case:
     prepare: Callable[[Path], None]
     is_heavy: bool = True
     may_differ: Mapping[str, str] = field(default_factory=dict)
+    not_compared: Mapping[str, bytes] = field(default_factory=dict)
     says_finished: str | None = None
 
 
@@ -142,10 +149,16 @@ class Trials:
             for name in names:
                 path = str(where / name)
                 excused = any(fnmatch.fnmatch(path, pattern) for pattern in self.case.may_differ)
-                found[path] = b"" if excused else Path(folder, name).read_bytes()
+                found[path] = b"" if excused else self._compared(path, Path(folder, name).read_bytes())
             if not directories and not names:
                 found[f"{where}/"] = b""
         return found
+
+    def _compared(self, path: str, content: bytes) -> bytes:
+        for pattern, parts in self.case.not_compared.items():
+            if fnmatch.fnmatch(path, pattern):
+                content = re.sub(parts, b"", content)
+        return content
 
     def _printed(self) -> str:
         return self._log.read_text(errors="replace")[-2000:]
@@ -189,6 +202,47 @@ def assert_survives(case: Case, scratch: Path, kills: int | None = None, delays:
     assert not failures, f"{len(failures)} of {len(tries)} kills were not survived:\n" + "\n".join(failures[:10])
 
 
+def assert_notices_damage(case: Case, scratch: Path, interruptions: int = 2) -> None:
+    """Empty each file that an interrupted or a finished run has left, or cut it in half, and start the command again.
+
+    It must make what is lost again, or end in an error. Pages for people (`_PAGES`) are spared; nothing reads them.
+
+    Args:
+        case: what to run.
+        scratch: an empty directory.
+        interruptions: how many times it is killed, from the middle to the last event; one more state is its end.
+
+    Raises:
+        AssertionError: names the damages that went unnoticed.
+    """
+    trials = Trials(case, scratch)
+    trials.reset()
+    code, events, _ = trials.run()
+    assert code == 0, f"{case.name} fails by itself: {trials._printed()}"
+    expected, inputs = trials.files(), {path.relative_to(trials._prepared) for path in trials._prepared.rglob("*")}
+    kept, tried, failures = scratch / "state", 0, []
+    for event in [events - place * events // (2 * interruptions) for place in range(interruptions)] + [0]:
+        trials.reset()
+        trials.run(kill_at=event)
+        shutil.rmtree(kept, ignore_errors=True)
+        os.replace(trials.work, kept)
+        found = sorted(path.relative_to(kept) for path in kept.rglob("*") if path.is_file() and path.stat().st_size)
+        damaged = [path for path in found if path not in inputs and path.suffix not in _PAGES]
+        for path, size in [(path, size) for path in damaged for size in (0, 0.5)]:
+            shutil.rmtree(trials.work, ignore_errors=True)
+            shutil.copytree(kept, trials.work)
+            os.truncate(trials.work / path, int(size * (kept / path).stat().st_size))
+            tried += 1
+            code, _, _ = trials.run()
+            difference = _difference(expected, trials.files())
+            if code == 0 and difference:
+                what = "emptied" if size == 0 else "cut in half"
+                state = f"killed before event {event} of {events}" if event else "finished"
+                failures.append(f"{path} {what} when {state}: {difference}")
+    tallies[f"{case.name}, emptied or cut files"] = (tried, tried - len(failures))
+    assert not failures, f"{len(failures)} of {tried} damages went unnoticed:\n" + "\n".join(failures)
+
+
 def _spread(events: int, kills: int) -> Iterator[int]:
     if not kills or kills >= events:
         yield from range(1, events + 1)
@@ -218,4 +272,7 @@ def _run_script(command: list[str], work: Path, log: Path, settings: dict[str, s
     sys.argv = command
     sys.path.insert(0, str(ROOT))
     runpy.run_path(str(_HOOK / "sitecustomize.py"))
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # as at the end of any program; multiprocessing leaves them out
