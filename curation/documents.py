@@ -23,17 +23,17 @@ class DocumentSource:
     """One data set of documents.
 
     Attributes:
-        path: A local file, directory or glob pattern of .txt (one document a file), .jsonl, .jsonl.gz or .parquet
+        path: a local file, directory or glob pattern of .txt (one document a file), .jsonl, .jsonl.gz or .parquet
             files, or else the id of a data set on the hub (`owner/name`).
-        column: Name of the column with the text.
-        name: Configuration of a hub data set, where it has several.
-        split: Split of a hub data set. Local files are read whole.
-        revision: Revision of a hub data set.
-        rows_per_document: Consecutive rows that make one document, joined by line breaks; for data sets of
+        column: name of the column with the text.
+        name: configuration of a hub data set, where it has several.
+        split: split of a hub data set. Local files are read whole.
+        revision: revision of a hub data set.
+        rows_per_document: consecutive rows that make one document, joined by line breaks; for data sets of
             sentences.
 
     Raises:
-        ValueError: A field has a value it cannot have; the message names the field.
+        ValueError: a field has a value it cannot have; the message names the field.
     """
 
     path: str
@@ -56,11 +56,11 @@ class DocumentSource:
         """Read an entry of a config: a path, or a mapping of field names to values.
 
         Args:
-            entry: The entry.
-            where: What to call it in an error.
+            entry: the entry.
+            where: what to call it in an error.
 
         Raises:
-            ValueError: A key is unknown or missing, or a value is wrong.
+            ValueError: a key is unknown or missing, or a value is wrong.
         """
         entry = {"path": entry} if isinstance(entry, str | Path) else entry
         if not isinstance(entry, Mapping):
@@ -76,8 +76,8 @@ class DocumentSource:
         """The files of a local source.
 
         Raises:
-            FileNotFoundError: The path stands for no file.
-            ValueError: A named file cannot be read by its ending.
+            FileNotFoundError: the path stands for no file.
+            ValueError: a named file cannot be read by its ending.
         """
         return find_files(self.path, (_TXT, *ROW_SUFFIXES))
 
@@ -93,8 +93,8 @@ class Documents:
     """Random access to the documents of several sources, one source after the other.
 
     Args:
-        rows: A table of texts for each source, with one column.
-        rows_per_document: For each source.
+        rows: a table of texts for each source, with one column.
+        rows_per_document: for each source.
     """
 
     def __init__(self, rows: list[datasets.Dataset], rows_per_document: list[int]) -> None:
@@ -126,12 +126,12 @@ def open_documents(sources: list[DocumentSource], cache: Path) -> Documents:
     """Open sources for random access, local files through a copy in Arrow form.
 
     Args:
-        sources: The sources.
-        cache: Directory for the copies. A copy that is there already is used as it is; a damaged one is made again.
+        sources: the sources.
+        cache: directory for the copies. A copy that is there already is used as it is; a damaged one is made again.
 
     Raises:
-        FileNotFoundError: A path is neither a local path nor a data set on the hub.
-        ValueError: A row of a local file has no usable text, or a file is blank or damaged; the message names file
+        FileNotFoundError: a path is neither a local path nor a data set on the hub.
+        ValueError: a row of a local file has no usable text, or a file is blank or damaged; the message names file
             and row. A hub data set lacks the column.
     """
     tables = []

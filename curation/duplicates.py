@@ -33,10 +33,10 @@ def overlapping_rows(
     and the number of shared shingles, not with the number of pairs of texts.
 
     Args:
-        texts: Texts to judge, n of them.
-        held_out_texts: Texts that must not be repeated.
-        threshold: Least shared part, in (0, 1].
-        shingle_words: Words in a shingle.
+        texts: texts to judge, n of them.
+        held_out_texts: texts that must not be repeated.
+        threshold: least shared part, in (0, 1].
+        shingle_words: words in a shingle.
 
     Returns:
         Boolean array (n,): True where the text overlaps with any held-out text.

@@ -67,11 +67,11 @@ class PairEmbedder:
     """A model and how it is called.
 
     Args:
-        settings: Which model and how.
-        device: Where it runs.
+        settings: which model and how.
+        device: where it runs.
 
     Raises:
-        OSError: There is no such model.
+        OSError: there is no such model.
     """
 
     def __init__(self, settings: EmbedderSettings, device: str | torch.device) -> None:
@@ -90,9 +90,9 @@ class PairEmbedder:
         """Embed some texts.
 
         Args:
-            side: What the texts are.
+            side: what the texts are.
             texts: n texts.
-            prompt: Text put before each; None: as the settings say.
+            prompt: text put before each; None: as the settings say.
 
         Returns:
             (n, dim) in float32 and of unit length, on the CPU.
@@ -150,7 +150,7 @@ def embed_distinct(
     """Embed each distinct text once, so that equal texts have one embedding, to the last bit.
 
     Args:
-        batches: Texts, n in all, a batch in memory at a time.
+        batches: texts, n in all, a batch in memory at a time.
         encode: m texts -> (m, dim).
 
     Returns:

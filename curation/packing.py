@@ -39,14 +39,14 @@ class PackingPlan:
     """What a packed data set is made of; the same plan gives the same files.
 
     Attributes:
-        tokenizer: The tokenizer in the JSON form of `tokenizers`, without truncation and padding.
-        num_documents: Documents in all.
-        block_size: Tokens in a block.
-        documents_per_shard: Documents that are packed into one shard; the last shard may have fewer.
-        seed: Of the order of the documents; None keeps the order of the sources.
+        tokenizer: the tokenizer in the JSON form of `tokenizers`, without truncation and padding.
+        num_documents: documents in all.
+        block_size: tokens in a block.
+        documents_per_shard: documents that are packed into one shard; the last shard may have fewer.
+        seed: of the order of the documents; None keeps the order of the sources.
 
     Raises:
-        ValueError: There are no documents, or a size is less than 1.
+        ValueError: there are no documents, or a size is less than 1.
     """
 
     tokenizer: str
@@ -85,11 +85,11 @@ def pack_shards(
     """Pack those of some shards that are not there yet.
 
     Args:
-        documents: All documents.
-        plan: What to make of them.
-        directory: Where shards are written, each under its name only once it is complete.
-        shards: Numbers of the shards, counted from 0: all, or this machine's share of them.
-        num_processes: Processes that pack; one shard at a time each.
+        documents: all documents.
+        plan: what to make of them.
+        directory: where shards are written, each under its name only once it is complete.
+        shards: numbers of the shards, counted from 0: all, or this machine's share of them.
+        num_processes: processes that pack; one shard at a time each.
 
     Returns:
         Tokens that were packed now, those dropped at the ends of shards among them.
@@ -144,9 +144,9 @@ def pack_documents(texts: Iterable[str], tokenizer: Tokenizer, block_size: int) 
     dropped. The blocks depend on the order of the documents and on nothing else.
 
     Args:
-        texts: Documents, read once. Blank ones are left out, and counted.
-        tokenizer: Of the model to be trained, without truncation.
-        block_size: Tokens in a block.
+        texts: documents, read once. Blank ones are left out, and counted.
+        tokenizer: of the model to be trained, without truncation.
+        block_size: tokens in a block.
 
     Returns:
         The blocks, a table with the columns `input_ids` (`block_size` token ids) and `document_lengths` (token
@@ -191,13 +191,13 @@ def finish(plan: PackingPlan, directory: Path, about: dict[str, Any]) -> dict[st
     """Write the manifest that makes the shards of a directory a packed data set; returns it.
 
     Args:
-        plan: What the shards were made by.
-        directory: Where all shards are.
-        about: What else the manifest shall say, in front.
+        plan: what the shards were made by.
+        directory: where all shards are.
+        about: what else the manifest shall say, in front.
 
     Raises:
-        FileNotFoundError: A shard is missing.
-        ValueError: All documents together do not fill one block.
+        FileNotFoundError: a shard is missing.
+        ValueError: all documents together do not fill one block.
     """
     totals: dict[str, int] = {}
     shards = {}
@@ -233,15 +233,15 @@ def load_blocks(directory: Path, tokenizer: PreTrainedTokenizerBase) -> datasets
     """Open a packed data set, memory-mapped.
 
     Args:
-        directory: Where it was packed.
-        tokenizer: Of the model to be trained.
+        directory: where it was packed.
+        tokenizer: of the model to be trained.
 
     Returns:
         A data set with the columns `input_ids` and `document_lengths`, as `pack_documents` gives them.
 
     Raises:
-        FileNotFoundError: The packing was not finished, or a shard is missing.
-        ValueError: The blocks were packed with another vocabulary, or a shard holds another number of blocks than
+        FileNotFoundError: the packing was not finished, or a shard is missing.
+        ValueError: the blocks were packed with another vocabulary, or a shard holds another number of blocks than
             the manifest says.
     """
     remedy = f"Remove {directory} and pack the documents again."

@@ -54,12 +54,12 @@ def top_k(
     blocks, and on a GPU that of the documents too where they take a quarter of what is free, or less.
 
     Args:
-        queries: Query embeddings (q, dim), float32 or float16. A sequence of tensors or arrays, such as the
+        queries: query embeddings (q, dim), float32 or float16. A sequence of tensors or arrays, such as the
             memory-mapped files of shards, is read as one table.
-        documents: Document embeddings (d, dim), likewise.
-        k: Documents per query.
-        device: Where to compute; None: where `queries` is. Blocks of queries are shared out among several.
-        block_size: Queries and documents of a block of scores; None: what suits the kind of device.
+        documents: document embeddings (d, dim), likewise.
+        k: documents per query.
+        device: where to compute; None: where `queries` is. Blocks of queries are shared out among several.
+        block_size: queries and documents of a block of scores; None: what suits the kind of device.
 
     Returns:
         Scores (q, k) float32, largest first, and document indices (q, k) int64, both on the CPU. Documents with equal
@@ -99,13 +99,13 @@ def ranks(
     `top_k`.
 
     Args:
-        queries: Query embeddings (q, dim), as in `top_k`.
-        documents: Document embeddings (d, dim), likewise.
-        own: Index of every query's own document (q,).
-        tolerance: How much larger than the own score another must be to count. The default is above the noise of
+        queries: query embeddings (q, dim), as in `top_k`.
+        documents: document embeddings (d, dim), likewise.
+        own: index of every query's own document (q,).
+        tolerance: how much larger than the own score another must be to count. The default is above the noise of
             float32 for embeddings of unit length; for longer ones it must be larger.
-        device: Where to compute, as in `top_k`.
-        block_size: Queries and documents of a block of scores, as in `top_k`.
+        device: where to compute, as in `top_k`.
+        block_size: queries and documents of a block of scores, as in `top_k`.
 
     Returns:
         Ranks (q,) int64, counted from 1, and scores of the own documents (q,) float32, both on the CPU.
@@ -147,7 +147,7 @@ class _Table:
     """Embeddings in one or more parts, read as one table (rows, dim).
 
     Raises:
-        ValueError: They are no such table.
+        ValueError: they are no such table.
     """
 
     def __init__(self, name: str, embeddings: Embeddings) -> None:

@@ -44,24 +44,24 @@ class Source:
     """One source of training pairs.
 
     Attributes:
-        name: Name of the source, unique within a mixture. Files and directories are named after it.
-        path: A local file, directory or glob pattern of .jsonl, .jsonl.gz or .parquet files, or else the id
+        name: name of the source, unique within a mixture. Files and directories are named after it.
+        path: a local file, directory or glob pattern of .jsonl, .jsonl.gz or .parquet files, or else the id
             of a data set on the hub (`owner/name`).
-        query_prefix: Task prefix of the queries: one of the four of `nomic_bert.prompts`, or "" for none.
-        document_prefix: Task prefix of the documents and of the hard negatives, likewise. A source whose queries
+        query_prefix: task prefix of the queries: one of the four of `nomic_bert.prompts`, or "" for none.
+        document_prefix: task prefix of the documents and of the hard negatives, likewise. A source whose queries
             alone carry a prefix has "" here.
-        subset: Configuration of a hub data set, where it has several.
-        split: Split of a hub data set. Local files are read whole.
-        revision: Revision of a hub data set: a commit, a tag or a branch. Null: the newest.
-        query: Name of the column with the query.
-        document: Name of the column with the document.
-        negatives: Name of the column with the list of hard negatives, if there is one.
-        limit: Read at most this many rows, the first ones.
-        weight: How many times its rows are seen in an epoch, on average: 0.5 is every other row, 2.0 each row twice.
-        paper_rows: Rows that the paper reports, to show beside those that are there.
+        subset: configuration of a hub data set, where it has several.
+        split: split of a hub data set. Local files are read whole.
+        revision: revision of a hub data set: a commit, a tag or a branch. Null: the newest.
+        query: name of the column with the query.
+        document: name of the column with the document.
+        negatives: name of the column with the list of hard negatives, if there is one.
+        limit: read at most this many rows, the first ones.
+        weight: how many times its rows are seen in an epoch, on average: 0.5 is every other row, 2.0 each row twice.
+        paper_rows: rows that the paper reports, to show beside those that are there.
 
     Raises:
-        ValueError: A field has a value it cannot have; the message names the field.
+        ValueError: a field has a value it cannot have; the message names the field.
     """
 
     name: str
@@ -112,8 +112,8 @@ class Source:
         """What must be the same for the rows to be the same: settings, and names, sizes and times of local files.
 
         Raises:
-            FileNotFoundError: A local path stands for no file.
-            ValueError: A named file cannot be read by its ending.
+            FileNotFoundError: a local path stands for no file.
+            ValueError: a named file cannot be read by its ending.
         """
         settings = dataclasses.asdict(self)
         if is_hub_id(self.path):
@@ -131,9 +131,9 @@ def open_pairs(source: Source, cache: Path | None = None, *, others: bool = Fals
     the columns are checked, not the rows: the trainer checks those that it trains on.
 
     Args:
-        source: The source.
-        cache: Directory for copies of local files; None: `nomic_pairs` in the cache of `datasets`.
-        others: Also give what else stands in the rows.
+        source: the source.
+        cache: directory for copies of local files; None: `nomic_pairs` in the cache of `datasets`.
+        others: also give what else stands in the rows.
 
     Returns:
         A memory-mapped data set with the columns `query` and `document`, and `negatives` (a list of strings, which
@@ -141,8 +141,8 @@ def open_pairs(source: Source, cache: Path | None = None, *, others: bool = Fals
         there is a column of that name too: the row's other columns under their own names, as a JSON object.
 
     Raises:
-        FileNotFoundError: The path is neither a local path nor a data set on the hub.
-        ValueError: There are no rows, a column is missing or of the wrong type, or, in local files, a value has the
+        FileNotFoundError: the path is neither a local path nor a data set on the hub.
+        ValueError: there are no rows, a column is missing or of the wrong type, or, in local files, a value has the
             wrong type, a text is blank or a file is damaged. The message names data set or file, row and column.
             Rows are counted from 1; in a .jsonl file they are line numbers.
     """
@@ -172,17 +172,17 @@ def preview(source: Source, sample: int, cache: Path | None = None) -> Preview:
     are fetched and checked.
 
     Args:
-        source: The source.
-        sample: Rows to show, at most.
-        cache: As for `open_pairs`.
+        source: the source.
+        sample: rows to show, at most.
+        cache: as for `open_pairs`.
 
     Returns:
         The number of rows, at most `limit`, and rows with the keys `query`, `document` and, where the source names
         that column, `negatives`.
 
     Raises:
-        FileNotFoundError: As `open_pairs`.
-        ValueError: As `open_pairs`; or a hub data set lacks the split.
+        FileNotFoundError: as `open_pairs`.
+        ValueError: as `open_pairs`; or a hub data set lacks the split.
     """
     if is_hub_id(source.path):
         with _hub_errors(source.path):
@@ -207,13 +207,13 @@ def load_hub_split(path: str, split: str, name: str | None = None, revision: str
 
     Args:
         path: `owner/name`.
-        split: Name of the split.
-        name: Configuration, where the data set has several.
-        revision: Revision; None: the newest.
+        split: name of the split.
+        name: configuration, where the data set has several.
+        revision: revision; None: the newest.
 
     Raises:
-        FileNotFoundError: It cannot be read.
-        ValueError: It has no such split or configuration.
+        FileNotFoundError: it cannot be read.
+        ValueError: it has no such split or configuration.
     """
     with _hub_errors(path):
         return datasets.load_dataset(path, name, split=split, revision=revision, writer_batch_size=ROWS_PER_BATCH)

@@ -60,7 +60,7 @@ def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     """A tokenizer in the JSON form of `tokenizers`, without truncation and padding, as `PackingPlan` wants it.
 
     Raises:
-        ValueError: The tokenizer is not of the fast kind, or marks no document with special tokens.
+        ValueError: the tokenizer is not of the fast kind, or marks no document with special tokens.
     """
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__} is no fast tokenizer; packing needs one (tokenizer.json).")

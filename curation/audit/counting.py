@@ -36,10 +36,10 @@ class SourceKeys:
     """The keys of one source: files of arrays (3, rows) in int64, one for each shard of rows, in the order of `SIDES`.
 
     Attributes:
-        directory: Where the files are.
-        source: Number of the source.
-        rows: Rows of the source.
-        rows_per_shard: Rows of a file, but for the last.
+        directory: where the files are.
+        source: number of the source.
+        rows: rows of the source.
+        rows_per_shard: rows of a file, but for the last.
     """
 
     directory: Path
@@ -119,7 +119,7 @@ def count_repeated(keys: np.ndarray, most: int) -> tuple[np.ndarray, list[tuple[
 
     Args:
         keys: (n,), sorted in place.
-        most: How many of the most frequent keys to name.
+        most: how many of the most frequent keys to name.
 
     Returns:
         The distinct keys, sorted, and (key, count) of at most `most` keys that occur more than once, the most frequent
@@ -141,8 +141,8 @@ def count_shared(distinct: Sequence[np.ndarray], keys_at_once: int = _KEYS_AT_ON
     """Count the keys that two sources share, for each two.
 
     Args:
-        distinct: For each source its distinct keys, sorted; they may be memory-mapped.
-        keys_at_once: Keys of all sources that are in memory at once, about. Each takes about 32 bytes.
+        distinct: for each source its distinct keys, sorted; they may be memory-mapped.
+        keys_at_once: keys of all sources that are in memory at once, about. Each takes about 32 bytes.
 
     Returns:
         Symmetric matrix (sources, sources); on its diagonal the sizes of the sources.
@@ -189,10 +189,10 @@ def token_lengths(
     """Measure texts in tokens, as a model sees them uncut: with their task prefix and the special tokens.
 
     Args:
-        pairs: A source, with the columns query, document and, where there are any, negatives.
-        rows: Rows to measure.
-        tokenizer: Of the model.
-        prefixes: Text put before every query and every document; negatives have that of the documents.
+        pairs: a source, with the columns query, document and, where there are any, negatives.
+        rows: rows to measure.
+        tokenizer: of the model.
+        prefixes: text put before every query and every document; negatives have that of the documents.
 
     Returns:
         `query` and `document` (rows,), and `negatives` (negatives of all rows,), in int32, where that column is there.

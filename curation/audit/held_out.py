@@ -48,7 +48,7 @@ class EvaluationSet:
         """Build a set of an entry of a config: a path, or a mapping of the attributes.
 
         Raises:
-            ValueError: A key is unknown or missing; the message begins with `where`.
+            ValueError: a key is unknown or missing; the message begins with `where`.
         """
         return cls(path=entry) if isinstance(entry, str) else read_section(cls, entry, where)
 
@@ -84,8 +84,8 @@ class EvaluationSet:
         Of other files: the texts of each column.
 
         Raises:
-            FileNotFoundError: As `files`.
-            ValueError: A file is damaged, or has no column with texts.
+            FileNotFoundError: as `files`.
+            ValueError: a file is damaged, or has no column with texts.
         """
         files = self.files()
         texts = self._beir_texts(*files) if files[0].name.startswith("corpus.jsonl") else self._column_texts(files)
@@ -129,11 +129,11 @@ class HeldOutTexts:
     """Keys of the distinct texts of one kind of an evaluation set: its queries, its documents or a column.
 
     Attributes:
-        name: The set.
-        kind: Which of its texts.
-        count: Distinct texts; blank ones are not counted.
-        keys: Keys of all forms of the texts (n,), sorted.
-        owners: For each key the number of its text (n,). Texts with one form in common have a key each.
+        name: the set.
+        kind: which of its texts.
+        count: distinct texts; blank ones are not counted.
+        keys: keys of all forms of the texts (n,), sorted.
+        owners: for each key the number of its text (n,). Texts with one form in common have a key each.
     """
 
     name: str
@@ -160,11 +160,11 @@ class Overlap:
     """Texts of one kind of an evaluation set in one side of a source.
 
     Attributes:
-        kind: Which texts of the set.
-        side: Of the source: query or document.
-        texts: Distinct texts of the set that are found.
-        rows: Rows of the source that hold one.
-        examples: The first of these rows, counted from 0.
+        kind: which texts of the set.
+        side: of the source: query or document.
+        texts: distinct texts of the set that are found.
+        rows: rows of the source that hold one.
+        examples: the first of these rows, counted from 0.
     """
 
     kind: str
@@ -179,9 +179,9 @@ class SetOverlap:
     """What one source has in common with one evaluation set.
 
     Attributes:
-        rows: Rows whose query or document is a text of the set.
-        rows_with_both: Rows whose query and document both are.
-        overlaps: By kind and side, where there is any.
+        rows: rows whose query or document is a text of the set.
+        rows_with_both: rows whose query and document both are.
+        overlaps: by kind and side, where there is any.
     """
 
     rows: int
@@ -193,9 +193,9 @@ def find_overlaps(keys: SourceKeys, held_out: list[HeldOutTexts], examples: int)
     """Find the rows of a source whose query or document is a text of an evaluation set.
 
     Args:
-        keys: Of the source.
-        held_out: Texts of all sets.
-        examples: Rows to name, at most, for each kind of text and side.
+        keys: of the source.
+        held_out: texts of all sets.
+        examples: rows to name, at most, for each kind of text and side.
 
     Returns:
         Name of a set -> what is common with it; sets with nothing in common are left out.

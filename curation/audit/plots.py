@@ -22,8 +22,8 @@ def plot_lengths(lengths: Mapping[str, Mapping[str, np.ndarray]], path: Path) ->
     Boxes run from the 25th to the 75th percentile, whiskers from the 1st to the 99th; a dot is the longest text.
 
     Args:
-        lengths: Source -> `query`, `document` and maybe `negatives` -> lengths in tokens (n,).
-        path: Image to write; the suffix chooses the format.
+        lengths: source -> `query`, `document` and maybe `negatives` -> lengths in tokens (n,).
+        path: image to write; the suffix chooses the format.
     """
     names = list(lengths)
     sides = [side for side in _TITLES if any(len(found.get(side, ())) for found in lengths.values())]
@@ -60,10 +60,10 @@ def plot_shared(shared: np.ndarray, names: Sequence[str], kind: str, path: Path)
     """Draw how much of each source's queries or documents each other source has too.
 
     Args:
-        shared: Distinct texts that two sources share (n, n); on the diagonal each source's own.
-        names: Of the sources.
+        shared: distinct texts that two sources share (n, n); on the diagonal each source's own.
+        names: of the sources.
         kind: `query` or `document`.
-        path: Image to write; the suffix chooses the format.
+        path: image to write; the suffix chooses the format.
     """
     texts = _TITLES[kind].lower()
     sizes = np.maximum(np.diag(shared), 1)[:, None]

@@ -43,10 +43,10 @@ def make_report(
     """Count everything.
 
     Args:
-        opened: The sources, all of whose keys are written.
-        lengths: Name of a source -> what `curation.audit.counting.token_lengths` gives.
-        held_out: Texts of the evaluation sets.
-        settings: To stand in the report; `rows_to_read` and `seed` say which rows are shown.
+        opened: the sources, all of whose keys are written.
+        lengths: name of a source -> what `curation.audit.counting.token_lengths` gives.
+        held_out: texts of the evaluation sets.
+        settings: to stand in the report; `rows_to_read` and `seed` say which rows are shown.
 
     Returns:
         The content of audit.json, and for `query` and `document` how many sources share: (sources, sources), as of

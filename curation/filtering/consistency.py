@@ -40,7 +40,7 @@ class KeepRule:
         min_similarity: least cosine of query and document, the variant that the paper tried and gave up; null: any.
 
     Raises:
-        ValueError: A bound is out of range, or none is set.
+        ValueError: a bound is out of range, or none is set.
     """
 
     top_k: int | None = 2
@@ -70,13 +70,13 @@ class Samples:
     """How the rows of a source are dealt out to samples.
 
     Attributes:
-        num_rows: Rows of the source.
-        sample_size: Most rows of a sample. Samples are of equal size, but for one row: a small rest would be judged
+        num_rows: rows of the source.
+        sample_size: most rows of a sample. Samples are of equal size, but for one row: a small rest would be judged
             more kindly, for there is less to be mistaken for.
-        seed: Of the order.
+        seed: of the order.
 
     Raises:
-        ValueError: A number is out of range.
+        ValueError: a number is out of range.
     """
 
     num_rows: int
@@ -105,11 +105,11 @@ class EmbeddedPairs:
     """The pairs of a sample as numbers.
 
     Attributes:
-        rows: Numbers of the rows (n,) in the source.
-        query_ids: For each row its query's place in `queries` (n,).
-        document_ids: Likewise.
-        queries: Embeddings of the distinct queries (distinct, dim), of unit length.
-        documents: Embeddings of the distinct documents, likewise.
+        rows: numbers of the rows (n,) in the source.
+        query_ids: for each row its query's place in `queries` (n,).
+        document_ids: likewise.
+        queries: embeddings of the distinct queries (distinct, dim), of unit length.
+        documents: embeddings of the distinct documents, likewise.
     """
 
     rows: np.ndarray
@@ -148,10 +148,10 @@ def embed_pairs(pairs: datasets.Dataset, rows: np.ndarray, embedder: PairEmbedde
     """Embed the queries and, separately, the documents of some rows; equal texts once.
 
     Args:
-        pairs: With the columns `query` and `document`, no text blank.
-        rows: Numbers of the rows, ascending.
-        embedder: The model.
-        progress: Counts texts, two for each row.
+        pairs: with the columns `query` and `document`, no text blank.
+        rows: numbers of the rows, ascending.
+        embedder: the model.
+        progress: counts texts, two for each row.
     """
 
     def encode(side: Side) -> tuple[np.ndarray, Tensor]:
@@ -175,15 +175,15 @@ class SourceFilter:
     """The filtering of one source, and where its files are.
 
     Attributes:
-        source: The source.
-        pairs: Its rows, opened with `others`.
-        directory: Where everything about it is written: `kept/` and `dropped/` with the rows, `audit/` with the
+        source: the source.
+        pairs: its rows, opened with `others`.
+        directory: where everything about it is written: `kept/` and `dropped/` with the rows, `audit/` with the
             counts of each sample, `embeddings/`.
-        samples: How its rows are dealt out.
-        rule: What is kept.
-        rows_to_read: Kept rows, and as many dropped ones, that the audit shows, drawn at random.
-        write_dropped: Also write the rows that are dropped.
-        keep_embeddings: Also write the embeddings.
+        samples: how its rows are dealt out.
+        rule: what is kept.
+        rows_to_read: kept rows, and as many dropped ones, that the audit shows, drawn at random.
+        write_dropped: also write the rows that are dropped.
+        keep_embeddings: also write the embeddings.
     """
 
     source: Source
@@ -207,10 +207,10 @@ class SourceFilter:
         """Judge the rows of a sample and write its files.
 
         Args:
-            sample: Number of the sample.
-            rows: Numbers of its rows.
-            embedder: The model that judges.
-            progress: Counts texts, two for each row.
+            sample: number of the sample.
+            rows: numbers of its rows.
+            embedder: the model that judges.
+            progress: counts texts, two for each row.
         """
         present, blank = self._split_blank(rows)
         progress.update(2 * len(blank))
@@ -316,7 +316,7 @@ def merge_counts(files: Sequence[Path]) -> dict[str, Any]:
     """Sum the counts of all samples of a source.
 
     Args:
-        files: The files that `SourceFilter.run` wrote last, one for each sample.
+        files: the files that `SourceFilter.run` wrote last, one for each sample.
 
     Returns:
         As in each file: numbers and histograms summed, lists of rows joined.

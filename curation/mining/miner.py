@@ -27,14 +27,14 @@ class MiningSettings:
     """How a source is mined.
 
     Attributes:
-        limits: Which of the nearest documents become negatives.
-        documents_per_shard: Distinct documents whose embeddings make one file.
-        rows_per_shard: Pairs that make one file. Every file costs one pass over all documents' embeddings.
+        limits: which of the nearest documents become negatives.
+        documents_per_shard: distinct documents whose embeddings make one file.
+        rows_per_shard: pairs that make one file. Every file costs one pass over all documents' embeddings.
         embedding_dtype: float32, or float16 for files of half the size and cosines that are off by up to 0.0005.
-        replace_negatives: Mine for pairs that have negatives too, in place of these.
-        seed: Of random negatives.
-        query_prompt: Text before every query; None: as the embedder's settings say.
-        document_prompt: Text before every document, likewise.
+        replace_negatives: mine for pairs that have negatives too, in place of these.
+        seed: of random negatives.
+        query_prompt: text before every query; None: as the embedder's settings say.
+        document_prompt: text before every document, likewise.
     """
 
     limits: NegativeLimits
@@ -60,10 +60,10 @@ class SourceMiner:
     """The files that are made of one source, each of them alone.
 
     Args:
-        task: The source, opened.
-        directory: Where the pairs with their negatives are going to be, a directory of the source alone.
-        work: Directory for what is needed until then.
-        settings: How to mine.
+        task: the source, opened.
+        directory: where the pairs with their negatives are going to be, a directory of the source alone.
+        work: directory for what is needed until then.
+        settings: how to mine.
     """
 
     def __init__(self, task: MiningTask, directory: Path, work: Path, settings: MiningSettings) -> None:
@@ -79,9 +79,9 @@ class SourceMiner:
         """Write the embeddings of the documents of some shards; those that are there are not made again.
 
         Args:
-            shards: Their numbers.
-            embedder: The model.
-            progress: A bar that counts documents.
+            shards: their numbers.
+            embedder: the model.
+            progress: a bar that counts documents.
         """
         for shard in shards:
             numbers = self._numbers(shard)
@@ -104,13 +104,13 @@ class SourceMiner:
         """Write the pairs of some shards with their negatives; shards that are there are not made again.
 
         Args:
-            shards: Their numbers.
-            embedder: The model; not needed for random negatives.
-            device: Where the search computes.
-            progress: A bar that counts pairs.
+            shards: their numbers.
+            embedder: the model; not needed for random negatives.
+            device: where the search computes.
+            progress: a bar that counts pairs.
 
         Raises:
-            ValueError: An embedding is not finite.
+            ValueError: an embedding is not finite.
         """
         for shard in shards:
             start, done = shard * self.settings.rows_per_shard, progress.n

@@ -35,7 +35,7 @@ class NegativeLimits:
         relative_margin: the same as a share of that cosine: 0.05 keeps what is up to 0.95 times as near.
 
     Raises:
-        ValueError: A value is out of range; the message names it.
+        ValueError: a value is out of range; the message names it.
     """
 
     num_negatives: int = 20  # paper §4.2.4
@@ -78,8 +78,8 @@ class NegativeLimits:
         """Take the negatives among the candidates of one pair.
 
         Args:
-            scores: Cosines of the candidates with the query, largest first.
-            own_score: Cosine of the pair's own document.
+            scores: cosines of the candidates with the query, largest first.
+            own_score: cosine of the pair's own document.
 
         Returns:
             Places of the negatives among the candidates, in rising order.
@@ -116,12 +116,12 @@ def nearest_documents(
     """Find the documents nearest to every query that are not excluded for it.
 
     Args:
-        queries: Embeddings (q, dim) of unit length.
-        documents: Embeddings of unit length, read as one table (d, dim).
-        excluded: For each query the numbers of documents that are none of its negatives, each once. Numbers of d and
+        queries: embeddings (q, dim) of unit length.
+        documents: embeddings of unit length, read as one table (d, dim).
+        excluded: for each query the numbers of documents that are none of its negatives, each once. Numbers of d and
             above, of documents that are not searched, are allowed.
-        depth: Documents for each query; fewer where fewer are left.
-        device: Where to compute.
+        depth: documents for each query; fewer where fewer are left.
+        device: where to compute.
 
     Returns:
         The candidates of every query.
@@ -145,10 +145,10 @@ def draw_random(num_documents: int, excluded: np.ndarray, count: int, key: Seque
     """Draw distinct documents at random, each of those that are not excluded with the same probability.
 
     Args:
-        num_documents: Documents to draw from, numbered from 0.
-        excluded: Numbers that are not drawn, each once; numbers of `num_documents` and above are allowed.
-        count: Documents to draw; fewer are returned where fewer are left.
-        key: Numbers not below 0, such as a seed and the number of the row, that decide the draw.
+        num_documents: documents to draw from, numbered from 0.
+        excluded: numbers that are not drawn, each once; numbers of `num_documents` and above are allowed.
+        count: documents to draw; fewer are returned where fewer are left.
+        key: numbers not below 0, such as a seed and the number of the row, that decide the draw.
 
     Returns:
         Numbers of the documents, in the order of the draw.

@@ -21,8 +21,8 @@ def write_report(miner: SourceMiner, directory: Path) -> dict[str, Any]:
     """Write report.md and then report.json, which says that the source is mined, and return the latter's content.
 
     Args:
-        miner: All of its shards are there.
-        directory: Where to.
+        miner: all of its shards are there.
+        directory: where to.
 
     Returns:
         `rows`, and of these `mined`, `left_alone`, `with_fewer` than the negatives asked for, `with_none` of them;

@@ -36,14 +36,14 @@ class MiningSource(Source):
     its own, and `split` names qrels/SPLIT.tsv.
 
     Attributes:
-        corpus: A local file, directory or glob pattern of .jsonl, .jsonl.gz or .parquet files with the documents
+        corpus: a local file, directory or glob pattern of .jsonl, .jsonl.gz or .parquet files with the documents
             that may become negatives, and no others; null: the source's own documents.
-        corpus_text: Name of the column with the text of such a document.
-        corpus_title: Name of the column with its title, put before the text with a space between; null: none.
+        corpus_text: name of the column with the text of such a document.
+        corpus_title: name of the column with its title, put before the text with a space between; null: none.
         draw: "nearest": the documents nearest to the query; "random": any, for sources that are not for retrieval.
 
     Raises:
-        ValueError: A field has a value it cannot have; the message names the field.
+        ValueError: a field has a value it cannot have; the message names the field.
     """
 
     corpus: str | None = None
@@ -88,7 +88,7 @@ class MiningSource(Source):
         """The files of `corpus`; of a directory in the BEIR layout its corpus alone.
 
         Raises:
-            FileNotFoundError: The path stands for no file.
+            FileNotFoundError: the path stands for no file.
         """
         if self.corpus is None:
             return []
@@ -100,13 +100,13 @@ class Numbering(NamedTuple):
     """Numbers of distinct documents and queries; texts count as one when `normalize_text` makes them equal.
 
     Attributes:
-        firsts: For each distinct document the place of the first text that it stands for (distinct,), counted over
+        firsts: for each distinct document the place of the first text that it stands for (distinct,), counted over
             the corpus and then the pairs' documents.
-        documents: For each pair the number of its document (pairs,).
-        queries: For each pair the number of its query (pairs,).
-        starts: Where each query's documents begin in `positives` (queries + 1,).
-        positives: Documents of each query, in rising order.
-        num_candidates: Documents that may become negatives: the first ones.
+        documents: for each pair the number of its document (pairs,).
+        queries: for each pair the number of its query (pairs,).
+        starts: where each query's documents begin in `positives` (queries + 1,).
+        positives: documents of each query, in rising order.
+        num_candidates: documents that may become negatives: the first ones.
     """
 
     firsts: np.ndarray
@@ -125,11 +125,11 @@ class MiningTask:
     """The pairs of a source and its numbered documents, open for random access; nothing of it is in memory.
 
     Args:
-        source: The source.
-        rows: Its pairs, with the columns `query`, `document`, perhaps `negatives`, and `others`.
-        pairs: The same pairs with their texts alone.
-        corpus: Documents of a corpus of its own, if there is one.
-        numbering: Of them all.
+        source: the source.
+        rows: its pairs, with the columns `query`, `document`, perhaps `negatives`, and `others`.
+        pairs: the same pairs with their texts alone.
+        corpus: documents of a corpus of its own, if there is one.
+        numbering: of them all.
     """
 
     def __init__(
@@ -175,12 +175,12 @@ def open_task(source: MiningSource, work: Path) -> MiningTask:
     """Open a source to be mined. The first time, local texts are copied to `work` and numbered; let one process do it.
 
     Args:
-        source: The source.
-        work: Directory for what is made of it.
+        source: the source.
+        work: directory for what is made of it.
 
     Raises:
-        FileNotFoundError: A file or data set is missing.
-        ValueError: As `curation.sources.open_pairs`; or the rows have negatives that the source does not name, or a
+        FileNotFoundError: a file or data set is missing.
+        ValueError: as `curation.sources.open_pairs`; or the rows have negatives that the source does not name, or a
             document of the corpus is blank or lacks the column. The message names file and row.
     """
     corpus: datasets.Dataset | None = None

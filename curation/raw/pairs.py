@@ -37,15 +37,15 @@ def make_shard(source: RawSource, rows: RawRows, files: ShardFiles, shard: int, 
     """Write the pairs of one shard, in the order of the rows, and then its counts.
 
     Args:
-        source: The source.
-        rows: Its rows.
-        files: The files of its pairs.
-        shard: Number of the shard, from 0.
-        rows_per_shard: Raw rows that make a shard.
-        seed: Of the samples.
+        source: the source.
+        rows: its rows.
+        files: the files of its pairs.
+        shard: number of the shard, from 0.
+        rows_per_shard: raw rows that make a shard.
+        seed: of the samples.
 
     Raises:
-        ValueError: A value has the wrong type; the message names the file and the row.
+        ValueError: a value has the wrong type; the message names the file and the row.
     """
     rule, counts = PairRule(source), _ShardCounts(f"{seed} {source.name} {shard}")
 
@@ -104,14 +104,14 @@ def finish(source: RawSource, files: ShardFiles) -> dict[str, Any]:
     """Write `report.md` and then `report.json` of a source whose shards are all made.
 
     Args:
-        source: The source.
-        files: The files of its pairs.
+        source: the source.
+        files: the files of its pairs.
 
     Returns:
         The content of `report.json`.
 
     Raises:
-        ValueError: No row made a pair, so the rule does not fit the rows.
+        ValueError: no row made a pair, so the rule does not fit the rows.
     """
     shards = [counts for shard in range(files.count) if (counts := shard_counts(files, shard)) is not None]
     if len(shards) < files.count:
@@ -154,7 +154,7 @@ def summarize(histograms: list[list[tuple[int, int]]]) -> dict[str, float]:
     """Mean, percentiles and maximum of lengths.
 
     Args:
-        histograms: Lists of (length, count).
+        histograms: lists of (length, count).
 
     Returns:
         `mean`, `p50`, `p90`, `p99`, `max`. A percentile is the least length that so many percent do not exceed.

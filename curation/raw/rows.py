@@ -35,10 +35,10 @@ class RawRows:
     """Random access to the rows of a raw source, which stay on the disk.
 
     Attributes:
-        table: The rows of a hub data set, or the copy of local files.
-        places: What to call a row of each local file in an error, before its number. Of a hub data set, the one
+        table: the rows of a hub data set, or the copy of local files.
+        places: what to call a row of each local file in an error, before its number. Of a hub data set, the one
             name.
-        is_copy: Whether the table is a copy of local files.
+        is_copy: whether the table is a copy of local files.
     """
 
     table: datasets.Dataset
@@ -64,13 +64,13 @@ def open_raw_rows(source: RawSource, copy: Path) -> RawRows:
     """Open the rows of a source, local files through a copy of the columns that its rule reads.
 
     Args:
-        source: The source.
-        copy: Where the copy of local files is, or is to be made. One that is there is used as it is; a
+        source: the source.
+        copy: where the copy of local files is, or is to be made. One that is there is used as it is; a
             damaged one is made again.
 
     Raises:
-        FileNotFoundError: The path is neither a local path nor a data set on the hub.
-        ValueError: There are no rows, a file is damaged, or a column is in none of the rows, or not in the data
+        FileNotFoundError: the path is neither a local path nor a data set on the hub.
+        ValueError: there are no rows, a file is damaged, or a column is in none of the rows, or not in the data
             set; the message names the path and the column.
     """
     rule = PairRule(source)

@@ -42,30 +42,30 @@ class RawSource:
     `"{title}\n\n{body}"` (braces themselves are written twice). White space around texts is removed.
 
     Attributes:
-        name: Name of the source and of its output directory.
-        path: A local file, directory or glob pattern of .jsonl, .jsonl.gz or .parquet files, or else the id of a
+        name: name of the source and of its output directory.
+        path: a local file, directory or glob pattern of .jsonl, .jsonl.gz or .parquet files, or else the id of a
             data set on the hub (`owner/name`).
-        query: The query of a pair, a text.
-        document: The document of a pair, a text.
-        each: Path of a list, for rows that make one pair for each element. In `query` and `document`, `each`
+        query: the query of a pair, a text.
+        document: the document of a pair, a text.
+        each: path of a list, for rows that make one pair for each element. In `query` and `document`, `each`
             stands for the element, and `each.title` for a key of it. Null: a row makes one pair.
-        pairs_of: Path of a list of texts that mean the same, instead of `query` and `document`: each text is paired
+        pairs_of: path of a list of texts that mean the same, instead of `query` and `document`: each text is paired
             with the next one, k - 1 pairs of k texts, so that no text is in more than two pairs.
-        keep: Columns that are written beside the pair under their own names, so that it can be traced to its row.
-        query_chars: Least and most characters of a query; null for either means no limit. Others are left out.
-        document_chars: The same for documents. Long documents are not cut: the trainer does that, in tokens.
-        subset: Configuration of a hub data set, where it has several.
-        split: Split of a hub data set, or several joined by `+`. Local files are read whole.
-        revision: Revision of a hub data set. Null: the newest.
-        limit: Read at most this many rows, the first ones.
-        query_prefix: Task prefix for the trainer, as in `curation.sources.Source`; it is not added to the texts.
-        document_prefix: Likewise.
-        paper_rows: Pairs that the paper reports, to show beside those that are made.
-        origin: Where to get the files of a local path, to show when nothing is there.
+        keep: columns that are written beside the pair under their own names, so that it can be traced to its row.
+        query_chars: least and most characters of a query; null for either means no limit. Others are left out.
+        document_chars: the same for documents. Long documents are not cut: the trainer does that, in tokens.
+        subset: configuration of a hub data set, where it has several.
+        split: split of a hub data set, or several joined by `+`. Local files are read whole.
+        revision: revision of a hub data set. Null: the newest.
+        limit: read at most this many rows, the first ones.
+        query_prefix: task prefix for the trainer, as in `curation.sources.Source`; it is not added to the texts.
+        document_prefix: likewise.
+        paper_rows: pairs that the paper reports, to show beside those that are made.
+        origin: where to get the files of a local path, to show when nothing is there.
         available: "yes", or why the raw form cannot be had; such a source is listed and not made.
 
     Raises:
-        ValueError: A field has a value it cannot have; the message names the field.
+        ValueError: a field has a value it cannot have; the message names the field.
     """
 
     name: str
@@ -139,8 +139,8 @@ class RawSource:
         """All that decides which pairs are made, with names, sizes and times of local files.
 
         Raises:
-            FileNotFoundError: A local path stands for no file; the message says where to get it.
-            ValueError: A named file cannot be read by its ending.
+            FileNotFoundError: a local path stands for no file; the message says where to get it.
+            ValueError: a named file cannot be read by its ending.
         """
         settings = dataclasses.asdict(self)
         for key in ("paper_rows", "origin", "available"):
@@ -159,12 +159,12 @@ class PairRule:
     """The rule of a source, ready to be used on its rows.
 
     Args:
-        source: The source.
+        source: the source.
 
     Attributes:
-        list_path: Path of the list that `each` or `pairs_of` names, if there is one.
-        paths: Every path that the rule reads, kept columns and the list included.
-        columns: The columns these start from, which are all that must be read.
+        list_path: path of the list that `each` or `pairs_of` names, if there is one.
+        paths: every path that the rule reads, kept columns and the list included.
+        columns: the columns these start from, which are all that must be read.
     """
 
     def __init__(self, source: RawSource) -> None:
@@ -182,14 +182,14 @@ class PairRule:
         """The outcomes of a row, in order: a pair, or the reason why there is none.
 
         Args:
-            row: Columns to values; a column that is not there counts as null.
-            where: What to call the row in an error.
+            row: columns to values; a column that is not there counts as null.
+            where: what to call the row in an error.
 
         Yields:
             Pairs with the keys `query`, `document` and those of `keep`, or one of the reasons of this module.
 
         Raises:
-            ValueError: A value has the wrong type, for instance a number where a text is expected.
+            ValueError: a value has the wrong type, for instance a number where a text is expected.
         """
         if self.list_path is None:
             yield self._pair(row, row, row, where)
@@ -231,7 +231,7 @@ def key_path(text: str, what: str) -> KeyPath:
     """The keys of a path.
 
     Raises:
-        ValueError: A key is blank; the message names `what`.
+        ValueError: a key is blank; the message names `what`.
     """
     path = tuple(text.split("."))
     if not all(key.strip() for key in path):
@@ -243,7 +243,7 @@ def parse_text(text: str, what: str) -> list[tuple[str, KeyPath | None]]:
     """A path or template as parts: literal text, then the path whose text follows it, if any.
 
     Raises:
-        ValueError: The template is malformed; the message names `what`.
+        ValueError: the template is malformed; the message names `what`.
     """
     if "{" not in text and "}" not in text:
         return [("", key_path(text, what))] if text else []
@@ -262,7 +262,7 @@ def value_at(row: Any, path: KeyPath, where: str) -> Any:
     """The value at a path; None where the path ends early.
 
     Raises:
-        ValueError: The path leads into a value that has no keys.
+        ValueError: the path leads into a value that has no keys.
     """
     value = row
     for depth, key in enumerate(path):

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     # These import torch and mteb, which --help does not need.
     from evaluation.report.facts import as_json, build_report
-    from evaluation.report.page import render_page
+    from evaluation.report.page import report_page
     from evaluation.report.pictures import draw_plots
     from evaluation.report.results import read_results
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         plots = draw_plots(report, arguments.output_dir)
         write_json(arguments.output_dir / "report.json", {**as_json(report), "plots": plots, "note": arguments.note})
         with atomic_file(arguments.output_dir / "report.md") as partial:
-            partial.write_text(render_page(report, plots, arguments.note), encoding="utf-8")
+            partial.write_text(report_page(report, plots, arguments.note), encoding="utf-8")
     for model in report.models:
         print(f"{model.label}: {len(model.tasks)} tasks")
     for encoder in report.encoders:

@@ -7,15 +7,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from evaluation.report.facts import Grid, Report
 from evaluation.report.results import EvaluatedModel
 from evaluation.report.tables import Cell, Row, Table, described
-from textfiles.markdown import escaped, literal, number, table
+from textfiles.markdown import escaped, number, render_page, table
 
 
-def render_page(report: Report, plots: Mapping[str, str], note: str = "") -> str:
+def report_page(report: Report, plots: Mapping[str, str], note: str = "") -> str:
     """The page. Texts from results, such as names, are escaped.
 
     Args:
@@ -23,18 +21,9 @@ def render_page(report: Report, plots: Mapping[str, str], note: str = "") -> str
         plots: key of a table, "overview" or "other_tasks" -> file of the plot, beside the page.
         note: Markdown under the title, such as the date and the hardware.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "escaped": escaped,
-        "literal": literal,
-        "number": number,
-        "lengths": _lengths,
-        "score_table": _score_table,
-        "grid_table": _grid_table,
-    }
-    page = environment.get_template("report.md.jinja").render(report=report, plots=plots, note=note)
+    filters = {"lengths": _lengths, "score_table": _score_table, "grid_table": _grid_table}
+    facts = {"report": report, "plots": plots, "note": note}
+    page = render_page(Path(__file__).with_name("report.md.jinja"), facts, filters)
     return re.sub(r"\n{3,}", "\n\n", page).strip() + "\n"
 
 

@@ -51,14 +51,14 @@ def read_docstrings(names: Sequence[str] | None = None, num_processes: int | Non
     are not seen.
 
     Args:
-        names: Distribution or import names (`scikit-learn` or `sklearn`). None: every installed package.
-        num_processes: Parser processes; None uses every core. The result does not depend on it.
+        names: distribution or import names (`scikit-learn` or `sklearn`). None: every installed package.
+        num_processes: parser processes; None uses every core. The result does not depend on it.
 
     Returns:
         Records sorted by file, and inside a file in the order of the text.
 
     Raises:
-        ValueError: A name is neither a distribution nor an import name of an installed package.
+        ValueError: a name is neither a distribution nor an import name of an installed package.
     """
     files = _source_files(names)
     chunks = [files[start : start + _FILES_PER_TASK] for start in range(0, len(files), _FILES_PER_TASK)]
@@ -88,11 +88,11 @@ def docstring_pairs(
     self."), which no retriever could tell apart.
 
     Args:
-        records: Documentation strings.
-        min_summary_words: Fewest words of a summary.
-        max_summary_characters: Longest summary, in characters.
-        min_body_characters: Shortest body, in characters.
-        max_bodies_per_summary: Most different bodies that a summary may have in its package.
+        records: documentation strings.
+        min_summary_words: fewest words of a summary.
+        max_summary_characters: longest summary, in characters.
+        min_body_characters: shortest body, in characters.
+        max_bodies_per_summary: most different bodies that a summary may have in its package.
 
     Returns:
         The pairs in the order of the records.

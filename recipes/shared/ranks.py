@@ -13,7 +13,7 @@ def join_ranks(*, use_gpu: bool = True) -> PartialState:
     """This process's rank, the number of ranks, its device, and where ranks wait for one another.
 
     Args:
-        use_gpu: Whether the step computes on GPUs where there are some.
+        use_gpu: whether the step computes on GPUs where there are some.
     """
     # without an accelerator, accelerate takes several processes for unrelated ones unless it is told so
     return PartialState(cpu=not (use_gpu and torch.accelerator.is_available()), timeout=_WAIT)

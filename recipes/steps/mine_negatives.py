@@ -42,7 +42,7 @@ class MineArguments(NegativeLimits):
         keep_embeddings: keep the work directory with the documents' embeddings.
 
     Raises:
-        ValueError: A value is out of range; the message names it.
+        ValueError: a value is out of range; the message names it.
     """
 
     sources: list

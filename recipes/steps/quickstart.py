@@ -29,6 +29,7 @@ from recipes.steps.stage1 import build_model
 from textfiles.atomic import atomic_directory
 from textfiles.begun import begin_directory, use_alone
 from textfiles.commands import end_at_sigterm, one_line_errors, run_child
+from textfiles.markdown import table
 from textfiles.rows import rows_of
 
 RECIPES = Path(__file__).resolve().parents[1]
@@ -234,18 +235,14 @@ class Quickstart:
         """Print and write the scores; fail where training did not help."""
         scores = json.loads((self.directory / "scores.json").read_text())
         counts = json.loads((self.corpus / "counts.json").read_text())
-        lines = [
-            "| model | seen packages, nDCG@10 | recall@10 | unseen packages, nDCG@10 | recall@10 |",
-            "|---|---|---|---|---|",
-        ]
-        for name, row in scores.items():
-            cells = [f"{row[part][metric]:.1f}" for part in ("seen", "unseen") for metric in ("ndcg@10", "recall@10")]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        columns = [(part, metric) for part in ("seen", "unseen") for metric in ("ndcg@10", "recall@10")]
+        rows = [[name, *(f"{row[part][metric]:.1f}" for part, metric in columns)] for name, row in scores.items()]
+        header = ["model", "seen packages, nDCG@10", "recall@10", "unseen packages, nDCG@10", "recall@10"]
+        scores_table = table(header, rows, numbers=len(columns))
         held_out = f"{counts['held_out_seen']:,} held-out pairs of packages that were trained on, and "
         held_out += f"{counts['held_out_unseen']:,} of {' and '.join(self.corpus_settings.unseen_packages)}."
-        table = "\n".join(lines)
-        write_text(self.directory / "report.md", f"{table}\n\n{held_out}\n")
-        print(f"\n{table}\n\n{held_out}\n\nSearch for {QUESTION!r}:")
+        write_text(self.directory / "report.md", f"{scores_table}\n\n{held_out}\n")
+        print(f"\n{scores_table}\n\n{held_out}\n\nSearch for {QUESTION!r}:")
         for score, name, summary in search(self.model, QUESTION, top=3):
             print(f"  {score:.3f}  {name}: {summary[:80]}")
         print(f"\nModel: {self.model}\nPlots: {self.directory}/loss.png, map.png, scores.png")
