@@ -144,7 +144,7 @@ def _saved_embedder(
         modules.insert(2, LayerNorm(cast(Any, given[1]).embedding_dimension))
     return SentenceTransformer(
         modules=modules,
-        prompts=embedder.prompts,
+        prompts=cast(Any, embedder.prompts),
         default_prompt_name=embedder.default_prompt_name,
         similarity_fn_name=embedder.similarity_fn_name,
         device=str(embedder.device),

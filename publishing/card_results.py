@@ -115,7 +115,8 @@ class Results:
         begins = re.compile("(" + "|".join(map(re.escape, sorted(others, key=len, reverse=True))) + ")(?:, |: )")
         found: set[str] = set()
         for note in (note for notes in (self.report.get("notes") or {}).values() for note in notes):
-            named, rest = [], note
+            named: list[str] = []
+            rest = note
             while match := begins.match(rest):
                 named, rest = [*named, match[1]], rest[match.end() :]
             lengths = [own[name] for name in named if name in own]

@@ -76,7 +76,7 @@ def open_sentence_transformers(directory: str, from_module: str, remote_code: bo
         if len(names) > 1:
             return embedder.encode(full_texts(probes), prompt="", batch_size=len(probes))
         name = names.pop()
-        asked = {"prompt_name": name} if name else {"prompt": ""}
+        asked: Any = {"prompt_name": name} if name else {"prompt": ""}
         return embedder.encode([probe["text"] for probe in probes], **asked)
 
     return embed

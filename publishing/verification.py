@@ -1,11 +1,12 @@
 """Proof that a directory gives the checkpoint's own embeddings in every reader that runs here."""
 
+import functools
 import random
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -118,16 +119,20 @@ def open_reference(checkpoint: str, rotary_scaling_factor: float | None) -> Sent
     )
 
 
+def _prompt(name: str, embedder: SentenceTransformer) -> str | None:
+    return embedder.prompts.get(name)
+
+
 def require_same_settings(embedder: SentenceTransformer, reference: SentenceTransformer) -> None:
     """Refuse an embedder that truncates, prompts or compares in another way than the checkpoint says.
 
     Raises:
         ValueError: names the setting and both values.
     """
-    settings = {
+    settings: dict[str, Callable[[SentenceTransformer], Any]] = {
         "max_seq_length": lambda model: model.max_seq_length,
         "similarity_fn_name": lambda model: model.similarity_fn_name or "cosine",
-        **{f"prompt {name!r}": lambda model, name=name: model.prompts.get(name)
+        **{f"prompt {name!r}": functools.partial(_prompt, name)
            for name, text in reference.prompts.items() if text},
     }  # fmt: skip
     for name, read in settings.items():
@@ -152,7 +157,7 @@ def verify_directory(directory: Path, reference: SentenceTransformer) -> Iterato
     """
     config = cast(NomicBertConfig, cast(PreTrainedModel, reference[0].auto_model).config)
     lengths_tried = probe_lengths(config, int(reference.max_seq_length or config.n_positions))
-    probes = make_probes(reference.tokenizer, lengths_tried, reference.prompts)
+    probes = make_probes(reference.tokenizer, lengths_tried, cast(dict[str, str], reference.prompts))
     texts = [probe.full_text for probe in probes]
     expected = reference.encode(texts, prompt="", batch_size=1, normalize_embeddings=True)
     readers = [*READERS, *(reader for file, reader in EXPORT_READERS.items() if (directory / file).is_file())]

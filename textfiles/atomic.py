@@ -134,7 +134,7 @@ def sync_directory(directory: str | os.PathLike) -> None:
 
 def sync_tree(directory: str | os.PathLike) -> None:
     """Wait until all files of a directory and of its subdirectories, and their names, are on the disk."""
-    for folder, _, files in os.walk(directory):
+    for folder, _, files in os.walk(os.fspath(directory)):
         for name in files:
             path = os.path.join(folder, name)
             if not os.path.islink(path):

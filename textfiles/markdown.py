@@ -1,7 +1,7 @@
 """Markdown that people read: pages, tables and code in which text from data cannot break out of its place."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,7 @@ _ADDRESS = re.compile(r":(?=//)|(?<=\bwww)\.", re.IGNORECASE)  # GitHub makes a 
 def render_page(
     template: Path,
     facts: Mapping[str, Any],
-    filters: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
+    filters: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """Fill a Jinja template, a file that reads as the page it makes.
 
@@ -25,7 +25,7 @@ def render_page(
     Args:
         template: the file; it may include others beside it.
         facts: what its names stand for; any other name is an error.
-        filters: more filters.
+        filters: more filters, name -> function.
     """
     environment = Environment(
         loader=FileSystemLoader(template.parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -64,5 +64,5 @@ def refuse_untrainable(model: Any) -> None:
         raise ValueError("No weight of the model is trained: requires_grad is false for all of them.")
     unsupported = {value.dtype for value in model.parameters()} - {torch.float32, torch.bfloat16, torch.float16}
     if unsupported:
-        kinds = ", ".join(sorted(map(str, unsupported)))
-        raise ValueError(f"The model has weights of {kinds}, which is not supported in training.")
+        types = ", ".join(sorted(map(str, unsupported)))
+        raise ValueError(f"The model has weights of {types}, which is not supported in training.")

@@ -268,7 +268,7 @@ class StepTrainer(SafeTrainer):
                     flush=True,
                 )
             raise SystemExit(EXIT_CODE)
-        require_finite_weights(self.model, f"They are not saved. {self._what_is_left()}")
+        require_finite_weights(cast(nn.Module, self.model), f"They are not saved. {self._what_is_left()}")
         return output
 
     def get_train_dataloader(self) -> DataLoader:

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -80,7 +80,7 @@ class SafeTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         remedy = f"Remove {resume_from_checkpoint} to resume from the checkpoint before it."
-        require_finite_weights(self.model, remedy)
+        require_finite_weights(cast(nn.Module, self.model), remedy)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """See Trainer, which calls this once a step, after clipping and before the update."""
@@ -113,7 +113,7 @@ class SafeTrainer(Trainer):
         return f"The last checkpoint, {checkpoint}, holds finite weights."
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        require_finite_weights(self.model, f"They are not saved. {self._what_is_left()}")
+        require_finite_weights(cast(nn.Module, self.model), f"They are not saved. {self._what_is_left()}")
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             Path(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME).unlink()  # a pickle, which nothing reads
@@ -128,7 +128,7 @@ class SafeTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         directory, limit = self._checkpoint_directory(), self.args.save_total_limit
-        require_finite_weights(self.model, f"They are not saved. {self._what_is_left()}")
+        require_finite_weights(cast(nn.Module, self.model), f"They are not saved. {self._what_is_left()}")
         # a stale trainer_state.json would make a half-overwritten checkpoint look complete
         if self.args.should_save:
             remove_checkpoint(directory)

@@ -13,7 +13,7 @@ import json
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import yaml
 from mteb.abstasks import AbsTask
@@ -128,7 +128,7 @@ def read_local_tasks(file: Path) -> list[AbsTask]:
 
 def _data(settings: LocalTaskSettings, directory: Path, where: str) -> LocalData:
     place = directory / settings.path
-    common = {"name": settings.name, "task_type": settings.type, "where": where}
+    common: dict[str, Any] = {"name": settings.name, "task_type": settings.type, "where": where}
     if settings.type == "Retrieval" and place.is_dir():
         settings.refuse(("columns", "skip_blank"), "files of rows, and the path is a directory")
         return LocalData(**common, beir=_beir_files(settings, place), strict=settings.strict)

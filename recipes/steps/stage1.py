@@ -137,7 +137,7 @@ def _starting_model(recipe: Stage1Arguments, num_tokens: int, seed: int) -> Nomi
         return build_model(recipe.model, num_tokens)
     require_checkpoint(str(recipe.model_name_or_path))
     if recipe.dry_run:
-        return NomicBertForMaskedLM(NomicBertConfig.from_pretrained(recipe.model_name_or_path))
+        return NomicBertForMaskedLM(NomicBertConfig.from_pretrained(str(recipe.model_name_or_path)))
     return NomicBertForMaskedLM.from_pretrained(recipe.model_name_or_path, **dropout_settings(recipe.dropout))
 
 
