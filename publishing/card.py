@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer.modules import LayerNorm
 from transformers import PreTrainedModel
 
 from nomic_bert import NomicBertConfig
-from nomic_bert.configuration_nomic_bert import ntk_base
+from nomic_bert.configuration_nomic_bert import MINIMUM_TRANSFORMERS, ntk_base
 from nomic_bert.prompts import PREFIXES, PROMPTS, prefix_text
 from nomic_bert.training_record import STAGE_BEFORE, UNRECORDED
 from textfiles.hub_names import is_hub_name
@@ -229,6 +229,7 @@ def model_card(card: CardFacts) -> str:
             "repo": card.repo_id,
             "query": _QUERY,
             "document": _DOCUMENT,
+            "minimum_transformers": MINIMUM_TRANSFORMERS,
             "stage_before": STAGE_BEFORE,
             "unrecorded": UNRECORDED,
         },

@@ -18,7 +18,7 @@ from textfiles.atomic import atomic_directory
 
 from .card import CardFacts, describe_model, model_card
 from .card_results import evaluated_models
-from .known_files import keep_known_files, refuse_leaving_links
+from .known_files import keep_known_files
 from .manifest import require_replaceable, write_manifest
 from .onnx_export import ONNX_FILE, QUANTIZED_FILE, export_onnx, quantize_onnx
 from .openvino_export import OPENVINO_FILE, export_openvino, require_openvino
@@ -67,15 +67,16 @@ def write_directory(settings: DirectorySettings, directory: Path) -> None:
             embeddings.
     """
     require_replaceable(directory)
-    refuse_leaving_links(Path(settings.checkpoint))
     if settings.openvino:
         require_openvino()
     embedder = load_embedder(settings.checkpoint, device="cpu", rotary_scaling_factor=settings.rotary_scaling_factor)
-    _merge_adapter(embedder)
     _require_mean_pooling(embedder, settings.checkpoint)
-    reference = open_reference(settings.checkpoint, settings.rotary_scaling_factor)
-    if reference is not None:
-        require_same_settings(embedder, reference)
+    reference = open_reference(settings.checkpoint, settings.rotary_scaling_factor) or embedder
+    if _merge_adapter(embedder) and reference is embedder:  # the readers are compared with the adapter as it was
+        reference = load_embedder(
+            settings.checkpoint, device="cpu", rotary_scaling_factor=settings.rotary_scaling_factor
+        )
+    require_same_settings(embedder, reference)
     weights, report = weights_hash(embedder), _read_report(settings.evaluation)
     if report is not None:
         evaluated_models(report, weights)  # refused now, not after minutes
@@ -83,13 +84,14 @@ def write_directory(settings: DirectorySettings, directory: Path) -> None:
     with atomic_directory(directory) as written:
         save_embedder(embedder, written, training=training)
         keep_known_files(written, embedder.tokenizer)
-        embedder.to(dtype=torch.float32)  # the readers compute in it
+        for compared in (embedder, reference):
+            compared.to(dtype=torch.float32)  # the readers compute in it
         exported = _export(settings, written)
         facts = CardFacts(
             repo_id=settings.repo_id,
             model=describe_model(embedder),
             weights=weights,
-            readers=_prove(written, embedder if reference is None else reference),
+            readers=_prove(written, reference),
             training=training,
             report=report,
             license=settings.license,
@@ -101,11 +103,20 @@ def write_directory(settings: DirectorySettings, directory: Path) -> None:
         require_replaceable(directory)  # minutes later
 
 
-def _merge_adapter(embedder: SentenceTransformer) -> None:
-    """Add what a PEFT adapter learned to the encoder's own weights, whose names every reader knows."""
+def _merge_adapter(embedder: SentenceTransformer) -> bool:
+    """Add what a PEFT adapter learned to the encoder's own weights, which every reader knows; whether there is one."""
     encoder: Any = embedder[0].auto_model
-    if hasattr(encoder, "merge_and_unload"):
-        embedder[0].auto_model = encoder.merge_and_unload()
+    if not getattr(encoder, "_hf_peft_config_loaded", False):
+        return False
+    adapted = {name: layer for name, layer in encoder.named_modules() if hasattr(layer, "get_base_layer")}
+    for name, layer in adapted.items():
+        layer.merge()
+        encoder.set_submodule(name, layer.get_base_layer())
+    # a model that never had an adapter: transformers saves one that had under PEFT's names
+    merged = type(encoder)(encoder.config).to(encoder.dtype)
+    merged.load_state_dict(encoder.state_dict())
+    embedder[0].model = merged.eval()
+    return True
 
 
 def _require_mean_pooling(embedder: SentenceTransformer, checkpoint: str) -> None:

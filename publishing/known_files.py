@@ -35,22 +35,6 @@ _KEYS: dict[str, frozenset[str] | None] = {
 }  # fmt: skip
 
 
-def refuse_leaving_links(directory: Path) -> None:
-    """Refuse a checkpoint with a link to a place outside it, whose content would be read and published.
-
-    The links of the hub's cache, from a snapshot to its blobs, are allowed.
-
-    Raises:
-        ValueError: names the link.
-    """
-    inside = [directory.resolve()]
-    if directory.resolve().parent.name == "snapshots":
-        inside.append(directory.resolve().parents[1] / "blobs")
-    for path in sorted(directory.rglob("*")):
-        if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in inside):
-            raise ValueError(f"{path} is a link that leaves the checkpoint; put the file itself there, or remove it.")
-
-
 def keep_known_files(directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Bring a directory that an embedder was saved to down to known files and keys, before anything opens it.
 

@@ -43,20 +43,30 @@ class ProgramResult:
         return cls(**{**content, **lengths})
 
     @property
-    def agrees_to(self) -> int:
-        """Longest length in tokens up to which no tried text differs by more than the tolerance; 0: there is none."""
-        longest = 0
-        for length in sorted(self.alone):
-            if not max(self.alone[length], self.together.get(length, 0.0)) <= self.tolerance:
-                break
-            longest = length
-        return longest
+    def alone_to(self) -> int:
+        """Longest length in tokens up to which every text agrees when it is embedded by itself; 0: there is none."""
+        return _longest(self.alone, self.tolerance)
+
+    @property
+    def together_to(self) -> int:
+        """Likewise, of texts in a batch with texts of other lengths."""
+        return _longest(self.together, self.tolerance)
 
     @property
     def largest_difference(self) -> float:
-        """Of the texts up to `agrees_to`."""
-        found = (*self.alone.items(), *self.together.items())
-        return max((difference for length, difference in found if length <= self.agrees_to), default=float("nan"))
+        """Of the texts that agree, up to these lengths."""
+        within = [d for n, d in self.alone.items() if n <= self.alone_to]
+        within += [d for n, d in self.together.items() if n <= self.together_to]
+        return max(within, default=float("nan"))
+
+
+def _longest(differences: Mapping[int, float], tolerance: float) -> int:
+    longest = 0
+    for length in sorted(differences):
+        if not differences[length] <= tolerance:  # NaN is no agreement
+            break
+        longest = length
+    return longest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +85,7 @@ class ProgramResults:
     model: str
     programs: Sequence[ProgramResult]
 
-    header = ("program", "versions", "agrees up to, tokens", "largest difference")
+    header = ("program", "versions", "alone, to tokens", "in a batch, to tokens", "largest difference")
 
     def rows(self) -> list[list[str]]:
         """Cells of the table of the card and of README."""
@@ -83,17 +93,17 @@ class ProgramResults:
 
     def oldest(self, package: str) -> str:
         """The lowest version of a package with which a program agreed to the last length tried."""
-        agreed = [one for one in self.programs if one.alone and one.agrees_to == max(one.alone)]
+        last = [(one, max(one.alone)) for one in self.programs if one.alone]
+        agreed = [one for one, length in last if one.alone_to == one.together_to == length]
         found = [one.versions[package].split("+")[0] for one in agreed if package in one.versions]
         return min(found, key=lambda version: [int(part) for part in version.split(".")[:2]])
 
 
-def _outcome(one: ProgramResult) -> tuple[str, str]:
+def _outcome(one: ProgramResult) -> tuple[str, str, str]:
     if one.failure is not None:
-        return "did not run" if one.versions else "not installed", ""
-    if not one.agrees_to:
-        return "none", ""
-    return number(one.agrees_to), f"{one.largest_difference:.1e}"
+        return "did not run" if one.versions else "not installed", "", ""
+    alone, together = (number(length) if length else "none" for length in (one.alone_to, one.together_to))
+    return alone, together, f"{one.largest_difference:.1e}" if one.alone_to or one.together_to else ""
 
 
 def read_program_results(file: Path = RESULTS_FILE) -> ProgramResults | None:

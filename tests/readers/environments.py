@@ -34,10 +34,12 @@ def python_environment(root: Path, requirements: Sequence[str]) -> Path:
         shutil.rmtree(directory, ignore_errors=True)
         _call([sys.executable, "-m", "venv", "--without-pip", str(directory)])
         if uv := shutil.which("uv"):
-            install = [uv, "pip", "install", "--python", str(python)]
+            pip, yes, where = [uv, "pip"], [], ["--python", str(python)]
         else:
-            install = [sys.executable, "-m", "pip", "--python", str(python), "install"]
-        _call([*install, "--quiet", *shlex.split(os.environ.get("PIP_ARGS", "")), *requirements])
+            pip, yes, where = [sys.executable, "-m", "pip", "--python", str(python)], ["--yes"], []
+        _call([*pip, "install", *where, "--quiet", *shlex.split(os.environ.get("PIP_ARGS", "")), *requirements])
+        # texts need none of these, and builds for CUDA beside a torch for CPUs stop transformers
+        _call([*pip, "uninstall", *where, "--quiet", *yes, "torchvision", "torchaudio", "torchcodec"])
         (directory / "installed").touch()
     return python
 

@@ -120,7 +120,8 @@ def open_infinity(model_directory: str) -> Embed:
     )  # fmt: skip
 
     async def ask(texts: list[str]) -> np.ndarray:
-        async with AsyncEmbeddingEngine.from_args(arguments) as engine:
+        engine = AsyncEmbeddingEngine.from_args(arguments)
+        async with engine:
             embeddings, _ = await engine.embed(sentences=texts)
             return np.stack(embeddings)
 
@@ -130,7 +131,11 @@ def open_infinity(model_directory: str) -> Embed:
 def open_vllm(model_directory: str, dtype: str) -> Embed:
     from vllm import LLM
 
-    model = LLM(model=model_directory, runner="pooling", dtype=dtype, max_model_len=2048, enforce_eager=True)
+    # on a CPU the utilization is a share of the machine's memory, of which others use some
+    model = LLM(
+        model=model_directory, runner="pooling", dtype=dtype, max_model_len=2048, gpu_memory_utilization=0.3,
+        enforce_eager=True,
+    )  # fmt: skip
     return lambda texts: np.array([output.outputs.embedding for output in model.embed(texts, use_tqdm=False)])
 
 

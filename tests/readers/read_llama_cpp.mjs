@@ -16,8 +16,9 @@ const { getLlama } = await import(pathToFileURL(require.resolve("node-llama-cpp"
 
 const llama = await getLlama({ gpu: false, build: "never", skipDownload: true });
 const model = await llama.loadModel({ modelPath: path.join(jobDirectory, "model.gguf") });
+const contextSize = job.longest + 64; // node-llama-cpp keeps some tokens free
 // the batch must hold the whole context, or a long text is split and gets another embedding
-const context = await model.createEmbeddingContext({ contextSize: job.longest, batchSize: job.longest });
+const context = await model.createEmbeddingContext({ contextSize, batchSize: contextSize });
 const embed = async (text) => {
   const { vector } = await context.getEmbeddingFor(text);
   const norm = Math.hypot(...vector);

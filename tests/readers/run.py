@@ -66,14 +66,17 @@ def main(argv: list[str]) -> int:
             continue
         print(f"{program.name}, {', '.join(program.requirements)}", flush=True)
         result = try_program(program, job, output / "environments", args.authors)
-        print(f"  agrees to {result.agrees_to:,} tokens {result.failure or ''}", flush=True)
+        print(
+            f"  alone to {result.alone_to:,}, in a batch to {result.together_to:,} tokens {result.failure or ''}",
+            flush=True,
+        )
         write_json(file, asdict(result))
     results = gather(kept, args.model)
-    print(table(results.header, results.rows(), numbers=2))
+    print(table(results.header, results.rows(), numbers=3))
     if args.publish:
         write_program_results(results)
         PAGE.write_text(results_page(results), encoding="utf-8")
-    return sum(not one.agrees_to for one in results.programs)
+    return sum(not (one.alone_to or one.together_to) for one in results.programs)
 
 
 def try_program(program: Program, job: Path, environments: Path, authors: Path | None) -> ProgramResult:
@@ -89,7 +92,7 @@ def try_program(program: Program, job: Path, environments: Path, authors: Path |
     versions = installed_versions(environment, program.packages)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        tokens, groups = cut_job(job, program.longest, scratch, authors=str(authors))
+        tokens, groups = cut_job(job, program.longest, scratch, authors=str(authors and authors.resolve()))
         try:
             if program.converter:
                 _convert_for_llama_cpp(job / "model", scratch, environment, environments, program)
