@@ -8,6 +8,7 @@ the result does not depend on how many processes judged the samples.
 import dataclasses
 import json
 import math
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,9 +137,16 @@ class EmbeddedPairs:
 
     @classmethod
     def load(cls, path: Path) -> "EmbeddedPairs":
-        """Read what `save` wrote; the embeddings are of unit length to half precision."""
-        with np.load(path) as arrays:
-            loaded = {key: arrays[key] for key in arrays.files}
+        """Read what `save` wrote; the embeddings are of unit length to half precision.
+
+        Raises:
+            ValueError: the file is damaged; names it.
+        """
+        try:
+            with np.load(path) as arrays:
+                loaded = {key: arrays[key] for key in arrays.files}
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is damaged ({error}); rerun the filter with keep_embeddings.") from error
         for key in ("queries", "documents"):
             loaded[key] = torch.nn.functional.normalize(torch.from_numpy(loaded[key]).float(), dim=1)
         return cls(**loaded)

@@ -101,6 +101,9 @@ def test_embeddings_on_disk_are_in_half_precision_and_judge_alike(tmp_path):
     assert torch.allclose(again.queries, pairs.queries, atol=2e-3)
     assert torch.allclose(again.judge()[1], pairs.judge()[1], atol=2e-3)
     assert (again.rows == pairs.rows).all() and (again.document_ids == pairs.document_ids).all()
+    (tmp_path / "pairs.npz").write_bytes((tmp_path / "pairs.npz").read_bytes()[:-40])
+    with pytest.raises(ValueError, match="pairs.npz is damaged .*rerun the filter"):
+        EmbeddedPairs.load(tmp_path / "pairs.npz")
 
 
 @pytest.mark.parametrize(
