@@ -16,7 +16,7 @@ from transformers.models.nomic_bert import NomicBertConfig as NativeConfig
 from nomic_bert import NomicBertConfig, NomicBertForMaskedLM
 from nomic_bert.embedder import load_embedder, save_embedder
 
-WIDTH, LAYERS, HEADS, INNER, VOCABULARY = 32, 2, 2, 64, 128
+WIDTH, LAYERS, HEADS, INNER, VOCABULARY = 32, 2, 2, 64, 64
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
