@@ -40,6 +40,8 @@ GIVEN = {
     "stage3": ["--model_name_or_path=x", "--sources=[]", "--output_dir=x"],
     "pack_corpus": ["--documents=[]", "--tokenizer=x", "--output_dir=x"],
     "mine_negatives": ["--model_name_or_path=x", "--sources=[]", "--output_dir=x"],
+    "filter_pairs": ["--model_name_or_path=x", "--sources=[]", "--output_dir=x"],
+    "matryoshka": ["--model_name_or_path=x", "--sources=[]", "--output_dir=x"],
     "quickstart": [],
 }
 
@@ -55,13 +57,13 @@ def test_every_key_of_every_config_exists(file):
         argv = ["--config", str(file.parents[1] / file.name), *argv]
     if file.parent != CONFIGS:
         argv += GIVEN[file.stem]
-    if file.stem.startswith(("stage", "finetune")):
+    if file.stem.startswith(("stage", "finetune", "matryoshka")):
         argv += ["--bf16", "false", "--use_cpu", "true"]
     if "_" in file.stem and file.stem.startswith(("stage2", "stage3")):  # laid over a config, or given sources
         argv = [*GIVEN[file.stem[:6]], *argv]
-    kind = re.sub(
-        r"^(stage\d)_.*|finetune_.*", lambda found: found[1] or "stage3", file.stem
-    )  # stage1_cpu and the like
+    # stage1_cpu and the like; what a study lays over stage 2
+    kind = re.sub(r"^(stage\d)_.*|finetune_.*", lambda found: found[1] or "stage3", file.stem)
+    kind = {"matryoshka": "stage2"}.get(kind, kind)
     parse_arguments(KINDS[kind], argv)
 
 

@@ -66,7 +66,8 @@ def start(settings, output, ranks=1, **popen):
 
 def contents(directory):
     """Every file, by its path."""
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*.*") if path.is_file()}
+    files = (path for path in directory.rglob("*.*") if path.is_file() and path.name != ".in-use")
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ def mined(directory):
 
 
 def contents(directory):
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != ".in-use"}
 
 
 def brute_force(rows, candidates, model, prompts, count, range_min=0, range_max=None, keep=lambda score, own: True):
