@@ -251,7 +251,7 @@ def test_ranks_give_the_same_bytes(model, tmp_path, whole, ranks):
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(model, tmp_path, whole):
     sources, files = whole
     # in the third of the documents' shards (after the five arrays of numbers), then in the second of the pairs'
-    for name, calls, pattern, made in ("save", "8", ".work/documents-*", 2), ("write_jsonl", "2", "pairs-*", 1):
+    for name, calls, pattern, made in ("save", "8", ".work/documents-*.npy", 2), ("write_jsonl", "2", "pairs-*", 1):
         run = start(["-c", DYING, name, calls], *argv(model, tmp_path / "again", sources))
         assert run.returncode == -9, run.stderr[-3000:]
         begun = {path: path.stat().st_mtime_ns for path in (tmp_path / "again" / "mine").glob(pattern)}
