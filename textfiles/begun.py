@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ def begin_directory(
     settings: Mapping[str, Any],
     *,
     settings_file: Path | None = None,
-    has_results: Callable[[], bool] | None = None,
 ) -> None:
     """Record what the files of a directory are made from, or check that it is the same as before.
 
@@ -35,8 +34,6 @@ def begin_directory(
         directory: where the files are going to be; made if absent. Check all that can be refused before this call.
         settings: JSON values that decide what the files hold.
         settings_file: where they are recorded; None: `settings.json` in the directory.
-        has_results: whether anything was made in it that other settings would contradict; None: whether there are
-            visible files in it, or beside the settings.
 
     Raises:
         ValueError: the directory was begun with other settings, holds something else, or is in use with other
@@ -53,7 +50,7 @@ def begin_directory(
     before = read_json(path, _REMEDY) if path.exists() else None
     if before == now:
         return
-    made = has_results() if has_results else _visible_files(directory, path)
+    made = _visible_files(directory, path)
     if before is None or (alone and not made):
         write_json(path, now)
         return
