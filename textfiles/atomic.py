@@ -7,6 +7,7 @@ leaves a hidden file or directory behind, which `remove_leftovers` recognizes: l
 import glob
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,11 @@ from typing import Any
 
 from .locks import hold
 
+# How full disks, quotas and limits of size sound in extensions, which name no file: Rust, Arrow, torch, NumPy.
+_DISK_FULL = re.compile(
+    r"os error (27|28|122)\b|errno (27|28|122)\b|No space left|quota exceeded|File too large"
+    r"|PytorchStreamWriter failed|unexpected pos \d+ vs|file write failed|\d+ requested and \d+ written"
+)
 _PARTIAL, _WRITING = ".partial-", ".writing-"
 
 
@@ -30,7 +36,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     # The token keeps two writers apart. Readers of a directory skip names with a leading dot.
     partial = path.with_name(f"{_PARTIAL}{secrets.token_hex(8)}-{path.name}")
     try:
-        with open(partial, "xb") as lock:
+        with open(partial, "xb") as lock, naming_full_disks(path):
             hold(lock.fileno())
             yield partial
             sync_file(partial)
@@ -46,9 +52,9 @@ def atomic_directory(directory: str | os.PathLike) -> Iterator[Path]:
 
     If filling fails or is interrupted, `directory` stays as it was. The old directory is removed only after the new
     one has taken its place: whoever is killed between the two renames leaves both, and the next call with the same
-    name puts the new one in place.
+    name puts the new one in place. Where `directory` is a link, the directory that it leads to is replaced.
     """
-    directory = Path(directory)
+    directory = Path(os.path.realpath(directory))
     directory.parent.mkdir(parents=True, exist_ok=True)
     _finish_replacements(directory)
     scratch = directory.with_name(f"{_WRITING}{secrets.token_hex(8)}-{directory.name}")
@@ -57,12 +63,37 @@ def atomic_directory(directory: str | os.PathLike) -> Iterator[Path]:
         try:
             written = scratch / "new"
             written.mkdir()
-            yield written
-            sync_tree(written)
+            with naming_full_disks(directory):
+                yield written
+                sync_tree(written)
             _replace(directory, scratch)
         finally:
             if directory.exists() or not (scratch / "old").exists():
                 shutil.rmtree(scratch, ignore_errors=True)
+
+
+class DiskFullError(OSError):
+    """A disk, a quota or a limit of size is full; the message names what could not be written, and the remedy."""
+
+
+@contextmanager
+def naming_full_disks(path: str | os.PathLike) -> Iterator[None]:
+    """Say of an error inside that comes of a full disk, a quota or a limit of size which file could not be written.
+
+    Raises:
+        DiskFullError: in place of such an error, of whatever kind.
+    """
+    try:
+        yield
+    except DiskFullError:
+        raise
+    except Exception as error:
+        if not _DISK_FULL.search(str(error)):
+            raise
+        reason = str(error).splitlines()[0]
+        raise DiskFullError(
+            f"{path} could not be written ({reason}). Free space on its disk and start again."
+        ) from error
 
 
 def _replace(directory: Path, scratch: Path) -> None:
@@ -110,15 +141,19 @@ def _held(path: Path) -> Iterator[bool]:
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        yield hold(descriptor)
+        yield hold(descriptor) is True
     finally:
         os.close(descriptor)
 
 
 def sync_file(path: str | os.PathLike) -> None:
     """Wait until the content of a file is on the disk."""
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
+    # a copy of a read-only file is read-only; Windows flushes only what may be written
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(directory: str | os.PathLike) -> None:

@@ -101,6 +101,27 @@ def test_an_interrupt_between_the_renames_puts_the_old_directory_back(tmp_path, 
     assert names(tmp_path) == ["model"] and (target / "content").read_text() == "old"
 
 
+def test_a_link_to_a_directory_stays_and_the_directory_is_replaced(tmp_path):
+    """As where a small disk has a link to a large one."""
+    (tmp_path / "large").mkdir()
+    (tmp_path / "small").mkdir()
+    link, target = tmp_path / "small" / "model", tmp_path / "large" / "model"
+    link.symlink_to(target)
+    for content in ("first", "second"):
+        with atomic_directory(link) as written:
+            (written / "content").write_text(content)
+        assert link.is_symlink() and (target / "content").read_text() == content
+    assert names(tmp_path / "small") == names(tmp_path / "large") == ["model"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write read-only files")
+def test_a_read_only_file_is_synced(tmp_path):
+    with atomic_directory(tmp_path / "model") as written:
+        (written / "copied").write_text("from an installation")
+        (written / "copied").chmod(0o444)
+    assert names(tmp_path) == ["model"]
+
+
 def test_leftovers_are_removed_but_not_those_of_living_writers(tmp_path):
     (tmp_path / "deep").mkdir()
     dead = tmp_path / "deep" / ".partial-0123456789abcdef-shard.jsonl"
