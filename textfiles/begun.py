@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import read_json, remove_leftovers, write_json
-from .locks import fcntl, hold
+from .locks import hold, wait
 
 SETTINGS = "settings.json"
 _LOCK = ".in-use"
@@ -113,31 +113,35 @@ def _visible_files(directory: Path, settings_file: Path) -> bool:
 
 def _use(directory: Path) -> bool:
     """Hold a shared lock on the directory until this process ends; returns whether nobody else holds one."""
-    if fcntl is None:
+    if os.name == "nt":  # nor could an open file be removed
         return True
     path = directory.resolve() / _LOCK
     descriptor = _locks.get(path)
     while descriptor is None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        wait(descriptor, path, shared=True)
         if not path.exists() or not os.path.samestat(path.stat(), os.fstat(descriptor)):
             os.close(descriptor)  # its last user has just removed it
             descriptor = None
-    alone = hold(descriptor)
+    alone = hold(descriptor) is not False
     if alone and path not in _locks:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
     if path not in _locks:
         _locks[path] = descriptor
         atexit.register(_leave, path, descriptor)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    wait(descriptor, path, shared=True)
     return alone
 
 
 def _leave(path: Path, descriptor: int) -> None:
-    if hold(descriptor):
+    if hold(descriptor) is not False:
         path.unlink(missing_ok=True)
 
 
 def _user(directory: Path) -> str:
-    return (directory / _LOCK).read_text(encoding="utf-8")
+    try:
+        user = (directory / _LOCK).read_text(encoding="utf-8")
+    except OSError:  # it has just ended
+        user = ""
+    return user or "another process"
