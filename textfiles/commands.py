@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -46,8 +48,8 @@ def one_line_errors() -> Iterator[None]:
 def run_child(command: Sequence[str]) -> int:
     """Run a program to its end and return its exit code; if this process is ended meanwhile, so is the program.
 
-    After Ctrl-C or SIGTERM here, the program gets SIGTERM, so that it may save, and is killed after a minute. Ctrl-C at
-    the terminal reaches this process alone.
+    After Ctrl-C, SIGTERM or a closed terminal, the program gets SIGTERM, so that it may save, and is killed after a
+    minute. Ctrl-C at the terminal reaches this process alone.
 
     Args:
         command: the program and its arguments.
@@ -61,13 +63,31 @@ def run_child(command: Sequence[str]) -> int:
 
 
 def end_at_sigterm() -> None:
-    """Make SIGTERM end this process as `sys.exit` does, so that it can end what it started."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    """Make SIGTERM, and SIGHUP unless it is ignored (nohup), end this process as `sys.exit` does.
+
+    So it can end what it started.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 
 def ignore_ctrl_c() -> None:
     """For a child that its parent ends: let Ctrl-C at the terminal reach the parent alone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def end_with_parent() -> None:
+    """For a worker process: end as soon as the process that started it is gone, in whatever way it went."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def end_child(child: subprocess.Popen) -> None:

@@ -17,6 +17,8 @@ from typing import TypedDict
 
 from tqdm.auto import tqdm
 
+from textfiles.commands import end_with_parent
+
 # Tests document no function, and vendored copies would turn up under a name they do not have.
 _SKIPPED_FOLDERS = {"tests", "test", "_vendor", "vendored", "externals"}
 _FILES_PER_TASK = 32
@@ -65,7 +67,7 @@ def read_docstrings(names: Sequence[str] | None = None, num_processes: int | Non
     records: list[Docstring] = []
     with (
         tqdm(total=len(files), desc="Reading docstrings", unit="file") as progress,
-        ProcessPoolExecutor(num_processes) as pool,
+        ProcessPoolExecutor(num_processes, initializer=end_with_parent) as pool,
     ):
         for chunk, found in zip(chunks, pool.map(_parse_files, chunks), strict=True):
             records.extend(found)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -54,7 +55,7 @@ run_command(lambda argv: run_child([sys.executable, "-c", child]))
 """
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("to_group", [False, True], ids=["one process", "a terminal"])
 def test_a_command_ends_with_its_child_in_at_most_one_line(sent, to_group):
     process = subprocess.Popen(
@@ -72,3 +73,35 @@ def test_a_command_ends_with_its_child_in_at_most_one_line(sent, to_group):
     assert len(printed.strip().splitlines()) == (sent == signal.SIGINT)
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+
+
+WORKERS = """
+import multiprocessing, os, sys, time
+from textfiles.commands import end_with_parent
+def work(number):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+with multiprocessing.get_context("fork").Pool(2, end_with_parent) as pool:
+    pool.map(work, range(2))
+"""
+
+
+def test_workers_end_with_a_parent_that_was_killed(repository):
+    parent = subprocess.Popen([sys.executable, "-c", WORKERS], stdout=subprocess.PIPE, text=True, cwd=repository)
+    assert parent.stdout is not None
+    workers = [int(parent.stdout.readline()) for _ in range(2)]
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while alive := [worker for worker in workers if is_running(worker)]:
+        assert time.monotonic() < deadline, f"{alive} go on without their parent"
+        time.sleep(0.1)
+
+
+def is_running(process):
+    """A zombie, which a container without an init process keeps, does not run."""
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
