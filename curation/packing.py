@@ -25,7 +25,8 @@ from transformers import PreTrainedTokenizerBase
 from curation.documents import Documents
 from curation.tokenizer import plain_tokenizer, tokenizer_hash, vocabulary_hash
 from textfiles.atomic import atomic_file, read_json, write_json
-from textfiles.shards import ShardFiles
+from textfiles.commands import end_with_parent
+from textfiles.shards import ShardFiles, read_receipt, write_receipt
 
 MANIFEST = "manifest.json"
 _COUNTS = b"counts"  # key of a shard's metadata
@@ -68,9 +69,9 @@ class PackingPlan:
         """Shards in all."""
         return math.ceil(self.num_documents / self.documents_per_shard)
 
-    def shard_path(self, directory: Path, shard: int) -> Path:
-        """Where a shard, counted from 0, is written."""
-        return ShardFiles(directory, "blocks", self.num_shards, ".arrow").path(shard)
+    def files(self, directory: Path) -> ShardFiles:
+        """The files of all shards."""
+        return ShardFiles(directory, "blocks", self.num_shards, ".arrow")
 
     def order(self) -> np.ndarray:
         """Numbers of the documents (num_documents,) in the order in which they are dealt out."""
@@ -82,7 +83,7 @@ class PackingPlan:
 def pack_shards(
     documents: Documents, plan: PackingPlan, directory: Path, shards: Sequence[int], num_processes: int = 1
 ) -> int:
-    """Pack those of some shards that are not there yet.
+    """Pack those of some shards that are not finished yet.
 
     Args:
         documents: all documents.
@@ -94,8 +95,8 @@ def pack_shards(
     Returns:
         Tokens that were packed now, those dropped at the ends of shards among them.
     """
-    order = plan.order()
-    missing = [shard for shard in shards if not _is_whole(plan.shard_path(directory, shard))]
+    order, files = plan.order(), plan.files(directory)
+    missing = [shard for shard in shards if not files.is_finished(shard)]
     size = plan.documents_per_shard
     jobs = [(documents, plan, directory, shard, order[shard * size : (shard + 1) * size]) for shard in missing]
     expected, done, tokens = sum(len(job[-1]) for job in jobs), 0, 0
@@ -113,11 +114,12 @@ def on_processes(work: Callable[[Any], Any], jobs: list, num_processes: int) -> 
         yield from map(work, jobs)
         return
     # the tokenizer's own threads on top of the processes would only be in each other's way
-    with multiprocessing.Pool(num_processes, _without_threads) as pool:
+    with multiprocessing.Pool(num_processes, _begin_worker) as pool:
         yield from pool.imap_unordered(work, jobs)
 
 
-def _without_threads() -> None:
+def _begin_worker() -> None:
+    end_with_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
@@ -127,12 +129,14 @@ def _pack_shard(job: tuple[Documents, PackingPlan, Path, int, np.ndarray]) -> di
     texts = itertools.chain.from_iterable(documents.texts(batch.tolist()) for batch in batches)
     table, counts = pack_documents(texts, Tokenizer.from_str(plan.tokenizer), plan.block_size)
     table = table.replace_schema_metadata({_COUNTS: json.dumps(counts).encode()})
+    files = plan.files(directory)
     with (
-        atomic_file(plan.shard_path(directory, shard)) as partial,
+        atomic_file(files.path(shard)) as partial,
         pa.OSFile(str(partial), "wb") as sink,
         pa.ipc.new_stream(sink, table.schema) as writer,
     ):
         writer.write_table(table, max_chunksize=_BLOCKS_IN_BATCH)
+    write_receipt(files.receipt(shard), [files.path(shard)], counts)
     return counts
 
 
@@ -200,14 +204,12 @@ def finish(plan: PackingPlan, directory: Path, about: dict[str, Any]) -> dict[st
         ValueError: all documents together do not fill one block.
     """
     totals: dict[str, int] = {}
-    shards = {}
+    shards, files = {}, plan.files(directory)
     for shard in range(plan.num_shards):
-        path = plan.shard_path(directory, shard)
-        if not _is_whole(path):
-            raise FileNotFoundError(f"{path} is missing or cut short; rerun recipes/pack_corpus.py.")
-        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
-            counts = json.loads(reader.schema.metadata[_COUNTS])
-        shards[path.name] = counts["blocks"]
+        counts = read_receipt(files.receipt(shard))
+        if counts is None:
+            raise FileNotFoundError(f"{files.path(shard)} is missing or damaged; rerun recipes/pack_corpus.py.")
+        shards[files.path(shard).name] = counts["blocks"]
         totals = {key: totals.get(key, 0) + value for key, value in counts.items()}
     if totals["blocks"] == 0:
         raise ValueError(

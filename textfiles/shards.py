@@ -5,6 +5,9 @@ made them, and a run that was interrupted makes the missing shards when it is re
 """
 
 import dataclasses
+import functools
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +16,7 @@ from typing import Any, TypeVar
 
 from .atomic import read_json, write_json
 
-_FILES = "files"
+_FILES, _CHECKSUM = "files", "sha256"
 
 Job = TypeVar("Job")
 
@@ -43,7 +46,7 @@ class ShardFiles:
         return dataclasses.replace(self, suffix=".json").path(shard)
 
     def is_finished(self, shard: int) -> bool:
-        """Whether a shard has a receipt, and its files have their sizes."""
+        """Whether a shard has a receipt, and its files are those that it describes."""
         return read_receipt(self.receipt(shard)) is not None
 
     def paths(self) -> list[Path]:
@@ -57,31 +60,64 @@ def deal(jobs: Sequence[Job], rank: int, num_ranks: int) -> Sequence[Job]:
 
 
 def write_receipt(receipt: Path, files: Iterable[Path], facts: Mapping[str, Any] = MappingProxyType({})) -> None:
-    """Record that a shard is finished: facts about it, and the names and sizes of its files. Write it last.
+    """Record that a shard is finished: facts about it, and size and SHA-256 of each of its files. Write it last.
 
     Args:
         receipt: a JSON file.
         files: what was written for the shard.
         facts: JSON values.
     """
-    sizes = {os.path.relpath(file, receipt.parent): file.stat().st_size for file in files}
-    write_json(receipt, {**facts, _FILES: sizes})
+    described = {os.path.relpath(file, receipt.parent): _describe(file) for file in files}
+    content = json.loads(json.dumps({**facts, _FILES: described}))  # as it is read again
+    write_json(receipt, {**content, _CHECKSUM: _checksum(content)})
 
 
 def read_receipt(receipt: Path) -> dict[str, Any] | None:
-    """The facts about a finished shard; None if there is no receipt, or a file is missing or has another size.
+    """The facts about a finished shard; None if there is no receipt, or a file is missing or is another than it says.
 
     Raises:
         ValueError: the receipt is damaged; the message names it.
     """
     if not receipt.is_file():
         return None
-    remedy = "Remove it to make the shard again."
+    facts, files = _read(receipt, "Remove it to make the shard again.")
+    return None if any(_describe(receipt.parent / name, known) != known for name, known in files.items()) else facts
+
+
+def changed_files(receipt: Path, remedy: str) -> list[Path]:
+    """The files of a receipt that are missing, or are others than it says.
+
+    Raises:
+        ValueError: the receipt is damaged; the message names it.
+    """
+    _, files = _read(receipt, remedy)
+    return [receipt.parent / name for name, known in files.items() if _describe(receipt.parent / name, known) != known]
+
+
+def _read(receipt: Path, remedy: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     facts = read_json(receipt, remedy)
-    if not isinstance(facts, dict) or not isinstance(facts.get(_FILES), dict):
-        raise ValueError(f"{receipt} is not the receipt of a shard. {remedy}")
-    for name, size in facts.pop(_FILES).items():
-        file = receipt.parent / name
-        if not file.is_file() or file.stat().st_size != size:
-            return None
-    return facts
+    is_receipt = isinstance(facts, dict) and isinstance(facts.get(_FILES), dict)
+    if not is_receipt or facts.pop(_CHECKSUM, None) != _checksum(facts):
+        raise ValueError(f"{receipt} is not a receipt, or was changed after it was written. {remedy}")
+    return facts, facts.pop(_FILES)
+
+
+def _describe(file: Path, known: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """Size and SHA-256 of a file; None if it is missing, or of another size than is known."""
+    if not file.is_file():
+        return None
+    found = file.stat()
+    if known is not None and found.st_size != known.get("size"):
+        return None
+    return {"size": found.st_size, "sha256": _hash(file, found.st_ino, found.st_size, found.st_ctime_ns)}
+
+
+@functools.cache
+def _hash(file: Path, *_: int) -> str:
+    """Of a file's content, which is read again when it is another file, or was changed."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -113,7 +113,7 @@ def test_files_do_not_depend_on_processes_and_ranks(documents, tmp_path):
     for rank in range(3):
         pack_shards(documents, plan, tmp_path / "ranks", range(rank, plan.num_shards, 3))
     finish(plan, tmp_path / "ranks", {"tokenizer": "words"})
-    assert len(contents(tmp_path / "one")) == 6
+    assert len(contents(tmp_path / "one")) == 11
     assert contents(tmp_path / "one") == contents(tmp_path / "two") == contents(tmp_path / "ranks")
 
 
@@ -136,8 +136,8 @@ def test_a_shard_that_is_there_is_not_packed_again(documents, tmp_path):
     plan = make_plan(documents)
     pack(documents, plan, tmp_path / "blocks")
     whole = contents(tmp_path / "blocks")
-    plan.shard_path(tmp_path / "blocks", 1).unlink()
-    kept = plan.shard_path(tmp_path / "blocks", 2)
+    plan.files(tmp_path / "blocks").path(1).unlink()
+    kept = plan.files(tmp_path / "blocks").path(2)
     before = kept.stat().st_mtime_ns
     pack(documents, plan, tmp_path / "blocks")
     assert contents(tmp_path / "blocks") == whole
@@ -158,7 +158,7 @@ def test_an_interrupted_packing_leaves_whole_shards_only(documents, tmp_path):
     (tmp_path / "blocks").mkdir()
     with pytest.raises(KeyboardInterrupt):
         pack_shards(DiesAt(documents._rows, [1, 1]), plan, tmp_path / "blocks", range(plan.num_shards))
-    assert 0 < len(contents(tmp_path / "blocks")) < plan.num_shards
+    assert 0 < len(list((tmp_path / "blocks").glob("*.arrow"))) < plan.num_shards
     with pytest.raises(FileNotFoundError, match="blocks-0000.-of-00005.arrow is missing"):
         finish(plan, tmp_path / "blocks", {"tokenizer": "words"})
     with pytest.raises(FileNotFoundError, match="manifest.json is missing"):
@@ -168,12 +168,24 @@ def test_an_interrupted_packing_leaves_whole_shards_only(documents, tmp_path):
     assert contents(tmp_path / "blocks") == contents(tmp_path / "whole")
 
 
+def test_a_shard_that_was_damaged_is_packed_again(documents, tmp_path):
+    plan = make_plan(documents)
+    pack(documents, plan, tmp_path / "blocks")
+    whole, shard = contents(tmp_path / "blocks"), plan.files(tmp_path / "blocks").path(1)
+    for damaged in (b"", whole[shard.name][:-300], whole[shard.name][:-60] + b"!" + whole[shard.name][-59:]):
+        shard.write_bytes(damaged)
+        with pytest.raises(FileNotFoundError, match="blocks-00001-of-00005.arrow is missing or damaged"):
+            finish(plan, tmp_path / "blocks", {"tokenizer": "words"})
+        pack(documents, plan, tmp_path / "blocks")
+        assert contents(tmp_path / "blocks") == whole
+
+
 def test_damage_and_a_foreign_vocabulary_are_named(documents, tmp_path):
     plan = make_plan(documents)
     pack(documents, plan, tmp_path / "blocks")
     with pytest.raises(ValueError, match="packed with the vocabulary of words"):
         load_blocks(tmp_path / "blocks", word_tokenizer(first_id=20))
-    first, second = (plan.shard_path(tmp_path / "blocks", shard) for shard in (0, 1))
+    first, second = (plan.files(tmp_path / "blocks").path(shard) for shard in (0, 1))
     shutil.copy(second, first)
     with pytest.raises(ValueError, match="blocks-00000-of-00005.arrow: .* blocks where manifest.json says"):
         load_blocks(tmp_path / "blocks", word_tokenizer())

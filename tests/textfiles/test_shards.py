@@ -1,6 +1,6 @@
 import pytest
 
-from textfiles.shards import ShardFiles, deal, read_receipt, write_receipt
+from textfiles.shards import ShardFiles, changed_files, deal, read_receipt, write_receipt
 
 
 def test_jobs_are_dealt_to_one_rank_each():
@@ -17,19 +17,35 @@ def test_files_are_named_by_shard_and_count(tmp_path):
     ) == 12
 
 
-def test_a_shard_counts_as_finished_while_its_files_have_their_sizes(tmp_path):
-    (tmp_path / "kept").mkdir()
-    shard = tmp_path / "kept" / "shard.jsonl"
+@pytest.fixture
+def finished(tmp_path):
+    """A shard with its receipt."""
+    shard, receipt = tmp_path / "kept" / "shard.jsonl", tmp_path / "counts" / "shard.json"
+    shard.parent.mkdir()
     shard.write_text('{"query": "q"}\n')
-    receipt = tmp_path / "counts" / "shard.json"
     assert read_receipt(receipt) is None
-    write_receipt(receipt, [shard], {"rows": 1})
-    assert read_receipt(receipt) == {"rows": 1}
-    shard.write_text("")
-    assert read_receipt(receipt) is None
+    write_receipt(receipt, [shard], {"rows": 1, "mean": 0.1, "none": None})
+    return shard, receipt
+
+
+def test_a_shard_counts_as_finished_while_its_files_are_as_they_were_written(finished):
+    shard, receipt = finished
+    assert read_receipt(receipt) == {"rows": 1, "mean": 0.1, "none": None}
+    whole = shard.read_text()
+    for damaged in ("", whole[:5], whole.replace("q", "p", 1)):
+        shard.write_text(damaged)
+        assert read_receipt(receipt) is None and changed_files(receipt, "Remove it.") == [
+            receipt.parent / "../kept/shard.jsonl"
+        ]
+    shard.write_text(whole)
+    assert read_receipt(receipt) is not None and changed_files(receipt, "Remove it.") == []
     shard.unlink()
-    assert read_receipt(receipt) is None
-    for damaged in ("", "[]", "{}"):
+    assert read_receipt(receipt) is None and len(changed_files(receipt, "Remove it.")) == 1
+
+
+def test_a_damaged_receipt_is_named(finished):
+    _, receipt = finished
+    for damaged in ("", "[]", "{}", receipt.read_text().replace('"rows": 1', '"rows": 2')):
         receipt.write_text(damaged)
         with pytest.raises(ValueError, match=r"shard\.json is not .* Remove it to make the shard again"):
             read_receipt(receipt)
