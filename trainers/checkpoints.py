@@ -6,10 +6,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from textfiles.atomic import sync_directory, sync_tree
+
+FILES_FILE = "files.json"  # sizes and checksums of the others, written last
 
 
 def latest_checkpoint(output_dir: str | Path) -> Path | None:
@@ -17,7 +19,8 @@ def latest_checkpoint(output_dir: str | Path) -> Path | None:
 
     The trainers here write `trainer_state.json` after every other file of every rank, so a checkpoint is complete if
     that file is whole. A newer incomplete one, left by an interrupted save or a full disk, is passed over with a
-    warning that names it.
+    warning that names it. One that was complete once, which its `FILES_FILE` shows, and was damaged since, is not: to
+    resume from it is refused, for the user to decide.
 
     Args:
         output_dir: the run's output directory; it need not exist.
@@ -40,14 +43,15 @@ def sync_checkpoint(checkpoint: Path) -> None:
 def remove_checkpoint(checkpoint: Path) -> None:
     """Remove a checkpoint, if it exists; interrupted, it leaves one that is incomplete."""
     if checkpoint.is_dir():
-        (checkpoint / TRAINER_STATE_NAME).unlink(missing_ok=True)
+        for name in (FILES_FILE, TRAINER_STATE_NAME):
+            (checkpoint / name).unlink(missing_ok=True)
         shutil.rmtree(checkpoint)
 
 
 def remove_cut_checkpoints(output_dir: str | Path) -> None:
     """Remove what an interrupted save or removal has left: checkpoints without a whole `trainer_state.json`."""
     for checkpoint in _numbered(output_dir).values():
-        if _state_of(checkpoint) is None:
+        if not _is_complete(checkpoint):
             remove_checkpoint(checkpoint)
 
 
@@ -68,7 +72,7 @@ def remove_older_checkpoints(written: Path, limit: int | None, best: str | None)
     numbered = _numbered(written.parent)
     current = next(step for step, path in numbered.items() if path.resolve() == written.resolve())
     others = [step for step, path in numbered.items() if path.resolve() not in kept]
-    incomplete = {step for step in others if _state_of(numbered[step]) is None}
+    incomplete = {step for step in others if not _is_complete(numbered[step])}
     by_worth = sorted(others, key=lambda step: (step not in incomplete, step < current, step))
     surplus = len(others) - max(0, limit - (len(numbered) - len(others)))
     for place, step in enumerate(by_worth):
@@ -84,6 +88,11 @@ def _numbered(output_dir: str | Path) -> dict[int, Path]:
     }
 
 
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end, whatever has become of it since."""
+    return (checkpoint / FILES_FILE).exists() or _state_of(checkpoint) is not None
+
+
 def _state_of(checkpoint: Path) -> dict[str, Any] | None:
     """The trainer's state; None where it is missing or cut, and the checkpoint incomplete."""
     try:
@@ -94,12 +103,13 @@ def _state_of(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def _missing_from(checkpoint: Path, step: int) -> str | None:
-    """What keeps a checkpoint from being resumed; None if nothing does."""
-    state = _state_of(checkpoint)
-    if state is None:
-        return f"its {TRAINER_STATE_NAME} is missing or cut short, so the save was interrupted"
-    if state.get("global_step") != step:
-        return f"its {TRAINER_STATE_NAME} says step {state.get('global_step')}"
-    if not any(checkpoint.glob("rng_state*.pth")):
+    """What keeps a checkpoint from being resumed; None if nothing does, or what does is damage."""
+    if not (checkpoint / FILES_FILE).exists():
+        state = _state_of(checkpoint)
+        if state is None:
+            return f"its {TRAINER_STATE_NAME} is missing or cut short, so the save was interrupted"
+        if state.get("global_step") != step:
+            return f"its {TRAINER_STATE_NAME} says step {state.get('global_step')}"
+    if not any(checkpoint.glob("rng_state*.pth")) and not (checkpoint / SCHEDULER_NAME).exists():
         return "it holds the model without the optimizer's and random states (save_only_model)"
     return None

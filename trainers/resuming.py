@@ -23,7 +23,10 @@ from transformers.utils import (
     WEIGHTS_NAME,
 )
 
+from textfiles.shards import changed_files, write_receipt
+
 from .adapters import adapter_weights, is_adapted
+from .checkpoints import FILES_FILE
 
 _PICKLED_WEIGHTS = (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, ADAPTER_WEIGHTS_NAME)
 _STATES = (OPTIMIZER_NAME, SCHEDULER_NAME)
@@ -43,7 +46,7 @@ def require_whole(checkpoint: Path, model: nn.Module) -> None:
     Raises:
         ResumeError: names the file or the weights.
     """
-    remedy = f"Remove {checkpoint} to resume from the checkpoint before it, or restore it."
+    remedy = _remedy(checkpoint)
     for name in _PICKLED_WEIGHTS:
         if (checkpoint / name).exists():
             raise ResumeError(f"{checkpoint / name} is a pickle, which can run code. Only safetensors are read.")
@@ -66,6 +69,39 @@ def require_whole(checkpoint: Path, model: nn.Module) -> None:
     for path in [checkpoint / name for name in (*_STATES, SCALER_NAME)] + sorted(checkpoint.glob("rng_state*.pth")):
         if path.is_file():
             _require_data(path, remedy)
+
+
+def describe_files(checkpoint: Path) -> None:
+    """Write into a checkpoint, as the last of its files, the size and checksum of each of the others."""
+    others = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path != checkpoint / FILES_FILE]
+    write_receipt(checkpoint / FILES_FILE, others)
+
+
+def require_unchanged(checkpoint: Path) -> bool:
+    """Refuse a checkpoint whose files are others than those that were written.
+
+    Returns:
+        Whether the files are described; they are not if the run was killed between its last two files.
+
+    Raises:
+        ResumeError: names the files.
+    """
+    if not (checkpoint / FILES_FILE).exists():
+        return False
+    try:
+        changed = changed_files(checkpoint / FILES_FILE, _remedy(checkpoint))
+    except ValueError as error:
+        raise ResumeError(str(error)) from error
+    if changed:
+        names = [str(path.relative_to(checkpoint)) for path in changed]
+        raise ResumeError(
+            f"{checkpoint}: {_shown(names)} was changed after it was saved, or is missing. {_remedy(checkpoint)}"
+        )
+    return True
+
+
+def _remedy(checkpoint: Path) -> str:
+    return f"Remove {checkpoint} to resume from the checkpoint before it, or restore it."
 
 
 def _names_in(checkpoint: Path, file: str) -> set[str]:

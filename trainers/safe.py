@@ -14,6 +14,8 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
+from textfiles.atomic import naming_full_disks
+
 from .checkpoints import (
     latest_checkpoint,
     remove_checkpoint,
@@ -22,7 +24,7 @@ from .checkpoints import (
     sync_checkpoint,
 )
 from .finite import read_loss_and_norm, require_finite_metric, require_finite_weights
-from .resuming import require_whole
+from .resuming import ResumeError, describe_files, require_unchanged, require_whole
 from .run_settings import refuse_other_settings, write_settings
 
 
@@ -53,6 +55,8 @@ class SafeTrainer(Trainer):
         assert self.model is not None
         if not self.is_deepspeed_enabled:
             require_whole(checkpoint, self.model)
+        if not require_unchanged(checkpoint) and self.args.should_save:
+            describe_files(checkpoint)
         step = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
         notes = refuse_other_settings(checkpoint, self._settings, step)
         if self.is_deepspeed_enabled:
@@ -133,11 +137,25 @@ class SafeTrainer(Trainer):
         if self.args.should_save:
             remove_checkpoint(directory)
         self.accelerator.wait_for_everyone()
-        with self._keeping_all_checkpoints():
+        with self._keeping_all_checkpoints(), naming_full_disks(directory):
             super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                describe_files(directory)
+                sync_checkpoint(directory)
         if self.args.should_save:
-            sync_checkpoint(directory)
             remove_older_checkpoints(directory, limit, self.state.best_model_checkpoint)
+
+    def _load_best_model(self) -> None:
+        # its path in the state is that of the machine and of the directory in which the run was begun
+        step = self.state.best_global_step
+        best = Path(str(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{step}")
+        if not best.is_dir():
+            raise ResumeError(
+                f"{best}, the best checkpoint, is missing. Restore it, or set load_best_model_at_end: false."
+            )
+        require_unchanged(best)
+        self.state.best_model_checkpoint = str(best)
+        super()._load_best_model()
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
         with self._keeping_all_checkpoints():  # the finished model is not written yet

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from textfiles.atomic import remove_leftovers
+from textfiles.atomic import naming_full_disks, remove_leftovers
 from textfiles.begun import use_alone
 from textfiles.commands import one_line_errors
 from trainers.base import StepTrainer
@@ -48,10 +48,11 @@ def train_and_save(trainer: StepTrainer, save: Callable[[Path], None]) -> Path:
         print(f"Resuming from {checkpoint}", flush=True)
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else os.fspath(checkpoint))
-    except (ResumeError, FloatingPointError) as error:
+        if trainer.is_world_process_zero():
+            with naming_full_disks(final):
+                trainer.save_state()
+                save(final)
+    except (ResumeError, FloatingPointError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
-    trainer.save_state()
-    if trainer.is_world_process_zero():
-        save(final)
     trainer.accelerator.wait_for_everyone()
     return final

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from trainers import latest_checkpoint
-from trainers.checkpoints import remove_cut_checkpoints, remove_older_checkpoints
+from trainers.checkpoints import FILES_FILE, remove_cut_checkpoints, remove_older_checkpoints
 
 
 def write(directory, step, state=None, rng=True):
@@ -40,6 +40,15 @@ def test_an_incomplete_one_is_passed_over_and_named(tmp_path, state, rng, reason
     write(tmp_path, 2, state, rng)
     with pytest.warns(UserWarning, match=f"checkpoint-2 cannot be resumed from.*{reason}"):
         assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-1"
+
+
+def test_one_that_was_damaged_after_it_was_complete_is_not_passed_over(tmp_path):
+    """Else a run would start from scratch, and remove what a user could still save."""
+    write(tmp_path, 1)
+    (write(tmp_path, 2, state="") / FILES_FILE).write_text("{}")
+    assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    remove_cut_checkpoints(tmp_path)
+    assert steps(tmp_path) == [1, 2]
 
 
 def steps(directory):

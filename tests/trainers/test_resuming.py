@@ -1,6 +1,7 @@
 """A run that is started again: at its end, with other settings, or from a checkpoint that is damaged or hostile."""
 
 import json
+import os
 import pickle
 import shutil
 
@@ -10,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.trainers.toys import blocks, contrastive_trainer, encoder, mlm_trainer, pairs, tokenizer
 from trainers import checkpoints, latest_checkpoint
-from trainers.resuming import ResumeError
+from trainers.checkpoints import FILES_FILE
+from trainers.resuming import ResumeError, require_unchanged
 from trainers.run_settings import SETTINGS_FILE
 
 SAVING = {"save_strategy": "steps", "save_steps": 2}
@@ -37,7 +39,8 @@ def resume(begun, tmp_path):
         directory = tmp_path / "copy"
         if not directory.exists():
             shutil.copytree(begun[0], directory)
-        if change:
+        if change:  # and in such a way that the checkpoint's own description of its files shows nothing
+            (directory / "checkpoint-4" / FILES_FILE).unlink()
             change(directory / "checkpoint-4")
         settings = {"max_steps": 4, "lr_scheduler_type": "inverse_sqrt", "warmup_steps": 1, **SAVING, **settings}
         trainer = contrastive_trainer(directory, model, train, **settings)
@@ -200,6 +203,44 @@ def test_a_damaged_checkpoint_is_refused_and_the_part_is_named(resume, change, e
     assert "\n" not in str(caught.value)
 
 
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, lambda path: os.truncate(path, 0), lambda path: path.unlink()])
+def test_no_file_of_a_checkpoint_is_taken_if_it_is_not_what_was_saved(begun, tmp_path, damage):
+    names = [file.name for file in (begun[0] / "checkpoint-4").iterdir()]
+    assert {"model.safetensors", "optimizer.pt", "trainer_state.json", SETTINGS_FILE, FILES_FILE} <= set(names)
+    for name in names:
+        shutil.copytree(begun[0], tmp_path / name)
+        damage(tmp_path / name / "checkpoint-4" / name)
+        checkpoint = latest_checkpoint(tmp_path / name)
+        assert checkpoint is not None
+        if name == FILES_FILE and not (checkpoint / name).exists():
+            continue  # as after a kill before it was written
+        with pytest.raises(ResumeError, match=f"{name} .*Remove .*checkpoint-4"):
+            require_unchanged(checkpoint)
+
+
+def test_a_changed_file_is_refused_in_one_line(begun, tmp_path):
+    shutil.copytree(begun[0], tmp_path / "copy")
+    flip_a_bit(tmp_path / "copy" / "checkpoint-4" / "optimizer.pt")
+    trainer = contrastive_trainer(tmp_path / "copy", max_steps=4, lr_scheduler_type="inverse_sqrt", warmup_steps=1)
+    with pytest.raises(ResumeError, match="checkpoint-4: optimizer.pt was changed .*Remove") as caught:
+        trainer.train(resume_from_checkpoint=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_whose_last_file_was_not_written_gets_it(begun, resume, tmp_path):
+    resume(change=lambda checkpoint: None)
+    described, again = (
+        json.loads((each / "checkpoint-4" / FILES_FILE).read_text())["files"] for each in (begun[0], tmp_path / "copy")
+    )
+    assert described == again and {"model.safetensors", "optimizer.pt", "trainer_state.json"} <= described.keys()
+
+
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
 @pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
 def test_no_code_in_a_checkpoint_is_run(resume, tmp_path, name, save):
@@ -234,7 +275,7 @@ def test_older_checkpoints_go_after_the_new_one_is_on_the_disk(tmp_path, monkeyp
     )
     monkeypatch.setattr(module, "remove_checkpoint", lambda path: events.append(("remove", path.name)) or remove(path))
     monkeypatch.setattr(module, "sync_tree", lambda path: events.append(
-        ("sync", path.name, (path / "trainer_state.json").exists())))  # fmt: skip
+        ("sync", path.name, (path / FILES_FILE).exists())))  # fmt: skip
     contrastive_trainer(tmp_path, max_steps=3, save_strategy="steps", save_steps=1, save_total_limit=1).train()
     first = events.index(("remove", "checkpoint-1"))
     assert events[first - 2 : first] == [("sync", "checkpoint-2", True), ("sync", tmp_path.name)]
@@ -247,3 +288,47 @@ def test_the_tokenizer_is_saved_as_it_was_given_whether_texts_were_read_or_not(b
     tokenizer().save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (begun[0] / "checkpoint-4" / name).read_text() == (tmp_path / name).read_text()
+
+
+BEST = {
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "loss",
+    "greater_is_better": True,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def with_best(tmp_path_factory):
+    """A run whose best checkpoint is not its last; returns the directory and that step."""
+    directory = tmp_path_factory.mktemp("best")
+    settings = {"max_steps": 4, **SAVING, **BEST}
+    trainer = contrastive_trainer(directory, **settings)
+    trainer.train()
+    assert trainer.state.best_global_step == 2, "the greatest loss is to be the earlier one"
+    return directory, settings, weights(trainer)
+
+
+def test_a_run_that_was_moved_finds_its_best_checkpoint(with_best, tmp_path):
+    """transformers looks for it at the old place, and takes the last step for the best with a mere warning."""
+    directory, settings, best = with_best
+    shutil.copytree(directory, tmp_path / "moved")
+    state_file = tmp_path / "moved" / "checkpoint-4" / "trainer_state.json"
+    state = json.loads(state_file.read_text())
+    state["best_model_checkpoint"] = str(tmp_path / "elsewhere" / "checkpoint-2")
+    state_file.write_text(json.dumps(state))
+    (state_file.parent / FILES_FILE).unlink()
+    trainer = contrastive_trainer(tmp_path / "moved", **settings)
+    trainer.train(resume_from_checkpoint=True)
+    assert all(torch.equal(value, best[name]) for name, value in weights(trainer).items())
+
+
+@pytest.mark.parametrize("damage", [shutil.rmtree, lambda checkpoint: flip_a_bit(checkpoint / "model.safetensors")])
+def test_a_best_checkpoint_that_is_lost_or_damaged_is_refused(with_best, tmp_path, damage):
+    directory, settings, _ = with_best
+    shutil.copytree(directory, tmp_path / "copy")
+    damage(tmp_path / "copy" / "checkpoint-2")
+    trainer = contrastive_trainer(tmp_path / "copy", **settings)
+    with pytest.raises(ResumeError, match="checkpoint-2.* (the best checkpoint, is missing|was changed after)"):
+        trainer.train(resume_from_checkpoint=True)
