@@ -20,7 +20,9 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from nomic_bert.prompts import prefix_text
+from textfiles.atomic import remove_leftovers
 from textfiles.hub_names import is_hub_name
+from textfiles.locks import locked
 from textfiles.rows import (
     ROW_SUFFIXES,
     RowBatch,
@@ -127,7 +129,8 @@ def open_pairs(source: Source, cache: Path | None = None, *, others: bool = Fals
 
     The first time, local files are copied to one Arrow file, and every row is checked on the way. Later, and in
     other processes, the copy is found by the paths, sizes and times of the files and by what is read of them, and
-    nothing is read. Let one process of a machine be the first. Copies may be deleted at any time. Of a hub data set
+    nothing is read. Of processes that open it at once, one makes the copy and the others wait for it, however long that
+    takes: ranks need no barrier here. Copies may be deleted at any time. Of a hub data set
     the columns are checked, not the rows: the trainer checks those that it trains on.
 
     Args:
@@ -152,9 +155,21 @@ def open_pairs(source: Source, cache: Path | None = None, *, others: bool = Fals
     cache = Path(datasets.config.HF_DATASETS_CACHE, "nomic_pairs") if cache is None else cache
     copy = cache / f"{_hash(source, files, others)}.arrow"
     if not is_whole_arrow(copy):
-        with reading_progress(files) as progress:
-            write_arrow(_local_tables(source, files, progress, others), _schema(source, others), copy)
+        with locked(copy.with_suffix(".lock")):
+            if not is_whole_arrow(copy):
+                remove_leftovers(cache)
+                _copy(source, files, others, copy)
     return datasets.Dataset.from_file(str(copy))
+
+
+def _copy(source: Source, files: list[Path], others: bool, copy: Path) -> None:
+    def tables() -> Iterator[pa.Table]:
+        yield from _local_tables(source, files, progress, others)
+        if _hash(source, files, others) != copy.stem:
+            raise ValueError(f"source {source.name!r}: {source.path} was changed while it was read; start again.")
+
+    with reading_progress(files) as progress:
+        write_arrow(tables(), _schema(source, others), copy)
 
 
 class Preview(NamedTuple):

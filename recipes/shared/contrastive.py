@@ -73,8 +73,7 @@ def _train(recipe: ContrastiveArguments, args: ContrastiveConfig, *, with_negati
         if recipe.dry_run:
             print(describe_mixture(sources, args, tokenizer))
             return None
-        with args.main_process_first(desc="copying the sources"):
-            pairs = {source.name: open_pairs(source) for source in sources}
+        pairs = {source.name: open_pairs(source) for source in sources}  # one rank copies, the others wait: no barrier
         trainer = ContrastiveTrainer(
             model=NomicBertModel.from_pretrained(recipe.model_name_or_path, **dropout_settings(recipe.dropout)),
             args=args,

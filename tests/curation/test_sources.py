@@ -3,6 +3,7 @@ import json
 import os
 import pickle
 import re
+import threading
 
 import datasets
 import pyarrow as pa
@@ -122,13 +123,55 @@ def test_missing_empty_and_unreadable_paths_are_named(tmp_path):
 def test_rows_stay_on_the_disk_and_the_copy_is_made_once(tmp_path, copies, monkeypatch):
     path = write(tmp_path / "a.jsonl", ROWS)
     pairs = open_pairs(source(path))
-    (copy,) = copies.iterdir()
+    (copy,) = copies.glob("*.arrow")
     assert [file["filename"] for file in pairs.cache_files] == [str(copy)]
     with monkeypatch.context() as patched:
         patched.setattr(sources, "read_row_batches", None)  # nothing may be read again
         assert open_pairs(source(path)).to_list() == pairs.to_list()
     workers = pickle.loads(pickle.dumps(pairs))
     assert workers[[4, 0]] == pairs[[4, 0]] and len(pickle.dumps(pairs)) < 5_000
+
+
+def test_of_several_processes_one_makes_the_copy_and_the_others_wait(tmp_path, copies, monkeypatch):
+    path, begun, opened = write(tmp_path / "a.jsonl", ROWS), threading.Semaphore(0), []
+    goes_on, read = threading.Event(), sources.read_row_batches
+
+    def slow(*arguments):
+        begun.release()
+        assert goes_on.wait(20)
+        return read(*arguments)
+
+    monkeypatch.setattr(sources, "read_row_batches", slow)
+    ranks = [threading.Thread(target=lambda: opened.append(open_pairs(source(path)).to_list())) for _ in range(3)]
+    for rank in ranks:
+        rank.start()
+    assert begun.acquire(timeout=20)
+    assert not begun.acquire(timeout=0.3) and not opened, "another one reads too, or does not wait"
+    goes_on.set()
+    for rank in ranks:
+        rank.join()
+    assert opened == [open_pairs(source(path)).to_list()] * 3 and not begun.acquire(blocking=False)
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, copies, monkeypatch):
+    path, read = write(tmp_path / "a.jsonl", ROWS), sources.read_row_batches
+
+    def changing(*arguments):
+        yield from read(*arguments)
+        write(path, ROWS[:3])
+
+    monkeypatch.setattr(sources, "read_row_batches", changing)
+    with pytest.raises(ValueError, match=r"a\.jsonl was changed while it was read; start again"):
+        open_pairs(source(path))
+    monkeypatch.undo()
+    assert open_pairs(source(path)).num_rows == 3
+
+
+def test_what_a_killed_process_left_of_a_copy_is_removed(tmp_path, copies):
+    copies.mkdir(parents=True, exist_ok=True)
+    (copies / ".partial-0123456789abcdef-copy.arrow").write_bytes(b"half")
+    open_pairs(source(write(tmp_path / "a.jsonl", ROWS)))
+    assert sorted(path.suffix for path in copies.iterdir()) == [".arrow", ".lock"]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +187,7 @@ def test_what_is_read_otherwise_is_another_copy(tmp_path, copies, change, docume
     path = write(tmp_path / "a.jsonl", rows)
     assert open_pairs(source(path))["document"] == ["d0", "d1"]
     assert open_pairs(source(path, **change))["document"] == documents
-    assert len(list(copies.iterdir())) == 2
+    assert len(list(copies.glob("*.arrow"))) == 2
 
 
 def test_a_changed_file_is_read_again(tmp_path, copies):
@@ -155,14 +198,14 @@ def test_a_changed_file_is_read_again(tmp_path, copies):
     assert path.stat().st_size == before.st_size
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
     assert open_pairs(source(path))["query"][0] == "QUERY 0"
-    assert len(list(copies.iterdir())) == 2
+    assert len(list(copies.glob("*.arrow"))) == 2
 
 
 def test_a_refused_file_leaves_no_copy(tmp_path, copies):
     for lines in ([GOOD, {"query": "q"}], []):
         with pytest.raises(ValueError):
             open_pairs(source(write(tmp_path / "a.jsonl", lines)))
-    assert not list(copies.iterdir())
+    assert not list(copies.glob("*.arrow"))
 
 
 @pytest.mark.parametrize(
