@@ -29,7 +29,7 @@ def refuse_links_out(directory: str | os.PathLike) -> None:
     A snapshot in the hub's cache consists of links to the `blobs` of the same repository, which are accepted.
 
     Raises:
-        ValueError: names the link.
+        ValueError: names the link, or what is neither a file nor a directory.
     """
     root = Path(directory).resolve()
     accepted = [root]
@@ -43,3 +43,5 @@ def refuse_links_out(directory: str | os.PathLike) -> None:
                     f"{path} is a link to {os.readlink(path)}, outside its directory. If you trust it, replace the "
                     "link by a copy of the file."
                 )
+            if not path.is_symlink() and not path.is_file() and not path.is_dir():
+                raise ValueError(f"{path} is a pipe, a socket or a device, which a reader could wait for. Remove it.")

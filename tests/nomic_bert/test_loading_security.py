@@ -4,6 +4,7 @@ Each trap writes a file when it is sprung; a test of the traps themselves shows 
 """
 
 import json
+import os
 import pickle
 import runpy
 import shutil
@@ -215,6 +216,13 @@ def test_links_out_of_the_directory_are_refused(checkpoint, tmp_path, door, name
         return
     with pytest.raises(ValueError, match=rf"{name} is a link to .*secret"):
         {**MODEL_DOORS, "open_tokenizer": open_tokenizer}[door](checkpoint)
+
+
+def test_a_pipe_is_refused_before_a_reader_waits_for_it(checkpoint):
+    os.mkfifo(checkpoint / "vocab.txt")
+    for door in (load_embedder, open_tokenizer):
+        with pytest.raises(ValueError, match=r"vocab\.txt is a pipe"):
+            door(checkpoint)
 
 
 def test_links_inside_a_directory_and_those_of_the_hubs_cache_are_followed(checkpoint, tmp_path):
