@@ -26,7 +26,7 @@ from recipes.quickstart_text.index import build_index, search
 from recipes.shared.arguments import parse_arguments
 from recipes.shared.training import FINAL
 from recipes.steps.stage1 import build_model
-from textfiles.atomic import atomic_directory
+from textfiles.atomic import atomic_directory, atomic_file, read_json, write_json
 from textfiles.begun import begin_directory, use_alone
 from textfiles.commands import end_at_sigterm, one_line_errors, run_child
 from textfiles.markdown import table
@@ -128,9 +128,8 @@ class Quickstart:
         return [word for file in files if file.exists() for word in ("--config", str(file))]
 
     def _begin(self) -> None:
-        with one_line_errors():
-            use_alone(self.directory)
-            begin_directory(self.directory, asdict(self.corpus_settings) | asdict(self.settings))
+        use_alone(self.directory)
+        begin_directory(self.directory, asdict(self.corpus_settings) | asdict(self.settings))
 
     def _recipe(self, script: str, name: str, **overrides: Any) -> None:
         """Run a recipe as a person would, in a process of its own."""
@@ -211,17 +210,21 @@ class Quickstart:
             print(f"Evaluating {name}", flush=True)
             model = self._embedder(directory)
             scores[name] = {part: evaluate_embedder(model, retrieval_set) for part, retrieval_set in sets.items()}
-        write_text(self.directory / "scores.json", json.dumps(scores, indent=2) + "\n")
+        write_json(self.directory / "scores.json", scores)
+
+    def _scores(self) -> dict[str, dict[str, dict[str, float]]]:
+        return read_json(self.directory / "scores.json", "Remove it and rerun the quickstart to evaluate again.")
 
     def _embedder(self, directory: Path) -> SentenceTransformer:
         return load_embedder(directory, max_seq_length=self.settings.eval_max_seq_length)
 
     def _draw(self) -> None:
-        scores = json.loads((self.directory / "scores.json").read_text())
+        scores = self._scores()
         bars = {name: {part: values["ndcg@10"] for part, values in row.items()} for name, row in scores.items()}
         plot_scores(bars, self.directory / "scores.png", xlabel="nDCG@10")
         states = {f"stage {n}": self.directory / f"stage{n}" / "trainer_state.json" for n in (1, 2, 3)}
-        histories = {name: json.loads(state.read_text())["log_history"] for name, state in states.items()}
+        remedy = f"Remove {self.directory} to start anew."
+        histories = {name: read_json(state, remedy)["log_history"] for name, state in states.items()}
         plot_loss_curves(histories, self.directory / "loss.png")
         rows = [row for part in self._held_out().values() for row in part][:: 1 if self.smoke else 2]
         embeddings = self._embedder(self.model).encode_document([row["document"] for row in rows])
@@ -233,15 +236,16 @@ class Quickstart:
 
     def _report(self, seconds: float) -> None:
         """Print and write the scores; fail where training did not help."""
-        scores = json.loads((self.directory / "scores.json").read_text())
-        counts = json.loads((self.corpus / "counts.json").read_text())
+        scores = self._scores()
+        counts = read_json(self.corpus / "counts.json", f"Remove {self.directory} to start anew.")
         columns = [(part, metric) for part in ("seen", "unseen") for metric in ("ndcg@10", "recall@10")]
         rows = [[name, *(f"{row[part][metric]:.1f}" for part, metric in columns)] for name, row in scores.items()]
         header = ["model", "seen packages, nDCG@10", "recall@10", "unseen packages, nDCG@10", "recall@10"]
         scores_table = table(header, rows, numbers=len(columns))
         held_out = f"{counts['held_out_seen']:,} held-out pairs of packages that were trained on, and "
         held_out += f"{counts['held_out_unseen']:,} of {' and '.join(self.corpus_settings.unseen_packages)}."
-        write_text(self.directory / "report.md", f"{scores_table}\n\n{held_out}\n")
+        with atomic_file(self.directory / "report.md") as partial:
+            partial.write_text(f"{scores_table}\n\n{held_out}\n", encoding="utf-8")
         print(f"\n{scores_table}\n\n{held_out}\n\nSearch for {QUESTION!r}:")
         for score, name, summary in search(self.model, QUESTION, top=3):
             print(f"  {score:.3f}  {name}: {summary[:80]}")
@@ -257,14 +261,9 @@ class Quickstart:
                 )
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
 def quickstart(args: QuickstartArguments) -> None:
     """Run every step that has not been run."""
     end_at_sigterm()  # with the stage that is running
-    Quickstart(Path(args.output_dir or ("outputs/smoke" if args.smoke else "outputs/quickstart")), args.smoke).run()
+    output_dir = Path(args.output_dir or ("outputs/smoke" if args.smoke else "outputs/quickstart"))
+    with one_line_errors():
+        Quickstart(output_dir, args.smoke).run()

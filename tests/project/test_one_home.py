@@ -12,7 +12,7 @@ TELL_TALE = {
     "a reader of parquet rows": r"ParquetFile\(|pq\.read_table|read_parquet",
     "a did-you-mean": r"difflib|get_close_matches",
     "a lock": r"fcntl|flock",
-    "an atomic write": r"os\.(replace|rename)\(",
+    "an atomic write": r"os\.(replace|rename)\(|partial\.(replace|rename)\(",
     "a Markdown table": r"\"\|\s*-{3}|\"\| \" \+|'\|\s*-{3}",
     "a pattern of hub names": r"\[\\w\.-\][^\"]*/[^\"]*\[\\w\.-\]",
     "text made of anything": r"default=str\b",

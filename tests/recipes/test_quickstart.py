@@ -100,7 +100,7 @@ def test_outputs_of_other_settings_are_refused(tmp_path):
     Quickstart(tmp_path, smoke=True)._begin()
     (tmp_path / "corpus").touch()
     Quickstart(tmp_path, smoke=True)._begin()
-    with pytest.raises(SystemExit, match="other settings"):
+    with pytest.raises(ValueError, match="other settings"):
         Quickstart(tmp_path, smoke=False)._begin()
 
 
@@ -111,7 +111,7 @@ def test_a_directory_in_use_names_its_process(tmp_path):
         [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     other.stdout.readline()
-    with pytest.raises(SystemExit, match=f"in use by process {other.pid} on {socket.gethostname()}"):
+    with pytest.raises(ValueError, match=f"in use by process {other.pid} on {socket.gethostname()}"):
         Quickstart(tmp_path, smoke=True)._begin()
     other.communicate()
 
