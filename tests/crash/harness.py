@@ -13,9 +13,13 @@ A case is a script, its arguments, and what must be there before it starts. To a
     @pytest.mark.crash
     def test_make_pairs(tmp_path): assert_survives(CASE, tmp_path)
 
-Every trial runs in the same path, on a fresh copy of the prepared directory, so that paths in outputs do not differ.
+SIGKILL leaves the files as they are at that moment, and no lock. So one run, whose directory is copied before each of
+its events, gives what a kill at each of them leaves, at the price of one run; events between which nothing changed are
+restarted once. `test_harness.py` checks that such copies are what kills leave. At random times the command is killed.
+
+Every run is in the same path, on a fresh copy of the prepared directory, so that paths in outputs do not differ.
 `CRASH_KILLS` sets how many events of a case are tried, evenly spread (40; 0: every one), and `CRASH_RANDOM` how many
-random delays (5). What a disk may do to files that are there already, `assert_notices_damage` does to each of them.
+random delays (5). `damage.py` does to files what a disk may do.
 """
 
 import atexit
@@ -31,15 +35,15 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 _HOOK = Path(__file__).parent / "hook"
 _TIME_LIMIT = 600  # seconds of one run
 _RESTARTS = 3
-_PAGES = (".md", ".png")
 _HEAVY = (
     "torch",
     "transformers",
@@ -52,7 +56,7 @@ _HEAVY = (
     "evaluation.glue.command",
 )
 
-tallies: dict[str, tuple[int, int]] = {}  # case -> kills or damages tried, survived; printed at the end of the session
+tallies: dict[str, str] = {}  # case -> what was tried and survived; printed at the end of the session
 
 
 @dataclass(frozen=True)
@@ -86,28 +90,53 @@ class Trials:
     Args:
         case: what to run.
         scratch: an empty directory.
+
+    Attributes:
+        work: where the command runs.
+        events: of a run that nobody disturbed.
+        seconds: that it took.
+        expected: files that it left, as `files` gives them.
     """
 
     def __init__(self, case: Case, scratch: Path) -> None:
         self.case = case
-        self.work, self._prepared = scratch / "work", scratch / "prepared"
+        self.work, self._prepared, self._copies = scratch / "work", scratch / "prepared", scratch / "copies"
         self._counter, self._log = scratch / "events", scratch / "log.txt"
         self._prepared.mkdir()
         case.prepare(self._prepared)
-        self._context = multiprocessing.get_context("forkserver" if case.is_heavy else "spawn")
+        self.inputs = {path.relative_to(self._prepared) for path in self._prepared.rglob("*")}
+        self._context: Any = multiprocessing.get_context("forkserver" if case.is_heavy else "spawn")
         self._context.set_forkserver_preload([__name__, *_HEAVY])
+        self.reset()
+        code, self.events, self.seconds = self.run()
+        assert code == 0, f"{case.name} fails by itself: {self.printed()}"
+        assert self.events, f"{case.name} writes nothing"
+        self.expected = self.files()
 
-    def reset(self) -> None:
-        """A fresh copy of what the case prepared."""
+    def reset(self, state: Path | None = None) -> None:
+        """A fresh copy of a state of the directory; of what the case prepared, if there is none."""
         shutil.rmtree(self.work, ignore_errors=True)
-        shutil.copytree(self._prepared, self.work)
+        shutil.copytree(state or self._prepared, self.work, symlinks=True)
 
-    def run(self, kill_at: int = 0, kill_after: float | None = None) -> tuple[int, int, float]:
+    def states(self, events: Iterable[int]) -> dict[int, Path]:
+        """What a kill before each of some events leaves, by one run, which must leave what the first one left."""
+        shutil.rmtree(self._copies, ignore_errors=True)
+        self._copies.mkdir()
+        self.reset()
+        code, _, _ = self.run(copy_at=events)
+        difference = difference_of(self.expected, self.files())
+        assert code == 0 and not difference, f"two runs of {self.case.name} are not the same: {difference}"
+        return {int(path.name): path for path in sorted(self._copies.iterdir(), key=lambda path: int(path.name))}
+
+    def run(
+        self, kill_at: int = 0, kill_after: float | None = None, copy_at: Iterable[int] = ()
+    ) -> tuple[int, int, float]:
         """Run the command once.
 
         Args:
             kill_at: the event before which it is killed; 0: none.
             kill_after: seconds after which it is killed; None: never.
+            copy_at: events before which the directory is copied, for `states`.
 
         Returns:
             Exit code (negative: the signal), events, and seconds.
@@ -117,10 +146,13 @@ class Trials:
             "CRASH_WATCH": self.work,
             "CRASH_COUNTER": self._counter,
             "CRASH_AT": kill_at,
+            "CRASH_COPY_AT": ",".join(map(str, copy_at)),
+            "CRASH_COPIES": self._copies,
             "PYTHONPATH": _HOOK,
         }
         settings = {name: str(value) for name, value in environment.items()}
         command = [str(ROOT / self.case.script), *self.case.arguments]
+        self._log.write_bytes(b"")
         started = time.monotonic()
         process = self._context.Process(target=_run_script, args=(command, self.work, self._log, settings))
         process.start()
@@ -129,7 +161,7 @@ class Trials:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.join()
-            assert kill_after is not None, f"{self.case.name} did not end in {_TIME_LIMIT} s: {self._printed()}"
+            assert kill_after is not None, f"{self.case.name} did not end in {_TIME_LIMIT} s: {self.printed()}"
         assert process.exitcode is not None
         return process.exitcode, self._counter.stat().st_size, time.monotonic() - started
 
@@ -137,21 +169,16 @@ class Trials:
         """Start the command until it ends well."""
         for _ in range(_RESTARTS):
             code, _, _ = self.run()
-            if code == 0 or (self.case.says_finished and self.case.says_finished in self._printed()):
+            if code == 0 or (self.case.says_finished and self.case.says_finished in self.printed()):
                 return
-        raise AssertionError(f"{self.case.name} fails with {code} when it is started again: {self._printed()}")
+        raise AssertionError(f"{self.case.name} fails with {code} when it is started again: {self.printed()}")
 
     def files(self) -> dict[str, bytes]:
         """Path -> content, of all that is there, hidden files included; empty directories end in a slash."""
-        found = {}
-        for folder, directories, names in os.walk(self.work):
-            where = Path(folder).relative_to(self.work)
-            for name in names:
-                path = str(where / name)
-                excused = any(fnmatch.fnmatch(path, pattern) for pattern in self.case.may_differ)
-                found[path] = b"" if excused else self._compared(path, Path(folder, name).read_bytes())
-            if not directories and not names:
-                found[f"{where}/"] = b""
+        found = contents_of(self.work)
+        for path, content in found.items():
+            excused = any(fnmatch.fnmatch(path, pattern) for pattern in self.case.may_differ)
+            found[path] = b"" if excused else self._compared(path, content)
         return found
 
     def _compared(self, path: str, content: bytes) -> bytes:
@@ -160,8 +187,9 @@ class Trials:
                 content = re.sub(parts, b"", content)
         return content
 
-    def _printed(self) -> str:
-        return self._log.read_text(errors="replace")[-2000:]
+    def printed(self, most: int = 2000) -> str:
+        """The end of what the last run printed, in characters."""
+        return self._log.read_text(errors="replace")[-most:]
 
 
 def assert_survives(case: Case, scratch: Path, kills: int | None = None, delays: int | None = None) -> None:
@@ -179,100 +207,92 @@ def assert_survives(case: Case, scratch: Path, kills: int | None = None, delays:
     kills = int(os.environ.get("CRASH_KILLS", "40")) if kills is None else kills
     delays = int(os.environ.get("CRASH_RANDOM", "5")) if delays is None else delays
     trials = Trials(case, scratch)
-    trials.reset()
-    code, events, seconds = trials.run()
-    assert code == 0, f"{case.name} fails by itself: {trials._printed()}"
-    expected = trials.files()
-    assert events, f"{case.name} writes nothing"
-    chosen = random.Random(0)
-    tries = [(f"before event {event} of {events}", {"kill_at": event}) for event in _spread(events, kills)]
-    tries += [("after {kill_after:.2f} s", {"kill_after": chosen.uniform(0, seconds)}) for _ in range(delays)]
-    failures = []
-    for what, how in tries:
+    failures: list[str] = []
+    chosen, restarted, previous = spread(trials.events, kills), 0, None
+    for event, state in trials.states(chosen).items():
+        content = contents_of(state)
+        if content != previous:
+            trials.reset(state)
+            _restart(trials, f"before event {event} of {trials.events}", failures)
+            restarted, previous = restarted + 1, content
+    times = random.Random(0)
+    for seconds in [times.uniform(0, trials.seconds) for _ in range(delays)]:
         trials.reset()
-        trials.run(**how)
-        try:
-            trials.finish()
-            difference = _difference(expected, trials.files())
-        except AssertionError as error:
-            difference = str(error)
-        if difference:
-            failures.append(f"killed {what.format(**how)}: {difference}")
-    tallies[case.name] = (len(tries), len(tries) - len(failures))
-    assert not failures, f"{len(failures)} of {len(tries)} kills were not survived:\n" + "\n".join(failures[:10])
+        trials.run(kill_after=seconds)
+        _restart(trials, f"after {seconds:.2f} s", failures)
+    tried = f"{len(chosen)} of {trials.events} events ({restarted} different states) and {delays} random times"
+    tallies[case.name] = f"{tried}; {len(failures)} not survived"
+    assert not failures, f"{len(failures)} kills were not survived:\n" + "\n".join(failures[:10])
 
 
-def assert_notices_damage(case: Case, scratch: Path, interruptions: int = 2) -> None:
-    """Empty each file that an interrupted or a finished run has left, or cut it in half, and start the command again.
-
-    It must make what is lost again, or end in an error. Pages for people (`_PAGES`) are spared; nothing reads them.
-
-    Args:
-        case: what to run.
-        scratch: an empty directory.
-        interruptions: how many times it is killed, from the middle to the last event; one more state is its end.
-
-    Raises:
-        AssertionError: names the damages that went unnoticed.
-    """
-    trials = Trials(case, scratch)
-    trials.reset()
-    code, events, _ = trials.run()
-    assert code == 0, f"{case.name} fails by itself: {trials._printed()}"
-    expected, inputs = trials.files(), {path.relative_to(trials._prepared) for path in trials._prepared.rglob("*")}
-    kept, tried, failures = scratch / "state", 0, []
-    for event in [events - place * events // (2 * interruptions) for place in range(interruptions)] + [0]:
-        trials.reset()
-        trials.run(kill_at=event)
-        shutil.rmtree(kept, ignore_errors=True)
-        os.replace(trials.work, kept)
-        found = sorted(path.relative_to(kept) for path in kept.rglob("*") if path.is_file() and path.stat().st_size)
-        damaged = [path for path in found if path not in inputs and path.suffix not in _PAGES]
-        for path, size in [(path, size) for path in damaged for size in (0, 0.5)]:
-            shutil.rmtree(trials.work, ignore_errors=True)
-            shutil.copytree(kept, trials.work)
-            os.truncate(trials.work / path, int(size * (kept / path).stat().st_size))
-            tried += 1
-            code, _, _ = trials.run()
-            difference = _difference(expected, trials.files())
-            if code == 0 and difference:
-                what = "emptied" if size == 0 else "cut in half"
-                state = f"killed before event {event} of {events}" if event else "finished"
-                failures.append(f"{path} {what} when {state}: {difference}")
-    tallies[f"{case.name}, emptied or cut files"] = (tried, tried - len(failures))
-    assert not failures, f"{len(failures)} of {tried} damages went unnoticed:\n" + "\n".join(failures)
+def _restart(trials: Trials, killed: str, failures: list[str]) -> None:
+    try:
+        trials.finish()
+        difference = difference_of(trials.expected, trials.files())
+    except AssertionError as error:
+        difference = str(error)
+    if difference:
+        failures.append(f"killed {killed}: {difference}")
 
 
-def _spread(events: int, kills: int) -> Iterator[int]:
-    if not kills or kills >= events:
-        yield from range(1, events + 1)
-    else:
-        yield from sorted({1 + place * (events - 1) // max(1, kills - 1) for place in range(kills)})
+def spread(events: int, number: int) -> list[int]:
+    """Events from the first to the last, evenly spread; every one if the number is 0."""
+    if not number or number >= events:
+        return list(range(1, events + 1))
+    return sorted({1 + place * (events - 1) // max(1, number - 1) for place in range(number)})
 
 
-def _difference(expected: Mapping[str, bytes], found: Mapping[str, bytes]) -> str:
+def contents_of(directory: Path) -> dict[str, bytes]:
+    """Path -> content of all files below a directory; empty directories end in a slash."""
+    found = {}
+    for folder, directories, names in os.walk(directory):
+        where = Path(folder).relative_to(directory)
+        found.update({str(where / name): Path(folder, name).read_bytes() for name in names})
+        if not directories and not names:
+            found[f"{where}/"] = b""
+    return found
+
+
+def difference_of(expected: Mapping[str, bytes], found: Mapping[str, bytes]) -> str:
+    """What is missing, left over or other; empty if nothing is."""
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     other = sorted(path for path in expected.keys() & found.keys() if expected[path] != found[path])
     parts = {"missing": missing, "left behind": extra, "other bytes": other}
     return ", ".join(f"{what}: {' '.join(paths)}" for what, paths in parts.items() if paths)
 
 
-def _run_script(command: list[str], work: Path, log: Path, settings: dict[str, str]) -> None:
+def _run_script(command: Sequence[str], work: Path, log: Path, settings: dict[str, str], group: int = 0) -> None:
     """In the forked process: a process group of its own, then the script as if it were started there."""
-    os.setpgid(0, 0)
+    os.setpgid(0, group)
     os.environ.update(settings)
     os.chdir(work)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     tempfile.tempdir = None
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     if "datasets" in sys.modules:  # copies of the sources count as the command's files
         sys.modules["datasets"].config.HF_DATASETS_CACHE = work / "cache"
-    sys.argv = command
+    sys.argv = list(command)
     sys.path.insert(0, str(ROOT))
+    if "torch" in sys.modules:
+        _fork_recipes(work, log, settings)
     runpy.run_path(str(_HOOK / "sitecustomize.py"))
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     finally:
         atexit._run_exitfuncs()  # as at the end of any program; multiprocessing leaves them out
+
+
+def _fork_recipes(work: Path, log: Path, settings: dict[str, str]) -> None:
+    """Let the recipes that a command runs come from the same server, in its process group, without their imports."""
+    commands: Any = __import__("textfiles.commands", fromlist=["run_child"])
+
+    def run_child(command: Sequence[str]) -> int:
+        arguments = (command[1:], work, log, settings, os.getpgid(0))
+        child = multiprocessing.get_context("forkserver").Process(target=_run_script, args=arguments)
+        child.start()
+        child.join()
+        return child.exitcode or 0
+
+    commands.run_child = run_child

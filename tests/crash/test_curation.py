@@ -7,7 +7,8 @@ import pytest
 
 from curation.tokenizer import train_tokenizer
 from tests.checkpoints import save_nomic
-from tests.crash.harness import Case, assert_notices_damage, assert_survives
+from tests.crash.damage import assert_notices_damage
+from tests.crash.harness import Case, assert_survives
 from textfiles.writing import write_jsonl
 
 WORDS = ["river", "stone", "house", "light", "paper", "water", "night", "field"]
@@ -79,6 +80,7 @@ CASES = [
         says_finished="holds an audit already",
     ),
 ]
+COPY = "a copy of the rows is as large as they are, and is read as memory: only its ends are checked"
 every_step = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
@@ -90,5 +92,5 @@ def test_a_step_ends_with_the_same_files_wherever_it_was_killed(tmp_path, case):
 
 @pytest.mark.crash
 @every_step
-def test_a_step_makes_lost_files_again_or_refuses_them(tmp_path, case):
-    assert_notices_damage(case, tmp_path)
+def test_a_step_makes_damaged_files_again_or_refuses_them(tmp_path, case):
+    assert_notices_damage(case, tmp_path, bits_not_checked={"*.arrow": COPY})

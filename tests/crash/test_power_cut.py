@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.harness import Trials
+from tests.crash.harness import Trials, spread
 from tests.crash.test_stages import stage2
 
 # Metadata is committed only when asked or after minutes, and a file's data only when it is synced: the worst that an
@@ -80,11 +80,7 @@ def test_a_stage_loses_no_checkpoint_and_no_finished_model_in_a_power_cut(disk):
     scratch = disk.mounted / "scratch"
     scratch.mkdir()
     trials = Trials(case, scratch)
-    trials.reset()
-    code, events, _ = trials.run()
-    assert code == 0
-    expected = trials.files()
-    for event in [1 + place * (events - 1) // 11 for place in range(12)] + [0]:
+    for event in [*spread(trials.events, 12), 0]:
         trials.reset()
         run("sync", "-f", str(disk.mounted))
         trials.run(kill_at=event)  # 0: to its end
@@ -96,5 +92,5 @@ def test_a_stage_loses_no_checkpoint_and_no_finished_model_in_a_power_cut(disk):
             trials.finish()
         found = trials.files()
         assert {path: content for path, content in found.items() if path.startswith("outputs/final")} == {
-            path: content for path, content in expected.items() if path.startswith("outputs/final")
-        }, f"power cut before event {event} of {events}"
+            path: content for path, content in trials.expected.items() if path.startswith("outputs/final")
+        }, f"power cut before event {event} of {trials.events}"

@@ -2,20 +2,25 @@
 
 import json
 import random
+from typing import Any
 
 import pytest
 
 from tests.checkpoints import save_nomic
+from tests.crash.damage import assert_notices_damage
 from tests.crash.harness import Case, assert_survives
 from tests.trainers.toys import WORDS, blocks, tokenizer
 
 SETTINGS = {"max_steps": 5, "save_steps": 2, "save_total_limit": 1, "logging_steps": 1, "warmup_steps": 1}
 SETTINGS |= {"learning_rate": 0.01, "seed": 3, "use_cpu": "true", "report_to": "none", "disable_tqdm": "true"}
-MAY_DIFFER = {
-    "outputs/.in-use": "names the process",
-    "*trainer_state.json": "its logs hold tokens a second, and running times",
+LEFT: dict[str, Any] = {
+    "may_differ": {
+        "outputs/.in-use": "names the process",
+        "*trainer_state.json": "its logs hold tokens a second, and running times",
+    },
+    "not_compared": {"*/files.json": rb'"trainer_state.json": \{[^}]*\}|"sha256": "\w+"\n\}'},  # the checksums of that
+    "says_finished": "so this run is finished",
 }
-FINISHED = "so this run is finished"
 
 
 def arguments(**settings):
@@ -41,13 +46,13 @@ def stage1(schedule):
     data = {"train_data": "blocks", "tokenizer": "tokenizer", "model": model, "output_dir": "outputs"}
     settings = {"global_batch_size": 4, "per_device_train_batch_size": 4, "peak_tflops": 0.1}
     command = arguments(**data, **settings, lr_scheduler_type=schedule)
-    return Case(f"stage1, {schedule}", "recipes/stage1.py", command, prepare_blocks, True, MAY_DIFFER, FINISHED)
+    return Case(f"stage1, {schedule}", "recipes/stage1.py", command, prepare_blocks, **LEFT)
 
 
 def stage2(schedule):
     data = {"model_name_or_path": "model", "train_file": "pairs.jsonl", "output_dir": "outputs"}
     command = arguments(**data, global_batch_size=4, lr_scheduler_type=schedule)
-    return Case(f"stage2, {schedule}", "recipes/stage2.py", command, prepare_pairs, True, MAY_DIFFER, FINISHED)
+    return Case(f"stage2, {schedule}", "recipes/stage2.py", command, prepare_pairs, **LEFT)
 
 
 @pytest.mark.crash
@@ -55,3 +60,10 @@ def stage2(schedule):
 @pytest.mark.parametrize("stage", [stage1, stage2])
 def test_a_stage_ends_with_the_same_files_wherever_it_was_killed(tmp_path, stage, schedule):
     assert_survives(stage(schedule), tmp_path)
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("stage", [stage1, stage2])
+def test_a_stage_refuses_damaged_checkpoints(tmp_path, stage):
+    copies = {"*.arrow": "a copy of the rows is as large as they are, and is read as memory: only its ends are checked"}
+    assert_notices_damage(stage("inverse_sqrt"), tmp_path, bits_not_checked=copies)

@@ -6,12 +6,15 @@ itself in processes that it forks. The settings come from the environment:
     CRASH_WATCH    the directory whose events count
     CRASH_COUNTER  a file that grows by one byte an event, over all processes
     CRASH_AT       the event before which the process group is killed; 0: none
+    CRASH_COPY_AT  events, joined by commas, before which the directory is copied: what a kill there would leave
+    CRASH_COPIES   where these copies go, each named after its event
 
 An event is an opening to write, a rename, a removal, or a new directory or link that Python asks for. What extensions
 write by themselves (safetensors, Arrow, torch's archives) is no event: only kills at random times hit it.
 """
 
 import os
+import shutil
 import signal
 import sys
 
@@ -24,7 +27,8 @@ def install() -> None:
     watched, counter = os.environ.get("CRASH_WATCH"), os.environ.get("CRASH_COUNTER")
     if not watched or not counter:
         return
-    fatal = int(os.environ.get("CRASH_AT", "0"))
+    fatal, copies = int(os.environ.get("CRASH_AT", "0")), os.environ.get("CRASH_COPIES", "")
+    copied = {int(event) for event in os.environ.get("CRASH_COPY_AT", "").split(",") if event}
     count = os.open(counter, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     inside = os.path.join(os.path.abspath(watched), "")
 
@@ -37,8 +41,11 @@ def install() -> None:
         if not os.path.abspath(os.fsdecode(path)).startswith(inside):
             return
         os.write(count, b".")
-        if os.fstat(count).st_size == fatal:
+        number = os.fstat(count).st_size
+        if number == fatal:
             os.killpg(0, signal.SIGKILL)
+        if number in copied:
+            shutil.copytree(watched, os.path.join(copies, str(number)), symlinks=True)
 
     sys.addaudithook(on_event)
 
