@@ -41,11 +41,13 @@ def sync_checkpoint(checkpoint: Path) -> None:
 
 
 def remove_checkpoint(checkpoint: Path) -> None:
-    """Remove a checkpoint, if it exists; interrupted, it leaves one that is incomplete."""
+    """Remove a checkpoint, if it exists; of a link, what it leads to too. Interrupted, it leaves an incomplete one."""
     if checkpoint.is_dir():
         for name in (FILES_FILE, TRAINER_STATE_NAME):
             (checkpoint / name).unlink(missing_ok=True)
-        shutil.rmtree(checkpoint)
+        shutil.rmtree(checkpoint.resolve())
+    if checkpoint.is_symlink():
+        checkpoint.unlink()
 
 
 def remove_cut_checkpoints(output_dir: str | Path) -> None:

@@ -7,12 +7,15 @@ DeepSpeed unpickles its own `global_step*` directories, which can run code.
 
 import json
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import (
     ADAPTER_SAFE_WEIGHTS_NAME,
@@ -98,6 +101,38 @@ def require_unchanged(checkpoint: Path) -> bool:
             f"{checkpoint}: {_shown(names)} was changed after it was saved, or is missing. {_remedy(checkpoint)}"
         )
     return True
+
+
+def read_state(checkpoint: Path) -> TrainerState:
+    """The state of the trainer in a checkpoint.
+
+    Raises:
+        ResumeError: it is damaged.
+    """
+    path = checkpoint / TRAINER_STATE_NAME
+    try:
+        state = TrainerState.load_from_json(str(path))
+        numbers = (state.global_step, state.max_steps, state.best_global_step or 0)
+        if not all(isinstance(number, int) for number in numbers) or not isinstance(state.log_history, list):
+            raise ValueError("other values than a trainer writes")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ResumeError(f"{path} cannot be used ({error}). {_remedy(checkpoint)}") from error
+    return state
+
+
+@contextmanager
+def naming_what_does_not_fit(checkpoint: str | None) -> Iterator[None]:
+    """Say of an error inside which checkpoint has the states that the optimizer, or another part, does not take."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if checkpoint is None:
+            raise
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise ResumeError(
+            f"{checkpoint}: the state of the optimizer, the schedule or the random numbers does not fit this run "
+            f"({reason}). {_remedy(Path(checkpoint))}"
+        ) from error
 
 
 def _remedy(checkpoint: Path) -> str:

@@ -126,9 +126,12 @@ def refuse_other_settings(checkpoint: Path, settings: Mapping[str, Any], step: i
     file = checkpoint / SETTINGS_FILE
     if not file.is_file():
         return [f"{checkpoint} does not say with which settings it was trained, so they are not compared."]
-    old, new = (
-        dict(each) for each in (read_json(file, f"Remove {checkpoint} to resume from the one before."), settings)
-    )
+    remedy = f"Remove {checkpoint} to resume from the one before."
+    old, new = read_json(file, remedy), dict(settings)
+    if not isinstance(old, dict) or not all(
+        isinstance(old.get(section, {}), dict) for section in ("arguments", "model")
+    ):
+        raise ResumeError(f"{file} does not hold the settings of a run. {remedy}")
     for section in ("arguments", "model"):  # a name that one lacks is of another version of the packages
         common = old.get(section, {}).keys() & new[section].keys()
         for each in (old, new):

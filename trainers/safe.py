@@ -10,8 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 from transformers import Trainer
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_callback import TrainerState
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from textfiles.atomic import naming_full_disks
@@ -24,7 +23,14 @@ from .checkpoints import (
     sync_checkpoint,
 )
 from .finite import read_loss_and_norm, require_finite_metric, require_finite_weights
-from .resuming import ResumeError, describe_files, require_unchanged, require_whole
+from .resuming import (
+    ResumeError,
+    describe_files,
+    naming_what_does_not_fit,
+    read_state,
+    require_unchanged,
+    require_whole,
+)
 from .run_settings import refuse_other_settings, write_settings
 
 
@@ -39,6 +45,7 @@ class SafeTrainer(Trainer):
     def _start_safely(self, settings: dict[str, Any], resume_from_checkpoint: str | None) -> None:
         """To be called before training, on every rank, with what the result of the run depends on."""
         self._settings = settings
+        self._best_so_far: Path | None = None
         self._step_loss = torch.zeros((), device=self.args.device)  # of this rank; `training_step` adds to it
         if resume_from_checkpoint:
             self._prepare_to_resume(Path(resume_from_checkpoint))
@@ -57,21 +64,44 @@ class SafeTrainer(Trainer):
             require_whole(checkpoint, self.model)
         if not require_unchanged(checkpoint) and self.args.should_save:
             describe_files(checkpoint)
-        step = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
-        notes = refuse_other_settings(checkpoint, self._settings, step)
+        state = read_state(checkpoint)
+        if self.args.load_best_model_at_end and state.best_global_step is not None:
+            self._best_so_far = best = _checkpoint_beside(checkpoint, state.best_global_step)
+            if not best.is_dir():
+                raise ResumeError(
+                    f"{best}, the best checkpoint so far, is missing. Restore it, or begin anew in another output_dir."
+                )
+            require_unchanged(best)
+        notes = refuse_other_settings(checkpoint, self._settings, state.global_step)
         if self.is_deepspeed_enabled:
             notes.append(f"DeepSpeed unpickles {checkpoint}, which can run code: resume only what you wrote yourself.")
         if self.is_world_process_zero() and notes:
             print("\n".join(notes), flush=True)
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        # the state has the path of the machine and the directory in which the run was begun; if it is not there,
+        # Trainer goes on without the best checkpoint, with a mere warning
+        begun = super()._init_training_state(*args, **kwargs)
+        if self._best_so_far is not None:
+            self.state.best_model_checkpoint = str(self._best_so_far)
+        return begun
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with naming_what_does_not_fit(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with naming_what_does_not_fit(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _finish_removals(self, checkpoint: Path) -> None:
         """Remove what the run would have removed after it wrote `checkpoint`, had it not been killed."""
         newest = latest_checkpoint(str(self.args.output_dir))
         if newest is None or newest.resolve() != checkpoint.resolve():
             return  # resumed from an earlier one on purpose
-        best = TrainerState.load_from_json(str(newest / TRAINER_STATE_NAME)).best_global_step
+        best = read_state(newest).best_global_step
         sync_checkpoint(newest)
-        best_path = None if best is None else str(newest.with_name(f"{PREFIX_CHECKPOINT_DIR}-{best}"))
+        best_path = None if best is None else str(_checkpoint_beside(newest, best))
         remove_older_checkpoints(newest, self.args.save_total_limit, best_path)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
@@ -145,18 +175,6 @@ class SafeTrainer(Trainer):
         if self.args.should_save:
             remove_older_checkpoints(directory, limit, self.state.best_model_checkpoint)
 
-    def _load_best_model(self) -> None:
-        # its path in the state is that of the machine and of the directory in which the run was begun
-        step = self.state.best_global_step
-        best = Path(str(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{step}")
-        if not best.is_dir():
-            raise ResumeError(
-                f"{best}, the best checkpoint, is missing. Restore it, or set load_best_model_at_end: false."
-            )
-        require_unchanged(best)
-        self.state.best_model_checkpoint = str(best)
-        super()._load_best_model()
-
     def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
         with self._keeping_all_checkpoints():  # the finished model is not written yet
             return super()._finalize_training(*args, **kwargs)
@@ -177,3 +195,7 @@ class SafeTrainer(Trainer):
         if self.args.should_save:
             write_settings(Path(output_dir), self._settings)
             sync_checkpoint(Path(output_dir))
+
+
+def _checkpoint_beside(checkpoint: Path, step: int) -> Path:
+    return checkpoint.with_name(f"{PREFIX_CHECKPOINT_DIR}-{step}")

@@ -64,6 +64,16 @@ def test_what_an_interrupted_save_or_removal_left_is_removed(tmp_path):
     assert steps(tmp_path) == [1, 4]
 
 
+def test_a_link_to_an_older_checkpoint_is_removed_with_what_it_leads_to(tmp_path):
+    (tmp_path / "large_disk").mkdir()
+    (tmp_path / "run").mkdir()
+    old = write(tmp_path / "large_disk", 1)
+    (tmp_path / "run" / "checkpoint-1").symlink_to(old)
+    assert latest_checkpoint(tmp_path / "run") == tmp_path / "run" / "checkpoint-1"
+    remove_older_checkpoints(write(tmp_path / "run", 2), 1, None)
+    assert steps(tmp_path / "run") == [2] and not old.exists()
+
+
 @pytest.mark.parametrize(
     ("limit", "best", "kept"),
     [(None, None, [1, 2, 3, 5, 9]), (1, None, [5]), (2, None, [3, 5]), (1, 1, [1, 5]), (3, 1, [1, 3, 5])],

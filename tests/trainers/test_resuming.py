@@ -181,6 +181,38 @@ def spoil_a_weight(checkpoint):
     save_file(state, checkpoint / "model.safetensors", metadata={"format": "pt"})
 
 
+def holds(name, value):
+    """A state file that is read as data, and holds something else than a trainer writes."""
+
+    def change(checkpoint):
+        path = checkpoint / name
+        path.write_text(json.dumps(value)) if name.endswith(".json") else torch.save(value, path)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (holds("optimizer.pt", [1]), "state of the optimizer, the schedule or the random numbers does not fit"),
+        (
+            holds("optimizer.pt", {"state": {}, "param_groups": []}),
+            "does not fit this run .ValueError: loaded state dict",
+        ),
+        (holds("scheduler.pt", torch.zeros(2)), "does not fit this run"),
+        (holds("rng_state.pth", {"python": 1}), "does not fit this run"),
+        (holds("trainer_state.json", {"global_step": 4, "own": 1}), "trainer_state.json cannot be used"),
+        (holds("trainer_state.json", {"global_step": 4, "log_history": 3}), "trainer_state.json cannot be used"),
+        (holds(SETTINGS_FILE, [1]), f"{SETTINGS_FILE} does not hold the settings of a run"),
+        (holds(SETTINGS_FILE, {"arguments": 1}), f"{SETTINGS_FILE} does not hold the settings of a run"),
+    ],
+)
+def test_states_of_something_else_are_refused_with_the_remedy(resume, change, message):
+    with pytest.raises(ResumeError, match=f"checkpoint-4.*{message}.*Remove .*checkpoint-4") as caught:
+        resume(change=change, max_steps=6)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -330,5 +362,5 @@ def test_a_best_checkpoint_that_is_lost_or_damaged_is_refused(with_best, tmp_pat
     shutil.copytree(directory, tmp_path / "copy")
     damage(tmp_path / "copy" / "checkpoint-2")
     trainer = contrastive_trainer(tmp_path / "copy", **settings)
-    with pytest.raises(ResumeError, match="checkpoint-2.* (the best checkpoint, is missing|was changed after)"):
+    with pytest.raises(ResumeError, match="checkpoint-2.* (the best checkpoint so far, is missing|was changed after)"):
         trainer.train(resume_from_checkpoint=True)
