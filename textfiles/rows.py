@@ -152,7 +152,7 @@ def column_names(files: Iterable[Path]) -> list[str]:
     names: dict[str, None] = {}
     for file in files:
         if file.suffix == ".parquet":
-            with _open_parquet(file) as parquet:
+            with open_parquet(file) as parquet:
                 names |= dict.fromkeys(parquet.schema_arrow.names)
             continue
         for batch in read_row_batches(file):
@@ -275,7 +275,7 @@ def _csv_cells(file: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[i
 
 def _parquet_batches(file: Path, columns: Sequence[str] | None) -> Iterator[tuple[RowBatch, int]]:
     """Batches, and the bytes of the file that their share of its rows stands for."""
-    with _open_parquet(file) as parquet:
+    with open_parquet(file) as parquet:
         require_columns(parquet.schema_arrow.names, columns or (), str(file))
         size, first, total = file.stat().st_size, 1, parquet.metadata.num_rows
         batches = parquet.iter_batches(ROWS_AT_ONCE, columns=None if columns is None else list(columns))
@@ -295,7 +295,12 @@ def _parquet_batches(file: Path, columns: Sequence[str] | None) -> Iterator[tupl
             first += len(batch)
 
 
-def _open_parquet(file: Path) -> pq.ParquetFile:
+def open_parquet(file: Path) -> pq.ParquetFile:
+    """Open a parquet file, which the caller closes.
+
+    Raises:
+        ValueError: it is damaged, a Git LFS pointer, or uses a column name twice; the message names it.
+    """
     with open(file, "rb") as stream:
         _refuse_pointer(file, stream)
     try:

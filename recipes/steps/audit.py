@@ -12,19 +12,18 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from curation.audit.counting import SourceKeys, choose_rows, load_lengths, save_lengths, token_lengths
-from curation.audit.held_out import EvaluationSet, HeldOutTexts, plain_name
+from curation.audit.held_out import EvaluationSet, HeldOutTexts
 from curation.audit.page import LENGTHS_PLOT, SHARED_PLOTS, audit_page
 from curation.audit.plots import plot_lengths, plot_shared
 from curation.audit.report import OpenedSource, make_report
 from curation.sources import Source, open_pairs
 from nomic_bert.prompts import prefix_text
 from nomic_bert.tokenizer_files import open_tokenizer
-from recipes.shared.arguments import read_yaml
+from recipes.shared.pair_sources import pair_sources, refuse_equal
 from recipes.shared.ranks import join_ranks
 from textfiles.atomic import atomic_file, write_json
 from textfiles.begun import SETTINGS, begin_directory, clear_finished
 from textfiles.commands import one_line_errors
-from textfiles.settings import read_section
 from textfiles.shards import ShardFiles, deal, write_receipt
 
 _WORK = ".work"  # inside output_dir until the audit is finished: settings, keys and lengths
@@ -102,34 +101,18 @@ def audit(args: AuditArguments) -> None:
 
 
 def _sources(args: AuditArguments) -> list[Source]:
-    entries = [(entry, f"sources[{i}]") for i, entry in enumerate([*args.files, *args.sources])]
-    if args.sources_from is not None:
-        config = read_yaml(args.sources_from)
-        if not isinstance(config.get("sources"), list):
-            raise ValueError(f"{args.sources_from}: no list of sources; write it under the key sources.")
-        entries += [(entry, f"{args.sources_from}, sources[{i}]") for i, entry in enumerate(config["sources"])]
-    if not entries:
-        raise ValueError("there are no sources; name files, directories or hub ids before the first --key.")
     columns = {key: getattr(args, key) for key in ("query", "document", "negatives")}
-    plain = {"query_prefix": "", "document_prefix": "", **columns}
-    sources = []
-    for entry, where in entries:
-        section = {"name": plain_name(entry), "path": entry, **plain} if isinstance(entry, str) else entry
-        sources.append(read_section(Source, section, where))
-    _refuse_equal([source.name for source in sources], "sources")
+    sources = pair_sources([*args.files, *args.sources], args.sources_from, columns)
+    if not sources:
+        raise ValueError("there are no sources; name files, directories or hub ids before the first --key.")
     return sources
 
 
 def _evaluation_sets(args: AuditArguments) -> list[EvaluationSet]:
     entries = enumerate(args.evaluation_sets)
     held_out = [EvaluationSet.from_config(entry, f"evaluation_sets[{i}]") for i, entry in entries]
-    _refuse_equal([found.title for found in held_out], "evaluation_sets")
+    refuse_equal([found.title for found in held_out], "evaluation_sets")
     return held_out
-
-
-def _refuse_equal(names: list[str], key: str) -> None:
-    if equal := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{key}: two are called {equal[0]!r}; give them as mappings with a name each.")
 
 
 def _begin(
