@@ -70,10 +70,10 @@ $(BIN)/pip:
 # The test set contains the quickstart's.
 $(VENV)/.installed-quickstart: pyproject.toml constraints.txt | $(BIN)/pip
 	@rm -f $(VENV)/.installed-*
-	$(INSTALL) $(PIP_ARGS) --editable ".[train,evaluation]"
+	$(INSTALL) $(PIP_ARGS) --editable ".[train,evaluation,map]"
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/pip
 	@rm -f $(VENV)/.installed-*
-	$(INSTALL) $(PIP_ARGS) --editable ".[train,evaluation,deepspeed,onnx,openvino,docs,dev]"
+	$(INSTALL) $(PIP_ARGS) --editable ".[train,evaluation,map,deepspeed,onnx,openvino,docs,dev]"
 	@touch $@ $(VENV)/.installed-quickstart

@@ -30,11 +30,9 @@ from bokeh.models.renderers import GlyphRenderer
 from bokeh.palettes import Colorblind8, Viridis256
 from bokeh.resources import Resources
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from curation.atlas.points import Points
 
-PAGE = "index.html"
 _HERE = Path(__file__).parent
 _INK = "#1d2330"
 # For few values, Okabe and Ito's colours, which the colour-blind can tell apart, without their light yellow.
@@ -76,9 +74,9 @@ def write_page(path: Path, points: Points, places: np.ndarray, *, title: str, su
         subtitle=subtitle,
         footer=footer,
         count=len(points),
-        style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
-        script_hashes=Markup(" ".join(map(_policy_hash, scripts))),
-        scripts=list(map(Markup, scripts)),
+        style=(_HERE / "page.css").read_text(encoding="utf-8"),
+        script_hashes=" ".join(map(_policy_hash, scripts)),
+        scripts=scripts,
         facts=_json_in_html(json.dumps(facts)),
         plot=_json_in_html(_plot_json(points, places, columns)),
     )
@@ -190,9 +188,9 @@ def _renumbered(item: Any) -> Any:
     return walk(item)
 
 
-def _json_in_html(text: str) -> Markup:
+def _json_in_html(text: str) -> str:
     """JSON for a script element of data: no text in it can end the element."""
-    return Markup(text.replace("<", "\\u003c"))
+    return text.replace("<", "\\u003c")
 
 
 def _policy_hash(script: str) -> str:

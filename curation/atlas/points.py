@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+PAGE = "index.html"  # of a map, in its directory
 SIDE, SOURCE = "side", "source"  # columns of points that are made of pairs
 Value = str | float | None
 

@@ -24,6 +24,7 @@ def audit_page(report: Mapping[str, Any]) -> str:
     """
     sources = report["sources"]
     facts = {
+        "map": None,  # where there is one, its place
         **report,
         "plurals": _PLURALS,
         "limits": LIMITS,

@@ -11,23 +11,28 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from curation.atlas.points import PAGE
+from curation.atlas.reading import read_pair_points
 from curation.audit.counting import SourceKeys, choose_rows, load_lengths, save_lengths, token_lengths
 from curation.audit.held_out import EvaluationSet, HeldOutTexts
 from curation.audit.page import LENGTHS_PLOT, SHARED_PLOTS, audit_page
 from curation.audit.plots import plot_lengths, plot_shared
 from curation.audit.report import OpenedSource, make_report
+from curation.embedding import EmbedderSettings
 from curation.sources import Source, open_pairs
 from nomic_bert.prompts import prefix_text
 from nomic_bert.tokenizer_files import open_tokenizer
 from recipes.shared.pair_sources import pair_sources, refuse_equal
 from recipes.shared.ranks import join_ranks
+from recipes.steps.map import FACTS, embed_points, require_libraries, save_map
 from textfiles.atomic import atomic_file, write_json
 from textfiles.begun import SETTINGS, begin_directory, clear_finished
 from textfiles.commands import one_line_errors
 from textfiles.shards import ShardFiles, deal, write_receipt
 
 _WORK = ".work"  # inside output_dir until the audit is finished: settings, keys and lengths
-_REPORT, _PAGE = "audit.json", "audit.md"
+_REPORT, _PAGE, _MAP = "audit.json", "audit.md", "map"
+_RECORDED = ("sample_rows", "rows_to_read", "rows_per_shard", "map_model", "map_points", "seed")
 
 
 @dataclass(kw_only=True)
@@ -48,6 +53,9 @@ class AuditArguments:
         sample_rows: rows of each source whose lengths are measured.
         rows_to_read: rows of each source that the page shows.
         rows_per_shard: rows that one process reads before it writes a file.
+        map_model: directory or hub name of the model that embeds a map of the sources, which the page links to; null:
+            no map.
+        map_points: most points of the map; a row gives two.
         seed: of the choice of rows.
     """
 
@@ -63,11 +71,13 @@ class AuditArguments:
     sample_rows: int = 10_000
     rows_to_read: int = 5
     rows_per_shard: int = 1_000_000
+    map_model: str | None = None
+    map_points: int = 20_000
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for key in ("sample_rows", "rows_to_read", "rows_per_shard"):
+        for key in ("sample_rows", "rows_to_read", "rows_per_shard", "map_points"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}.")
 
@@ -79,6 +89,8 @@ def audit(args: AuditArguments) -> None:
     if (output_dir / _REPORT).exists():
         clear_finished(output_dir, output_dir / _WORK)
         raise ValueError(f"{output_dir} holds an audit already. Choose another output_dir or remove it.")
+    if args.map_model is not None:
+        require_libraries()
     sources, held_out = _sources(args), _evaluation_sets(args)
     tokenizer = open_tokenizer(args.tokenizer)
     state, work = join_ranks(use_gpu=False), output_dir / _WORK
@@ -128,7 +140,7 @@ def _begin(
         "sources": [source.identity() for source in sources],
         "evaluation_sets": [found.identity() for found in held_out],
         "vocabulary_sha256": hashlib.sha256(vocabulary).hexdigest(),
-        **{key: getattr(args, key) for key in ("sample_rows", "rows_to_read", "rows_per_shard", "seed")},
+        **{key: getattr(args, key) for key in _RECORDED},
     }
     begin_directory(output_dir, settings, settings_file=output_dir / _WORK / SETTINGS)
 
@@ -172,6 +184,7 @@ def _report(
     measured = dict(zip(names, map(load_lengths, lengths.paths()), strict=True))
     settings = {key: getattr(args, key) for key in ("tokenizer", "sample_rows", "rows_to_read", "seed")}
     report, shared = make_report(opened, measured, held_out, settings)
+    report["map"] = None if args.map_model is None else _draw_map(args, [one.source for one in opened])
     plot_lengths(measured, output_dir / LENGTHS_PLOT)
     for side, plot in SHARED_PLOTS.items():
         if any(entry[side] for entry in report["shared"]):
@@ -179,3 +192,14 @@ def _report(
     with atomic_file(output_dir / _PAGE) as partial:
         partial.write_text(audit_page(report), encoding="utf-8")
     write_json(output_dir / _REPORT, report)
+
+
+def _draw_map(args: AuditArguments, sources: list[Source]) -> str:
+    """Draw the map, unless an interrupted run has; returns the page's place in the output directory."""
+    directory = Path(args.output_dir) / _MAP
+    if not (directory / FACTS).is_file():
+        points = read_pair_points(sources, args.map_points, args.seed)
+        model = str(args.map_model)
+        vectors = embed_points(points, EmbedderSettings(model_name_or_path=model))
+        save_map(directory, points, vectors, title="Pairs of the audit", model=model, seed=args.seed)
+    return f"{_MAP}/{PAGE}"

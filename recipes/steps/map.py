@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from curation.atlas.points import SIDE, Points
+from curation.atlas.points import PAGE, SIDE, Points
 from curation.atlas.reading import read_beir_points, read_pair_points, read_text_points, read_vector_points
 from curation.embedding import EmbedderSettings, PairEmbedder, Side, embed_distinct
 from recipes.shared.pair_sources import pair_sources
@@ -110,7 +110,7 @@ def draw_map(model: MapModel, args: MapArguments) -> None:
         output_dir, points, vectors, title=title, model=model.model_name_or_path, fitted_points=args.fitted_points,
         text_characters=args.text_characters, seed=args.seed,
     )  # fmt: skip
-    print(f"{number(len(points))} points: open {output_dir / 'index.html'} in a browser.")
+    print(f"{number(len(points))} points: open {output_dir / PAGE} in a browser.")
 
 
 def require_libraries() -> None:
@@ -143,7 +143,7 @@ def save_map(
         text_characters: likewise.
         seed: likewise.
     """
-    from curation.atlas.page import PAGE, write_page  # of the extra
+    from curation.atlas.page import write_page  # of the extra
     from curation.atlas.projection import project
 
     places = project(vectors, fitted_points=fitted_points, seed=seed)

@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[0-9][A-Za-z0-9.]*)")
-TESTED_EXTRAS = ("train", "evaluation", "deepspeed", "onnx", "openvino", "docs", "dev")
+TESTED_EXTRAS = ("train", "evaluation", "map", "deepspeed", "onnx", "openvino", "docs", "dev")
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ ALLOWED = {
 PARTS = ALLOWED.keys() | {"tests"}
 EXTRAS = {
     "textfiles": {"train"},
-    "curation": {"train"},
+    "curation": {"train", "map"},
     "trainers": {"train"},
     "evaluation": {"train", "evaluation"},
     "publishing": {"onnx", "openvino"},

