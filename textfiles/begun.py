@@ -22,18 +22,23 @@ def begin_directory(
     directory: Path,
     settings: Mapping[str, Any],
     *,
+    work: Path | None = None,
     settings_file: Path | None = None,
-) -> None:
+) -> bool:
     """Record what the files of a directory are made from, or check that it is the same as before.
 
     The directory counts as in use until this process ends. Processes with the same settings may share it. As long as
-    it holds no results and nobody else uses it, it may be begun anew with other settings. Leftovers of killed writers
-    are removed.
+    it holds no results and nobody else uses it, it may be begun anew with other settings, which removes `work`.
+    Leftovers of killed writers are removed.
 
     Args:
         directory: where the files are going to be; made if absent. Check all that can be refused before this call.
         settings: JSON values that decide what the files hold.
+        work: directory for what is needed until there are results; it depends on the settings as they do.
         settings_file: where they are recorded; None: `settings.json` in the directory.
+
+    Returns:
+        Whether the directory was begun now; else it goes on.
 
     Raises:
         ValueError: the directory was begun with other settings, holds something else, or is in use with other
@@ -49,15 +54,33 @@ def begin_directory(
         remove_leftovers(directory)
     before = read_json(path, _REMEDY) if path.exists() else None
     if before == now:
-        return
+        return False
     made = _visible_files(directory, path)
     if before is None or (alone and not made):
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
         write_json(path, now)
-        return
+        return True
     changes = "; ".join(changed_settings(before, now))
     if made:
         raise ValueError(f"{directory} was begun with other settings: {changes} (see {path}). {_REMEDY}")
     raise ValueError(f"{directory} is in use with other settings ({_user(directory)}): {changes}. {_REMEDY}")
+
+
+def abandon_directory(directory: Path, work: Path) -> None:
+    """Undo `begin_directory` after a refusal, unless somebody else has begun to use the directory.
+
+    Args:
+        directory: it was begun now, with its settings in `settings.json`, and holds no results.
+        work: directory for what was made before the refusal.
+    """
+    if not _use(directory):
+        return
+    shutil.rmtree(work, ignore_errors=True)
+    (directory / SETTINGS).unlink(missing_ok=True)
+    _leave(directory.resolve() / _LOCK)
+    if not any(directory.iterdir()):
+        directory.rmdir()
 
 
 def clear_finished(directory: Path, work: Path) -> None:
@@ -129,14 +152,17 @@ def _use(directory: Path) -> bool:
         os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
     if path not in _locks:
         _locks[path] = descriptor
-        atexit.register(_leave, path, descriptor)
+        atexit.register(_leave, path)
     wait(descriptor, path, shared=True)
     return alone
 
 
-def _leave(path: Path, descriptor: int) -> None:
-    if hold(descriptor) is not False:
-        path.unlink(missing_ok=True)
+def _leave(path: Path) -> None:
+    descriptor = _locks.pop(path, None)
+    if descriptor is not None:
+        if hold(descriptor) is not False:
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def _user(directory: Path) -> str:

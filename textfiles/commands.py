@@ -11,12 +11,13 @@ from contextlib import contextmanager
 
 _TIME_TO_SAVE = 60.0  # seconds that a child has after SIGTERM
 INTERRUPTED = 128 + signal.SIGINT  # what a shell reports of a process that Ctrl-C ended
+_READER_GONE = 128 + 13  # likewise of one that SIGPIPE ended, which Windows does not have
 
 
 def run_command(main: Callable[[list[str]], object], remedy: str = "Rerun the command to resume.") -> None:
     """Run a command on the words of the command line; Ctrl-C ends it with one line and exit code 130.
 
-    Call it with a `main` that imports what is heavy itself, so that Ctrl-C during the imports ends the same way. Of
+    It ends silently when the reader of its output does, as `COMMAND | head` does. Call it with a `main` that imports what is heavy itself, so that Ctrl-C during the imports ends the same way. Of
     several ranks, only the first prints the line.
 
     Args:
@@ -24,12 +25,29 @@ def run_command(main: Callable[[list[str]], object], remedy: str = "Rerun the co
         remedy: what to do after an interruption.
     """
     try:
-        main(sys.argv[1:])
+        try:
+            main(sys.argv[1:])
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        sys.exit(_READER_GONE)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the process without waiting for cleanup
         if os.environ.get("RANK", "0") == "0":
             print(f"\nInterrupted. {remedy}", file=sys.stderr, flush=True)
         sys.exit(INTERRUPTED)
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads standard output; what is left for it is dropped then, or Python's end would write it."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 @contextmanager
@@ -38,9 +56,12 @@ def one_line_errors() -> Iterator[None]:
 
     Raises:
         SystemExit: in place of ValueError and OSError, with their message.
+        BrokenPipeError: as it is, for `run_command`.
     """
     try:
         yield
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
 

@@ -47,26 +47,28 @@ def filter_pairs(args: FilterArguments, rule: KeepRule, settings: EmbedderSettin
     """Judge this rank's share of the samples; the main process writes the audit when all are judged."""
     sources = read_sections(Source, args.sources, "sources")
     state = join_ranks()
-    if state.is_main_process:
-        _begin(args, rule, settings, sources)
     for source in deal(sources, state.local_process_index, ranks_here()):
         open_pairs(source, others=True)  # makes the copy of local files that all ranks of a machine share
     state.wait_for_everyone()
     filters = [_prepare(args, rule, source) for source in sources]
     jobs = [(job, sample) for job in filters for sample in range(job.samples.count)]
-    if state.is_main_process:
+    mine = deal(jobs, state.process_index, state.num_processes)
+    todo = [(job, sample) for job, sample in mine if not job.is_done(sample)]
+    embedder = PairEmbedder(settings, state.device) if todo else None
+    if state.is_main_process:  # now that rows, settings and model were accepted
+        _begin(args, rule, settings, sources)
         done = sum(job.is_done(sample) for job, sample in jobs)
         print(f"{len(jobs):,} samples of {len(sources)} sources on {state.num_processes} ranks; {done:,} done before.")
     state.wait_for_everyone()
-    mine = deal(jobs, state.process_index, state.num_processes)
-    _run([(job, sample) for job, sample in mine if not job.is_done(sample)], settings, state)
+    if embedder is not None:
+        _run(todo, embedder, state)
     state.wait_for_everyone()
     if state.is_main_process:
         print("\n" + summary_table([write_report(job) for job in filters]), flush=True)
 
 
 def _begin(args: FilterArguments, rule: KeepRule, settings: EmbedderSettings, sources: list[Source]) -> None:
-    """Check that every directory is new or was begun with the same settings, before any work is done."""
+    """Check that every directory is new or was begun with the same settings."""
     made_by = {key: getattr(args, key) for key in ("sample_size", "seed", "rows_to_read", "write_dropped")}
     made_by |= {"keep_embeddings": args.keep_embeddings, **asdict(rule), "embedder": settings.identity()}
     for source in sources:
@@ -87,10 +89,7 @@ def _prepare(args: FilterArguments, rule: KeepRule, source: Source) -> SourceFil
     )
 
 
-def _run(jobs: list[tuple[SourceFilter, int]], settings: EmbedderSettings, state: PartialState) -> None:
-    if not jobs:
-        return
-    embedder = PairEmbedder(settings, state.device)
+def _run(jobs: list[tuple[SourceFilter, int]], embedder: PairEmbedder, state: PartialState) -> None:
     total = 2 * sum(-(-job.samples.num_rows // job.samples.count) for job, _ in jobs)
     with tqdm(total=total, unit="text", unit_scale=True, disable=not state.is_main_process) as progress:
         for name, members in groupby(jobs, key=lambda each: each[0].source.name):

@@ -14,10 +14,10 @@ from curation.embedding import EmbedderSettings, PairEmbedder
 from curation.mining.miner import MiningSettings, SourceMiner
 from curation.mining.negatives import NegativeLimits
 from curation.mining.report import REPORT, summary, write_report
-from curation.mining.tasks import MiningSource, open_task
+from curation.mining.tasks import MiningSource, MiningTask, open_task
 from nomic_bert.prompts import prefix_text
 from recipes.shared.ranks import join_ranks
-from textfiles.begun import begin_directory
+from textfiles.begun import abandon_directory, begin_directory
 from textfiles.commands import one_line_errors
 from textfiles.settings import read_sections
 from textfiles.shards import deal, read_receipt
@@ -79,35 +79,48 @@ def mine_negatives(args: MineArguments, settings: EmbedderSettings) -> None:
     state = join_ranks()
     # Asked before any rank can go on to mine, so that all have the same list.
     todo = [source for source in sources if read_receipt(Path(args.output_dir, source.name, REPORT)) is None]
-    if state.is_main_process:
-        _begin(args, settings, sources)
-        print(f"{len(sources) - len(todo)} of {len(sources)} sources are mined already.", flush=True)
-    state.wait_for_everyone()
     searched = any(source.draw == "nearest" for source in todo)
     embedder = PairEmbedder(settings, state.device) if searched else None
-    for source in todo:
-        _mine_source(source, args, embedder, state)
+    with state.main_process_first():
+        begun = _begin(args, settings, sources) if state.is_main_process else []
+        tasks = _open(todo, args, begun)
+    if state.is_main_process:
+        print(f"{len(sources) - len(todo)} of {len(sources)} sources are mined already.", flush=True)
+    for task in tasks:
+        _mine(task, args, embedder, state)
     if state.is_main_process and not args.keep_embeddings:
         for source in sources:  # also of a run that was stopped after its last report
             shutil.rmtree(Path(args.output_dir, source.name, _WORK), ignore_errors=True)
 
 
-def _begin(args: MineArguments, settings: EmbedderSettings, sources: list[MiningSource]) -> None:
-    """Check that every directory is new or was begun with the same settings, before any work is done."""
+def _open(sources: list[MiningSource], args: MineArguments, begun: list[Path]) -> list[MiningTask]:
+    """Copy, check and number the texts of all sources before one is mined; a refusal undoes what was begun now."""
+    try:
+        return [open_task(source, Path(args.output_dir, source.name, _WORK)) for source in sources]
+    except (ValueError, OSError):
+        for directory in begun:
+            abandon_directory(directory, directory / _WORK)
+        raise
+
+
+def _begin(args: MineArguments, settings: EmbedderSettings, sources: list[MiningSource]) -> list[Path]:
+    """Check that every directory is new or was begun with the same settings; returns those that are begun now."""
     keys = ("replace_negatives", "seed", "documents_per_shard", "rows_per_shard")
     made_by: dict[str, Any] = {**asdict(args.limits), **{key: getattr(args, key) for key in keys}}
     embedded: dict[str, Any] = {key: getattr(args, key) for key in ("source_prefixes", "embedding_dtype")}
     if any(source.draw == "nearest" for source in sources):
         embedded["embedder"] = settings.identity()
+    begun = []
     for source in sources:
         more = embedded if source.draw == "nearest" else {}
-        begin_directory(Path(args.output_dir, source.name), {"source": source.identity(), **made_by, **more})
+        directory = Path(args.output_dir, source.name)
+        if begin_directory(directory, {"source": source.identity(), **made_by, **more}, work=directory / _WORK):
+            begun.append(directory)
+    return begun
 
 
-def _mine_source(source: MiningSource, args: MineArguments, embedder: PairEmbedder | None, state: PartialState) -> None:
-    directory = Path(args.output_dir, source.name)
-    with state.main_process_first():
-        task = open_task(source, directory / _WORK)
+def _mine(task: MiningTask, args: MineArguments, embedder: PairEmbedder | None, state: PartialState) -> None:
+    source, directory = task.source, Path(args.output_dir, task.source.name)
     miner = SourceMiner(task, directory, directory / _WORK, _settings(args, source))
     if embedder is not None and miner.documents.count:
         shards = deal(range(miner.documents.count), state.process_index, state.num_processes)

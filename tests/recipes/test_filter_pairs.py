@@ -149,6 +149,12 @@ def test_what_cannot_be_filtered_is_named(settings, tmp_path):
     twice = [{"name": "c", "path": "c", "query_prefix": "", "document_prefix": ""}] * 2
     assert "the name 'c' is used twice" in refusal(["--sources", json.dumps(twice), *arguments[2:]])
     assert "a/b" in refusal(["--sources", json.dumps([{**twice[0], "name": "a/b"}]), *arguments[2:]])
+    new = [*settings, "--output_dir", str(tmp_path / "new")]
+    assert "sample_size must be" in refusal([*new, "--sample_size", "1"])
+    assert "no column 'question'" in refusal([*new, "--sources", json.dumps([{**broken[0], "query": "question",
+                                              "path": str(tmp_path / "a.jsonl.gz")}])])  # fmt: skip
+    assert "no-such-model" in refusal([*new, "--model_name_or_path", str(tmp_path / "no-such-model")])
+    assert not (tmp_path / "new").exists()
 
 
 def test_another_seed_in_the_same_place_is_refused(settings, tmp_path):

@@ -154,6 +154,18 @@ def test_a_lost_shard_of_a_finished_source_is_made_again(raw, share_left):
     assert contents(raw / "out") == whole
 
 
+def test_a_file_that_was_refused_is_read_again_once_it_is_mended(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = {"name": "a", "path": "a.jsonl", "query": "q", "document": "d"}
+    (tmp_path / "raw.yaml").write_text(json.dumps({"sources": [source]}))
+    write_jsonl([{"q": "one", "d": 1}], tmp_path / "a.jsonl")
+    assert "a.jsonl, line 1" in refusal()
+    write_jsonl([{"q": "one", "d": "two"}], tmp_path / "a.jsonl")
+    run()
+    (row,) = (row for file in (tmp_path / "out" / "a").glob("*.jsonl.gz") for row in rows_of(file))
+    assert row["document"] == "two"
+
+
 def test_what_cannot_be_made_is_named(raw, capsys):
     run("--dry_run")
     table = capsys.readouterr().out

@@ -11,6 +11,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from curation.duplicates import normalize_text
+from curation.mining.miner import SourceMiner
 from curation.sources import Source, open_pairs
 from nomic_bert.embedder import load_embedder, save_embedder
 from recipes import mine_negatives
@@ -250,8 +251,8 @@ def test_ranks_give_the_same_bytes(model, tmp_path, whole, ranks):
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(model, tmp_path, whole):
     sources, files = whole
-    # in the third of the documents' shards (after the five arrays of numbers), then in the second of the pairs'
-    for name, calls, pattern, made in ("save", "8", ".work/documents-*.npy", 2), ("write_jsonl", "2", "pairs-*", 1):
+    # in the third of the documents' shards (after five arrays of numbers of each source), then in the second of the pairs'
+    for name, calls, pattern, made in ("save", "13", ".work/documents-*.npy", 2), ("write_jsonl", "2", "pairs-*", 1):
         run = start(["-c", DYING, name, calls], *argv(model, tmp_path / "again", sources))
         assert run.returncode == -9, run.stderr[-3000:]
         begun = {path: path.stat().st_mtime_ns for path in (tmp_path / "again" / "mine").glob(pattern)}
@@ -272,11 +273,30 @@ def refusal(arguments):
     return str(error.value)
 
 
-def test_what_was_refused_can_be_corrected_in_the_same_directory(model, tmp_path):
+def test_a_refusal_leaves_nothing_behind_and_comes_before_any_source_is_mined(model, tmp_path):
+    source, out = write_source(tmp_path), tmp_path / "out"
+    bad = {**source, "name": "bad", "document": "reply"}
+    assert "no column 'reply'" in refusal(argv(model, out, [source, bad]))
+    assert "no-such-model" in refusal(argv(str(tmp_path / "no-such-model"), out, [source]))
+    assert not out.exists() or not any(out.iterdir())
+    mine_negatives.main(argv(model, out, [source]))
+    before = contents(out / "mine")
+    assert "no column 'reply'" in refusal(argv(model, out, [source, bad]))
+    assert contents(out / "mine") == before and not (out / "bad").exists()
+
+
+def test_nothing_of_an_interrupted_run_serves_one_with_other_settings(model, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
     source = write_source(tmp_path)
-    assert "no column 'reply'" in refusal(argv(model, tmp_path / "out", [{**source, "document": "reply"}]))
-    mine_negatives.main(argv(model, tmp_path / "out", [source]))
-    assert len(mined(tmp_path / "out" / "mine")) == len(make_rows())
+    with monkeypatch.context() as patch:
+        patch.setattr(SourceMiner, "mine_pairs", interrupt)  # texts are copied, numbered and embedded by then
+        with pytest.raises(KeyboardInterrupt):
+            mine_negatives.main(argv(model, tmp_path / "out", [source], "--document_prompt", "word3 word4 word5 "))
+    for output in "out", "fresh":
+        mine_negatives.main(argv(model, tmp_path / output, [source]))
+    assert contents(tmp_path / "out" / "mine") == contents(tmp_path / "fresh" / "mine")
 
 
 def test_what_cannot_be_mined_is_named(model, tmp_path):

@@ -47,6 +47,29 @@ def test_a_fault_of_the_program_keeps_its_traceback():
         raise TypeError
 
 
+WRITERS = {
+    "one word at its end": "print('one')",
+    "more than a pipe holds": "[print('line') for _ in range(100_000)]",
+    "below a handler of errors": "one_line_errors()(lambda: [print('line') for _ in range(100_000)])()",
+}
+
+
+@pytest.mark.parametrize("body", WRITERS.values(), ids=WRITERS)
+def test_a_command_ends_silently_when_nobody_reads_its_output(body):
+    program = f"from textfiles.commands import *\nrun_command(lambda argv: {body})"
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=30) == 128 + signal.SIGPIPE
+
+
+def test_another_broken_pipe_is_not_taken_for_a_reader_that_is_gone():
+    program = "from textfiles.commands import *\ndef main(argv): raise BrokenPipeError\nrun_command(main)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 1 and "Traceback" in run.stderr
+
+
 PARENT = """
 import sys
 from textfiles.commands import run_child, run_command
