@@ -36,7 +36,7 @@ quickstart: $(VENV)/.installed-quickstart  ## train, evaluate and search with a 
 	$(BIN)/python recipes/quickstart.py $(ARGS)
 
 test: lint  ## lint, types and every test that needs no GPU
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test  ## ruff (rules and format) and mypy
 	$(BIN)/python -m ruff check .

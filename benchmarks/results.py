@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from textfiles.atomic import atomic_file, write_json
+from textfiles.atomic import write_json, write_text
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "sentence-transformers", "tokenizers", "numpy")
@@ -66,9 +66,8 @@ def write_results(name: str, result: Mapping[str, Any], page: str, directory: Pa
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{facts['date']}-{name}.md"
     write_json(path.with_suffix(".json"), {"name": name, "command": command, **facts, "result": result})
-    with atomic_file(path) as partial:
-        heading = f"# {name}, {facts['date']}\n\n```\n{command}\n```"
-        partial.write_text(f"{heading}\n\n{setting}\n\n{page.strip()}\n", encoding="utf-8")
+    heading = f"# {name}, {facts['date']}\n\n```\n{command}\n```"
+    write_text(path, f"{heading}\n\n{setting}\n\n{page.strip()}\n")
     return path
 
 

@@ -13,7 +13,8 @@ from sentence_transformers.sentence_transformer.modules import LayerNorm, Normal
 from transformers import AutoConfig, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
 
-from textfiles.atomic import atomic_directory, read_json
+from textfiles.atomic import read_json
+from textfiles.replacing import replaceable_directory
 
 from . import NomicBertConfig, NomicBertModel
 from .checkpoint_files import require_checkpoint
@@ -21,7 +22,6 @@ from .embedder_files import (
     TEXT_ALONE,
     ModuleFiles,
     read_module_files,
-    require_replaceable,
     write_portable_module_files,
 )
 from .loading_nomic_bert import give_umask_mode, load_adapter_weights
@@ -200,8 +200,8 @@ def save_embedder(
 ) -> None:
     """Write an embedder that every reader opens: weights, code, tokenizer, and sentence-transformers' files.
 
-    The directory appears whole or not at all. An embedder that this function wrote there is replaced; a directory with
-    anything else in it is refused.
+    The directory appears whole or not at all. What this function or `hub_upload.py` wrote there is replaced; any
+    other directory is refused.
 
     Args:
         embedder: of a NomicBertModel.
@@ -209,13 +209,11 @@ def save_embedder(
         training: the stages that the weights have been through, as `nomic_bert.training_record` describes them.
 
     Raises:
-        FileExistsError: the directory holds other files than an embedder's; the message names them.
+        FileExistsError: files were added or changed since the directory was written; the message names them.
         ValueError: the embedder has settings that its files cannot say.
     """
-    directory = Path(directory)
-    require_replaceable(directory)
     _refuse_split_weights(cast(Any, embedder[0]).model)
-    with atomic_directory(directory) as written:
+    with replaceable_directory(Path(directory)) as written:
         embedder.save_pretrained(str(written), create_model_card=False)
         write_portable_module_files(embedder, written)
         make_tokenizer_portable(written, embedder.max_seq_length)

@@ -1,7 +1,5 @@
 """The files of sentence-transformers in an embedder's directory: what they may ask for, and how they are written."""
 
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -39,16 +37,6 @@ _POOLING_KEYS = {  # in the order in which old versions join several
     "lasttoken": "pooling_mode_lasttoken",
 }
 _ALWAYS_WRITTEN = 4  # of these keys: text-embeddings-inference requires them
-_WRITTEN_FILES = re.compile(
-    r"(config|config_sentence_transformers|sentence_bert_config|modules|training)\.json"
-    r"|\w+_nomic_bert\.py"
-    r"|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
-    r"|adapter_config\.json|adapter_model\.safetensors"
-    r"|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json"
-    r"|vocab\.(txt|json)|merges\.txt|(tokenizer|spiece|sentencepiece\.bpe)\.model"
-)
-_WRITTEN_FOLDERS = re.compile(r"\d+_(" + "|".join(_MODULES) + ")")
-_MODULE_FILES = ("config.json", "model.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,36 +135,6 @@ def _find(checkpoint: str, name: str, folder: str = "") -> str | None:
 def _read(checkpoint: str, name: str, folder: str = "") -> Any:
     file = _find(checkpoint, name, folder)
     return None if file is None else read_json(file, "Copy it again from where the model is from.")
-
-
-def require_replaceable(directory: Path, also: Iterable[str] = ()) -> None:
-    """Refuse a directory that holds anything but an embedder's own files.
-
-    Args:
-        directory: may be missing or empty.
-        also: names of further files and folders in it that the caller writes, and may therefore replace.
-
-    Raises:
-        FileExistsError: names what would be lost.
-    """
-    if not directory.exists():
-        return
-    entries = sorted(directory.iterdir())
-    if entries and not (directory / "modules.json").is_file():
-        raise FileExistsError(f"{directory} exists and is not an embedder; choose another directory or remove it.")
-    foreign = [entry.name for entry in entries if entry.name not in {*also} and not _is_written(entry)]
-    if foreign:
-        raise FileExistsError(
-            f"{directory} holds what an embedder does not consist of, and replacing it would delete that: "
-            f"{', '.join(foreign)}. Choose another directory, or move these away."
-        )
-
-
-def _is_written(entry: Path) -> bool:
-    if entry.is_dir() and not entry.is_symlink():
-        inside = {path.name for path in entry.iterdir()}
-        return _WRITTEN_FOLDERS.fullmatch(entry.name) is not None and inside <= {*_MODULE_FILES}
-    return _WRITTEN_FILES.fullmatch(entry.name) is not None
 
 
 def write_portable_module_files(embedder: SentenceTransformer, directory: Path) -> None:

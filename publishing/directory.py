@@ -14,12 +14,11 @@ from tqdm.auto import tqdm
 from nomic_bert.embedder import load_embedder, save_embedder
 from nomic_bert.identity import weights_hash
 from nomic_bert.training_record import read_training
-from textfiles.atomic import atomic_directory
+from textfiles.replacing import replaceable_directory, require_replaceable
 
 from .card import CardFacts, describe_model, model_card
 from .card_results import evaluated_models
 from .known_files import keep_known_files
-from .manifest import require_replaceable, write_manifest
 from .onnx_export import ONNX_FILE, QUANTIZED_FILE, export_onnx, quantize_onnx
 from .openvino_export import OPENVINO_FILE, export_openvino, require_openvino
 from .verification import Agreement, open_reference, require_same_settings, verify_directory
@@ -81,7 +80,7 @@ def write_directory(settings: DirectorySettings, directory: Path) -> None:
     if report is not None:
         evaluated_models(report, weights)  # refused now, not after minutes
     training = read_training(settings.checkpoint)
-    with atomic_directory(directory) as written:
+    with replaceable_directory(directory) as written:
         save_embedder(embedder, written, training=training)
         keep_known_files(written, embedder.tokenizer)
         for compared in (embedder, reference):
@@ -99,8 +98,6 @@ def write_directory(settings: DirectorySettings, directory: Path) -> None:
             exported_files=exported,
         )
         (written / "README.md").write_text(model_card(facts), encoding="utf-8")
-        write_manifest(written)
-        require_replaceable(directory)  # minutes later
 
 
 def _merge_adapter(embedder: SentenceTransformer) -> bool:

@@ -179,8 +179,13 @@ def sync_tree(directory: str | os.PathLike) -> None:
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """Write JSON for people to read, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file, whole or not at all."""
     with atomic_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
 
 
 def read_json(path: str | os.PathLike, remedy: str) -> Any:

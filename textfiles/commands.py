@@ -17,8 +17,9 @@ _READER_GONE = 128 + 13  # likewise of one that SIGPIPE ended, which Windows doe
 def run_command(main: Callable[[list[str]], object], remedy: str = "Rerun the command to resume.") -> None:
     """Run a command on the words of the command line; Ctrl-C ends it with one line and exit code 130.
 
-    It ends silently when the reader of its output does, as `COMMAND | head` does. Call it with a `main` that imports what is heavy itself, so that Ctrl-C during the imports ends the same way. Of
-    several ranks, only the first prints the line.
+    It ends silently when the reader of its output does, as in `COMMAND | head`. Call it with a `main` that imports what
+    is heavy itself, so that Ctrl-C during the imports ends the same way. Of several ranks, only the first prints the
+    line.
 
     Args:
         main: takes the command line without the program's name.

@@ -1,11 +1,9 @@
 """TrainingArguments without the settings that would mean something other than they say."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from transformers import TrainingArguments
-
-_A_DAY = 86_400
 
 _REFUSED = {
     "auto_find_batch_size": "it would change the batch size without being asked",
@@ -22,26 +20,22 @@ class StepArguments(TrainingArguments):
 
     Attributes:
         global_batch_size: rows of an optimizer step, over all ranks and accumulated micro-batches.
+        remove_unused_columns: false, for the collators name the columns that they read.
+        logging_nan_inf_filter: true would hide a NaN loss.
+        ddp_find_unused_parameters: false, for every parameter is used in every step.
+        ddp_timeout: seconds that ranks wait for one another: the first start copies or downloads all sources.
+        include_num_input_tokens_seen: how tokens are counted; none is padding here.
 
     Raises:
         ValueError: a setting is refused or invalid.
     """
 
-    global_batch_size: int | None = field(
-        default=None, metadata={"help": "Rows of an optimizer step over all ranks and accumulated micro-batches."}
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collators name the columns they read."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Would hide a NaN loss."})
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Every parameter is used in every step."}
-    )
-    ddp_timeout: int = field(
-        default=_A_DAY,
-        metadata={"help": "Seconds that ranks wait for one another: the first start copies or downloads all sources."},
-    )
-    include_num_input_tokens_seen: str | bool = field(
-        default="all", metadata={"help": "Count tokens seen; no token here is padding."}
-    )
+    global_batch_size: int | None = None
+    remove_unused_columns: bool = False
+    logging_nan_inf_filter: bool = False
+    ddp_find_unused_parameters: bool | None = False
+    ddp_timeout: int = 86_400
+    include_num_input_tokens_seen: str | bool = "all"
 
     def __post_init__(self) -> None:
         for name, reason in _REFUSED.items():

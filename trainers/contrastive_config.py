@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from .arguments import StepArguments, divide_batch
@@ -42,28 +42,18 @@ class ContrastiveConfig(StepArguments):
         ValueError: a setting that would not mean what it says.
     """
 
-    global_batch_size: int = field(default=256, metadata={"help": "Rows of a step over all ranks."})  # type: ignore[assignment]
-    chunk_tokens: int = field(default=16_384, metadata={"help": "Real tokens encoded with gradient at a time."})
-    scale: float = field(default=50.0, metadata={"help": "1 / temperature."})
-    query_max_length: int = field(default=2048, metadata={"help": "Tokens of a query; longer ones are cut."})
-    document_max_length: int = field(default=2048, metadata={"help": "Tokens of a document; longer ones are cut."})
-    num_hard_negatives: int = field(default=0, metadata={"help": "Hard negatives for each row."})
-    hard_negative_scope: HardNegativeScope = field(
-        default="global", metadata={"help": "'global' or 'own' (Eq. 2 as printed)."}
-    )
-    rows_without_negatives: Literal["error", "skip"] = field(
-        default="error", metadata={"help": "'error' or 'skip', for rows without any hard negative."}
-    )
-    mask_duplicate_documents: bool = field(
-        default=False, metadata={"help": "Equal documents of a batch are no negatives of each other."}
-    )
-    matryoshka_dims: list[int] | None = field(
-        default=None, metadata={"help": "Dimensions to train at, the loss being their sum."}
-    )
-    prompts: dict[str, Any] | None = field(default=None, metadata={"help": "Prefixes, for all sources or by source."})
-    source_weights: dict[str, float] | None = field(
-        default=None, metadata={"help": "Passes over a source's rows in an epoch, by source."}
-    )
+    global_batch_size: int = 256  # type: ignore[assignment]
+    chunk_tokens: int = 16_384
+    scale: float = 50.0
+    query_max_length: int = 2048
+    document_max_length: int = 2048
+    num_hard_negatives: int = 0
+    hard_negative_scope: HardNegativeScope = "global"
+    rows_without_negatives: Literal["error", "skip"] = "error"
+    mask_duplicate_documents: bool = False
+    matryoshka_dims: list[int] | None = None
+    prompts: dict[str, Any] | None = None
+    source_weights: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         for name, wanted in {"DeepSpeed": self.deepspeed, "FSDP": self.fsdp}.items():

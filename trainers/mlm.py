@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -31,9 +31,10 @@ class MLMConfig(StepArguments):
     `per_device_train_batch_size` and from the number of ranks.
 
     Attributes:
-        mlm_probability: share of ordinary tokens to predict in training.
+        mlm_probability: share of ordinary tokens to predict in training (paper §4.1).
         eval_mlm_probability: the same at evaluation, where the masks are the same every time.
-        attend_across_documents: whether attention runs over whole blocks or stays inside each document.
+        attend_across_documents: whether attention runs over whole blocks, as in the authors' code, or stays inside each
+            document.
         peak_tflops: what one device reaches at best, in 10^12 FLOP/s, for the logged `mfu`; None: a product of
             matrices in the precision of training is timed before step 1.
 
@@ -41,14 +42,10 @@ class MLMConfig(StepArguments):
         ValueError: a global batch that does not divide, or settings that contradict each other.
     """
 
-    mlm_probability: float = field(default=0.30, metadata={"help": "Share of tokens to predict (paper §4.1)."})
-    eval_mlm_probability: float = field(default=0.15, metadata={"help": "The same at evaluation, with fixed masks."})
-    attend_across_documents: bool = field(
-        default=True, metadata={"help": "Attention over whole blocks (the authors' code), or inside each document."}
-    )
-    peak_tflops: float | None = field(
-        default=None, metadata={"help": "A device's peak TFLOP/s, for the logged mfu; measured where it is not given."}
-    )
+    mlm_probability: float = 0.30
+    eval_mlm_probability: float = 0.15
+    attend_across_documents: bool = True
+    peak_tflops: float | None = None
 
     def __post_init__(self) -> None:
         if self.deepspeed:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from curation.filtering.consistency import RANK_BINS, SIMILARITY_STEP, SourceFilter, merge_counts
-from textfiles.atomic import atomic_file, write_json
+from textfiles.atomic import atomic_file, write_json, write_text
 from textfiles.markdown import escaped, number, render_page, share, table
 
 
@@ -29,8 +29,7 @@ def write_report(job: SourceFilter) -> dict[str, Any]:
         **counts,
     }
     write_json(job.directory / "audit.json", report)
-    with atomic_file(job.directory / "audit.md") as partial:
-        partial.write_text(_page(job, report), encoding="utf-8")
+    write_text(job.directory / "audit.md", _page(job, report))
     _plot(report, job.directory / "audit.png")
     return report
 

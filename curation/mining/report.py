@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from curation.mining.miner import SourceMiner
-from textfiles.atomic import atomic_file
+from textfiles.atomic import write_text
 from textfiles.markdown import render_page
 from textfiles.rows import rows_of
 from textfiles.shards import write_receipt
@@ -45,9 +45,8 @@ def write_report(miner: SourceMiner, directory: Path) -> dict[str, Any]:
         "own_documents": _distribution([shard["own_scores"] for shard in shards]),
         "examples": _examples(miner),
     }
-    with atomic_file(directory / "report.md") as partial:
-        facts = {**report, "summary": summary(report, miner.settings.limits.num_negatives)}
-        partial.write_text(render_page(Path(__file__).with_name("report.md.jinja"), facts), encoding="utf-8")
+    facts = {**report, "summary": summary(report, miner.settings.limits.num_negatives)}
+    write_text(directory / "report.md", render_page(Path(__file__).with_name("report.md.jinja"), facts))
     write_receipt(directory / REPORT, [directory / "report.md", *miner.pairs.paths()], report)
     return report
 

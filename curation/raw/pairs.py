@@ -11,7 +11,7 @@ from typing import Any
 
 from curation.raw.rows import RawRows
 from curation.raw.rules import PairRule, RawSource
-from textfiles.atomic import atomic_file
+from textfiles.atomic import write_text
 from textfiles.markdown import render_page
 from textfiles.shards import ShardFiles, read_receipt, write_receipt
 from textfiles.writing import write_jsonl
@@ -141,10 +141,9 @@ def finish(source: RawSource, files: ShardFiles) -> dict[str, Any]:
         },
         "samples": [sample for _, sample in samples[:_SAMPLES]],
     }
-    with atomic_file(files.directory / "report.md") as partial:
-        facts = {**report, "source": source}
-        filters = {"json": lambda value: json.dumps(value, ensure_ascii=False)}
-        partial.write_text(render_page(Path(__file__).with_name("report.md.jinja"), facts, filters), encoding="utf-8")
+    filters = {"json": lambda value: json.dumps(value, ensure_ascii=False)}
+    page = render_page(Path(__file__).with_name("report.md.jinja"), {**report, "source": source}, filters)
+    write_text(files.directory / "report.md", page)
     parts = [part for shard in range(files.count) for part in (files.path(shard), files.receipt(shard))]
     write_receipt(files.directory / REPORT, [files.directory / "report.md", *parts], report)
     return report

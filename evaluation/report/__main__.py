@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.reported import PAPER_ENCODERS, PAPER_MODELS
-from textfiles.atomic import atomic_file, remove_leftovers, write_json
+from textfiles.atomic import remove_leftovers, write_json, write_text
 from textfiles.commands import one_line_errors, run_command
 
 
@@ -47,8 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         remove_leftovers(arguments.output_dir)
         plots = draw_plots(report, arguments.output_dir)
         write_json(arguments.output_dir / "report.json", {**as_json(report), "plots": plots, "note": arguments.note})
-        with atomic_file(arguments.output_dir / "report.md") as partial:
-            partial.write_text(report_page(report, plots, arguments.note), encoding="utf-8")
+        write_text(arguments.output_dir / "report.md", report_page(report, plots, arguments.note))
     for model in report.models:
         print(f"{model.label}: {len(model.tasks)} tasks")
     for encoder in report.encoders:

@@ -25,7 +25,7 @@ from nomic_bert.tokenizer_files import open_tokenizer
 from recipes.shared.pair_sources import pair_sources, refuse_equal
 from recipes.shared.ranks import join_ranks
 from recipes.steps.map import FACTS, embed_points, require_libraries, save_map
-from textfiles.atomic import atomic_file, write_json
+from textfiles.atomic import write_json, write_text
 from textfiles.begun import SETTINGS, begin_directory, clear_finished
 from textfiles.commands import one_line_errors
 from textfiles.shards import ShardFiles, deal, write_receipt
@@ -189,8 +189,7 @@ def _report(
     for side, plot in SHARED_PLOTS.items():
         if any(entry[side] for entry in report["shared"]):
             plot_shared(shared[side], names, side, output_dir / plot)
-    with atomic_file(output_dir / _PAGE) as partial:
-        partial.write_text(audit_page(report), encoding="utf-8")
+    write_text(output_dir / _PAGE, audit_page(report))
     write_json(output_dir / _REPORT, report)
 
 

@@ -26,7 +26,7 @@ from recipes.quickstart_text.index import build_index, search
 from recipes.shared.arguments import parse_arguments
 from recipes.shared.training import FINAL
 from recipes.steps.stage1 import build_model
-from textfiles.atomic import atomic_directory, atomic_file, read_json, write_json
+from textfiles.atomic import atomic_directory, read_json, write_json, write_text
 from textfiles.begun import begin_directory, use_alone
 from textfiles.commands import end_at_sigterm, one_line_errors, run_child
 from textfiles.markdown import table
@@ -244,8 +244,7 @@ class Quickstart:
         scores_table = table(header, rows, numbers=len(columns))
         held_out = f"{counts['held_out_seen']:,} held-out pairs of packages that were trained on, and "
         held_out += f"{counts['held_out_unseen']:,} of {' and '.join(self.corpus_settings.unseen_packages)}."
-        with atomic_file(self.directory / "report.md") as partial:
-            partial.write_text(f"{scores_table}\n\n{held_out}\n", encoding="utf-8")
+        write_text(self.directory / "report.md", f"{scores_table}\n\n{held_out}\n")
         print(f"\n{scores_table}\n\n{held_out}\n\nSearch for {QUESTION!r}:")
         for score, name, summary in search(self.model, QUESTION, top=3):
             print(f"  {score:.3f}  {name}: {summary[:80]}")

@@ -40,21 +40,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.processes import HEAVY
+
 ROOT = Path(__file__).parents[2]
 _HOOK = Path(__file__).parent / "hook"
 _TIME_LIMIT = 600  # seconds of one run
 _RESTARTS = 3
-_HEAVY = (
-    "torch",
-    "transformers",
-    "datasets",
-    "sentence_transformers",
-    "accelerate",
-    "recipes.steps.stage1",
-    "recipes.shared.contrastive",
-    "evaluation.harness.commands",
-    "evaluation.glue.command",
-)
+_EVALUATION = ("evaluation.harness.commands", "evaluation.glue.command")
 
 tallies: dict[str, str] = {}  # case -> what was tried and survived; printed at the end of the session
 
@@ -106,7 +98,7 @@ class Trials:
         case.prepare(self._prepared)
         self.inputs = {path.relative_to(self._prepared) for path in self._prepared.rglob("*")}
         self._context: Any = multiprocessing.get_context("forkserver" if case.is_heavy else "spawn")
-        self._context.set_forkserver_preload([__name__, *_HEAVY])
+        self._context.set_forkserver_preload([__name__, *HEAVY, *_EVALUATION])
         self.reset()
         code, self.events, self.seconds = self.run()
         assert code == 0, f"{case.name} fails by itself: {self.printed()}"

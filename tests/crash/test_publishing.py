@@ -3,18 +3,18 @@
 import pytest
 
 from nomic_bert.embedder import load_embedder, save_embedder
-from publishing.manifest import write_manifest
 from tests.checkpoints import save_nomic
 from tests.crash.harness import Case, assert_survives
+from textfiles.replacing import replaceable_directory
 
 
 def prepare(directory):
     """A checkpoint, and what was published of another."""
     save_nomic(directory / "model")
     earlier = save_nomic(directory / "earlier", seed=1)
-    save_embedder(load_embedder(earlier, device="cpu"), directory / "published")
-    (directory / "published" / "README.md").write_text("Earlier.")
-    write_manifest(directory / "published")
+    with replaceable_directory(directory / "published") as written:
+        save_embedder(load_embedder(earlier, device="cpu"), written)
+        (written / "README.md").write_text("Earlier.")
 
 
 CASE = Case("hub_upload", "hub_upload.py", ("model", "me/model", "--output_dir", "published"), prepare)

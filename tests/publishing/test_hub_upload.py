@@ -10,11 +10,11 @@ from huggingface_hub import constants
 import hub_upload
 from nomic_bert.training_record import read_training, write_training
 from publishing import directory as directory_module
-from publishing.manifest import MANIFEST
 from publishing.readers import EXPORT_READERS, READERS
 from publishing.verification import Agreement
 from tests.checkpoints import save_nomic
 from tests.publishing.fake_hub import Repository, running
+from textfiles.replacing import WRITTEN_FILES
 
 FILES = {
     "README.md", "config.json", "model.safetensors", "training.json",
@@ -59,7 +59,7 @@ def test_every_reader_gives_the_checkpoints_embeddings(written):
 def test_the_directory_is_complete_and_holds_nothing_else(written, checkpoint):
     directory, said = written
     found = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
-    assert found == FILES | {MANIFEST}
+    assert found == FILES | {WRITTEN_FILES}
     assert json.loads((directory / "tokenizer_config.json").read_text())["model_max_length"] == 256
     assert read_training(directory) == read_training(checkpoint)
     assert "No token" in said and f"hf upload me/model {directory}" in said

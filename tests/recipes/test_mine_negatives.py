@@ -3,18 +3,18 @@
 import json
 import os
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
 from curation.duplicates import normalize_text
+from curation.mining import miner as mining
 from curation.mining.miner import SourceMiner
 from curation.sources import Source, open_pairs
 from nomic_bert.embedder import load_embedder, save_embedder
 from recipes import mine_negatives
+from tests.processes import Forked, run_ranks
 from tests.trainers.toys import WORDS, encoder, tokenizer
 from textfiles.rows import find_files, rows_of
 from textfiles.writing import write_jsonl
@@ -200,31 +200,22 @@ def test_the_report_tells_how_near_negatives_are(model, tmp_path):
     assert list((tmp_path / "out" / "mine" / ".work").glob("documents-*.npy"))
 
 
-def start(script, *arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run([sys.executable, *script, *arguments], env=environment, capture_output=True, text=True)
+def die(name, calls, *arguments):
+    """Mine, and die without a word at the given call of a function that mining calls for each shard."""
+    module, left = (mining.np if name == "save" else mining), [int(calls)]
+    original = getattr(module, name)
 
+    def dying(*given):
+        left[0] -= 1
+        if left[0] == 0:
+            if name == "write_jsonl":
+                rows, path = given
+                original((row if place < 3 else os.kill(os.getpid(), 9) for place, row in enumerate(rows)), path)
+            os.kill(os.getpid(), 9)
+        return original(*given)
 
-# Dies without a word at the given call of a function that mining calls for each shard.
-DYING = """
-import os, signal, sys
-import curation.mining.miner as mining
-from recipes import mine_negatives
-name, calls = sys.argv[1], int(sys.argv[2])
-module = mining.np if name == "save" else mining
-original = getattr(module, name)
-def die(*arguments):
-    global calls
-    calls -= 1
-    if calls == 0:
-        if name == "write_jsonl":
-            original((row if number < 3 else os.kill(os.getpid(), signal.SIGKILL)
-                      for number, row in enumerate(arguments[0])), arguments[1])
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*arguments)
-setattr(module, name, die)
-mine_negatives.main(sys.argv[3:])
-"""
+    setattr(module, name, dying)
+    mine_negatives.main(list(arguments))
 
 
 @pytest.fixture
@@ -241,20 +232,18 @@ def whole(model, tmp_path):
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_give_the_same_bytes(model, tmp_path, whole, ranks):
     sources, files = whole
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-    run = start([*torchrun, mine_negatives.__file__], *argv(model, tmp_path / "ranks", sources))
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert "1 of 2" not in run.stdout and run.stdout.count("0 of 2 sources") == 1  # ranks, not runs of their own
+    printed = run_ranks(ranks, mine_negatives.__file__, argv(model, tmp_path / "ranks", sources))
+    assert "1 of 2" not in printed and printed.count("0 of 2 sources") == 1  # ranks, not runs of their own
     assert {name: contents(tmp_path / "ranks" / name) for name in files} == files
 
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(model, tmp_path, whole):
     sources, files = whole
-    # in the third of the documents' shards (after five arrays of numbers of each source), then in the second of the pairs'
+    # in the third of the documents' shards (after each source's five arrays), then in the second of the pairs'
     for name, calls, pattern, made in ("save", "13", ".work/documents-*.npy", 2), ("write_jsonl", "2", "pairs-*", 1):
-        run = start(["-c", DYING, name, calls], *argv(model, tmp_path / "again", sources))
-        assert run.returncode == -9, run.stderr[-3000:]
+        killed = Forked(die, [name, calls, *argv(model, tmp_path / "again", sources)])
+        assert killed.wait() == -9, killed.printed[-3000:]
         begun = {path: path.stat().st_mtime_ns for path in (tmp_path / "again" / "mine").glob(pattern)}
         assert len(begun) == made
     assert "num_negatives was " in refusal(argv(model, tmp_path / "again", sources, "--num_negatives", "3"))

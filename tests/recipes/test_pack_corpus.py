@@ -1,8 +1,6 @@
 """Packing as a person runs it: one process or several ranks, once or again."""
 
 import json
-import os
-import subprocess
 import sys
 
 import pytest
@@ -13,6 +11,7 @@ from curation.tokenizer import train_tokenizer
 from recipes import pack_corpus, stage1
 from recipes.steps import pack_corpus as step
 from recipes.steps.stage1 import build_model
+from tests.processes import run_ranks
 from textfiles.writing import write_jsonl
 
 WORDS = ["river", "stone", "house", "light", "paper", "water", "night", "field"]
@@ -46,15 +45,7 @@ def refusal(arguments):
 def test_ranks_and_processes_give_the_same_files(corpus, tmp_path):
     pack_corpus.main(argv(corpus, tmp_path / "one"))
     pack_corpus.main(argv(corpus, tmp_path / "processes", "--num_processes", "2"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    ranks = subprocess.run(
-        [*command, pack_corpus.__file__, *argv(corpus, tmp_path / "ranks")],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert ranks.returncode == 0, ranks.stderr[-3000:]
+    run_ranks(2, pack_corpus.__file__, argv(corpus, tmp_path / "ranks"))
     one = contents(tmp_path / "one")
     assert len(one) == 8
     assert contents(tmp_path / "processes") == one

@@ -1,9 +1,9 @@
-"""Trains a toy model that waits, inside a step, for the test to send a signal; run by test_interruption.py.
+"""Trains a toy model that waits, inside a step, for the test to send a signal; called by test_interruption.py.
 
 Arguments: the output directory, the number of the step to wait in (0: never), and data loader workers.
 """
 
-import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from tests.trainers.toys import blocks, contrastive_trainer, mlm, mlm_trainer
 from trainers.base import StepTrainer
 
 STEPS = 9
+GO_ON = "go_on"
 _SETTINGS: dict[str, Any] = {
     "max_steps": STEPS,
     "save_strategy": "steps",
@@ -23,10 +24,10 @@ _SETTINGS: dict[str, Any] = {
 
 
 class WaitInside(TrainerCallback):
-    """Says that a step has begun, and goes on when the test answers."""
+    """Says that a step has begun, and goes on once the test has made a file."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, go_on: Path) -> None:
+        self.step, self.go_on = step, go_on
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._wait(state.global_step + 1)
@@ -38,7 +39,8 @@ class WaitInside(TrainerCallback):
         if step == self.step:
             self.step = 0
             print("waiting", flush=True)
-            sys.stdin.readline()
+            while not self.go_on.exists():
+                time.sleep(0.01)
 
 
 def make(stage: str, output_dir: Path, workers: int = 0) -> StepTrainer:
@@ -49,18 +51,14 @@ def make(stage: str, output_dir: Path, workers: int = 0) -> StepTrainer:
     return contrastive_trainer(output_dir, **_SETTINGS, dataloader_num_workers=workers)
 
 
-def main(stage: str, output_dir: Path, wait: int, workers: int) -> None:
+def main(stage: str, output_dir: str, wait: str, workers: str) -> None:
     """Train; `final` is written at the end alone."""
-    trainer = make(stage, output_dir, workers)
-    trainer.add_callback(WaitInside(wait))
+    trainer = make(stage, Path(output_dir), int(workers))
+    trainer.add_callback(WaitInside(int(wait), Path(output_dir, GO_ON)))
     try:
         trainer.train()
     except SystemExit as stop:
         # the status of the process can differ on several ranks: gloo's threads now and then abort a Python that ends
         print(f"train() exits with {stop.code}", flush=True)
         raise
-    trainer.save_model(str(output_dir / "final"))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    trainer.save_model(f"{output_dir}/final")

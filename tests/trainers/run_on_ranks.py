@@ -1,6 +1,5 @@
-"""Trains toy models on the ranks that the environment describes; run by test_distributed.py, once for each rank."""
+"""Trains toy models on the ranks that the environment describes; called by test_distributed.py, once for each rank."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +70,9 @@ def refusals(output: Path) -> dict[str, str]:
     return said
 
 
-def main(output: Path) -> None:
+def main(output: str) -> None:
     """Write every result of this rank to `output`/rank<rank>.pt."""
+    output = Path(output)
     grad_cache._CPU_ROW_TOKENS = 40  # several rows in a chunk of 60 tokens, so several forward passes before a backward
     results: dict[str, Any] = {
         "output": str(output),
@@ -98,7 +98,3 @@ def main(output: Path) -> None:
         except KeyboardInterrupt:
             results[f"{name}-resumed"] = run(make(output / f"{name}-killed", **settings, **SAVING), resume=True)
     torch.save(results, output / f"rank{rank_and_ranks()[0]}.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

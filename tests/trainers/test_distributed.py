@@ -1,52 +1,32 @@
 """Two and three gloo ranks against one process at the same global batch."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from nomic_bert.training_record import read_training
-from tests.trainers.run_on_ranks import CONTRASTIVE, MLM, repeating, run
-from tests.trainers.toys import assert_same_gradient, contrastive_trainer, free_port, mlm_trainer
+from tests.processes import run_ranks
+from tests.trainers.run_on_ranks import CONTRASTIVE, MLM, main, repeating, run
+from tests.trainers.toys import assert_same_gradient, contrastive_trainer, mlm_trainer
 from trainers.distributed import gather_with_gradient
 
-ROOT = Path(__file__).parents[2]
 
-
-def run_ranks(output, count):
+def results(output, count):
     """The results of every rank."""
-    port = free_port()
-    common = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    common |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.trainers.run_on_ranks", str(output)],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-    for process in processes:
-        printed, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, printed[-4000:]
+    run_ranks(count, main, [output])
     return [torch.load(output / f"rank{rank}.pt") for rank in range(count)]
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    return run_ranks(tmp_path_factory.mktemp("ranks"), 2)
+    return results(tmp_path_factory.mktemp("ranks"), 2)
 
 
 @pytest.fixture(scope="module")
 def three_ranks(tmp_path_factory):
-    return run_ranks(tmp_path_factory.mktemp("three"), 3)
+    return results(tmp_path_factory.mktemp("three"), 3)
 
 
 @pytest.fixture(scope="module")

@@ -2,52 +2,33 @@
 
 import os
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from transformers import TrainerCallback
 
-from tests.trainers.run_interrupted import STEPS, make
-from tests.trainers.toys import free_port, logged, mlm_trainer
+from tests.processes import Forked, rank_environments
+from tests.trainers.run_interrupted import GO_ON, STEPS, main, make
+from tests.trainers.toys import logged, mlm_trainer
 from trainers import latest_checkpoint
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
 
 
-def start(output_dir, wait, stage="mlm", workers=0, rank=0, ranks=1, port=""):
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    if ranks > 1:
-        environment |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "RANK": str(rank)}
-        environment |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.trainers.run_interrupted", stage, str(output_dir), str(wait), str(workers)],
-        env={**os.environ, **environment},
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # a process group of its own, to signal as a scheduler does
-    )
+def start(output_dir, wait, stage="mlm", workers=0, environment=None):
+    return Forked(main, [stage, output_dir, wait, workers], environment)
 
 
 def wait_for_the_step(process):
-    printed = ""
-    for line in process.stdout:
-        printed += line
-        if line == "waiting\n":
-            return
-    raise AssertionError(printed)
+    process.wait_until(lambda: "waiting\n" in process.printed)
 
 
-def finish(process):
+def finish(process, output_dir):
     """The end of what a process prints, and its exit status."""
-    printed, _ = process.communicate("\n", timeout=240)
-    return printed, process.returncode
+    (output_dir / GO_ON).touch()
+    status = process.wait()
+    return process.printed, status
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +54,7 @@ def test_sigterm_saves_after_the_step_and_resumed_equals_uninterrupted(tmp_path,
     process = start(tmp_path, 5, stage, workers)
     wait_for_the_step(process)
     os.killpg(process.pid, signal.SIGTERM)
-    printed, status = finish(process)
+    printed, status = finish(process, tmp_path)
     assert status == 143, printed
     saved = tmp_path / "checkpoint-5"
     assert f"SIGTERM: stopped after step 5 of {STEPS} and saved {saved}." in printed
@@ -85,7 +66,7 @@ def test_killed_a_run_goes_on_from_its_last_checkpoint(tmp_path, uninterrupted):
     process = start(tmp_path, 6)
     wait_for_the_step(process)
     process.kill()
-    assert finish(process)[1] == -signal.SIGKILL
+    assert process.wait() == -signal.SIGKILL
     assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
     assert_resumed_ends_at(tmp_path, "mlm", uninterrupted["mlm"])
 
@@ -120,12 +101,14 @@ def test_a_stop_inside_an_epoch_is_not_taken_for_its_end(tmp_path):
 
 
 def test_ranks_stop_together_where_one_was_signalled(tmp_path):
-    port = free_port()
-    processes = [start(tmp_path, 5 if rank else 0, rank=rank, ranks=2, port=port) for rank in range(2)]
+    processes = [
+        start(tmp_path, wait, environment=environment)
+        for wait, environment in zip((0, 5), rank_environments(2), strict=True)
+    ]
     wait_for_the_step(processes[1])
-    processes[1].terminate()
+    os.kill(processes[1].pid, signal.SIGTERM)
     for process in reversed(processes):  # the one that waits first
-        printed, _ = finish(process)
+        printed, _ = finish(process, tmp_path)
         assert "train() exits with 143" in printed, printed
     assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
     assert len(list((tmp_path / "checkpoint-5").glob("rng_state_*.pth"))) == 2

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.processes import free_port
 from tests.trainers.run_zero2 import CLIPPING, run
-from tests.trainers.toys import free_port
 from trainers import latest_checkpoint
 
 ROOT = Path(__file__).parents[2]

@@ -1,7 +1,6 @@
 """Tiny models, a word tokenizer and random data for the trainers' tests."""
 
 import random
-import socket
 from typing import Any
 
 import datasets
@@ -156,10 +155,3 @@ def assert_same_gradient(gradient: dict[str, torch.Tensor], expected: dict[str, 
 def logged(trainer: Any, key: str) -> list[float]:
     """The values that a run logged under a key, in order."""
     return [entry[key] for entry in trainer.state.log_history if key in entry]
-
-
-def free_port():
-    """A port of this machine that nothing listens on, as text."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])

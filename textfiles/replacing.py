@@ -1,0 +1,71 @@
+"""Directories that are replaced as long as they hold what was written to them and nothing else.
+
+A list of the files with their hashes lies in the directory. What a person added or changed is never deleted.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from .atomic import atomic_directory, write_json
+
+WRITTEN_FILES = ".nomic-embed-files.json"  # hidden: it is not uploaded
+_EMPTY = "empty directory"
+
+
+@contextmanager
+def replaceable_directory(directory: Path) -> Iterator[Path]:
+    """Yield a new directory to fill, which replaces `directory` as `textfiles.atomic.atomic_directory` does.
+
+    Raises:
+        FileExistsError: as `require_replaceable`, before and after the new directory is filled.
+    """
+    require_replaceable(directory)
+    with atomic_directory(directory) as written:
+        yield written
+        write_json(written / WRITTEN_FILES, dict(_hashes(written)))
+        require_replaceable(directory)  # minutes later
+
+
+def require_replaceable(directory: Path) -> None:
+    """Refuse a directory with anything in it that was added or changed since it was written.
+
+    Raises:
+        FileExistsError: names what would be lost.
+    """
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    try:
+        listed = json.loads((directory / WRITTEN_FILES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise FileExistsError(
+            f"{directory} exists, and nothing says that it may be replaced. Choose another directory, or remove it."
+        ) from None
+    folders = {str(folder) for name in listed for folder in PurePosixPath(name).parents}
+    found = [(name, digest) for name, digest in _hashes(directory) if digest != _EMPTY or name not in folders]
+    lost = sorted(name for name, digest in found if listed.get(name) != digest)
+    if lost:
+        named = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        raise FileExistsError(
+            f"{directory} has files that were added or changed since it was written: {named}. Move them, or choose "
+            "another directory."
+        )
+
+
+def _hashes(directory: Path) -> Iterator[tuple[str, str]]:
+    """Path and SHA-256 of every file but the list. What is not a plain file, a link for example, has no hash."""
+    for folder, subfolders, files in os.walk(directory):
+        if not files and not subfolders:
+            yield Path(folder).relative_to(directory).as_posix(), _EMPTY
+        for path in (Path(folder, name) for name in sorted(files + subfolders)):
+            name = path.relative_to(directory).as_posix()
+            if name == WRITTEN_FILES or (path.is_dir() and not path.is_symlink()):
+                continue
+            if path.is_symlink() or not path.is_file():
+                yield name, ""
+                continue
+            with path.open("rb") as file:
+                yield name, hashlib.file_digest(file, "sha256").hexdigest()
