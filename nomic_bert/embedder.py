@@ -4,12 +4,13 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from safetensors.torch import save_model
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Normalize, Pooling, Transformer
+from sentence_transformers.util import load_file_path
 from transformers import AutoConfig, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
 
@@ -25,6 +26,8 @@ from .embedder_files import (
     write_portable_module_files,
 )
 from .loading_nomic_bert import give_umask_mode, load_adapter_weights
+from .openvino_encoder import OpenVINOEncoder
+from .openvino_int8 import MAXIMA_FILE, measure_input_maxima, read_input_maxima, sample_texts
 from .prompts import PROMPTS
 from .tokenizer_files import make_tokenizer_portable, require_tokenizer_files, require_words
 from .training_record import read_training, write_training
@@ -37,7 +40,8 @@ def load_embedder(
     device: str | None = None,
     layer_norm: bool | None = None,
     rotary_scaling_factor: float | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | Literal["int8"] | None = None,
+    backend: Literal["torch", "openvino"] = "torch",
 ) -> SentenceTransformer:
     """Open any checkpoint of ours, of the authors', or of native transformers as an embedder.
 
@@ -59,27 +63,46 @@ def load_embedder(
             directory's modules say, or where it has none, its training record; else not.
         rotary_scaling_factor: alpha of Eq. 5, for texts beyond the trained length; None: as the configuration says,
             which in the released checkpoints is no scaling.
-        dtype: of the weights; None: as they are stored.
+        dtype: of the weights; None: as they are stored, and in OpenVINO bfloat16 where the CPU has instructions for
+            it. "int8" is for OpenVINO.
+        backend: what computes the encoder. "openvino" is the faster one on CPUs, and only encodes.
 
     Raises:
         FileNotFoundError: the directory has no checkpoint, or no tokenizer.
         ValueError: the checkpoint is another architecture, its encoder is incomplete, its tokenizer is another
-            model's, or its files need what is not supported; the message names the file.
+            model's, its files need what is not supported, or the backend does not have the device or dtype; the
+            message names the file.
     """
+    if backend == "openvino":
+        if device not in (None, "cpu"):
+            raise ValueError(f'backend="openvino" computes on the CPU, not on {device!r}.')
+        embedder = _load_in_torch(checkpoint, max_seq_length, "cpu", layer_norm, rotary_scaling_factor, torch.float32)
+        compute_in_openvino(embedder, checkpoint, None if dtype is None else str(dtype).removeprefix("torch."))
+        return embedder
+    if backend != "torch":
+        raise ValueError(f'backend must be "torch" or "openvino", not {backend!r}.')
+    if isinstance(dtype, str):
+        raise ValueError(f'dtype={dtype!r} needs backend="openvino"; torch takes a torch.dtype.')
+    return _load_in_torch(checkpoint, max_seq_length, device, layer_norm, rotary_scaling_factor, dtype)
+
+
+def _load_in_torch(
+    checkpoint: str | os.PathLike,
+    max_seq_length: int | None,
+    device: str | None,
+    layer_norm: bool | None,
+    rotary_scaling_factor: float | None,
+    dtype: torch.dtype | None,
+) -> SentenceTransformer:
     checkpoint = str(checkpoint)
     require_checkpoint(checkpoint)
     modules = read_module_files(checkpoint)
     adapter_file = find_adapter_config_file(checkpoint)
     if adapter_file is not None and modules is None:
         base = _base_of_adapter(checkpoint, adapter_file)
-        embedder = load_embedder(
-            base,
-            max_seq_length=max_seq_length,
-            device=device,
-            layer_norm=_recorded_layer_norm(checkpoint) if layer_norm is None else layer_norm,
-            rotary_scaling_factor=rotary_scaling_factor,
-            dtype=dtype,
-        )
+        if layer_norm is None:
+            layer_norm = _recorded_layer_norm(checkpoint)
+        embedder = _load_in_torch(base, max_seq_length, device, layer_norm, rotary_scaling_factor, dtype)
         load_adapter_weights(cast(Any, embedder[0]).model, checkpoint)
         return embedder
     source = checkpoint if adapter_file is None else _base_of_adapter(checkpoint, adapter_file)
@@ -98,6 +121,33 @@ def load_embedder(
         embedder = _saved_embedder(checkpoint, modules, max_seq_length, layer_norm, device, settings)
     require_words(embedder, checkpoint)
     return embedder
+
+
+def compute_in_openvino(embedder: SentenceTransformer, checkpoint: str | os.PathLike, precision: str | None) -> None:
+    """Put an `OpenVINOEncoder` in the place of an embedder's model.
+
+    Args:
+        embedder: in torch; changed in place.
+        checkpoint: where it was opened from. For int8, the ranges in it are taken; where it has none, they are measured
+            on a few pages of Python's help, in some seconds.
+        precision: as in `OpenVINOEncoder`.
+
+    Raises:
+        ValueError: as in `OpenVINOEncoder`, or the model holds an adapter, or the directory's ranges are damaged.
+    """
+    transformer = cast(Any, embedder[0])
+    if any(".base_layer." in name for name, _ in transformer.model.named_parameters()):
+        raise ValueError(
+            f'{checkpoint} is an adapter, which backend="openvino" cannot open; merge it: hub_upload.py does.'
+        )
+    maxima = None
+    if precision == "int8":
+        file = load_file_path(str(checkpoint), MAXIMA_FILE)
+        if file is None:
+            maxima = measure_input_maxima(embedder, sample_texts(cast(dict[str, str], embedder.prompts).values()))
+        else:
+            maxima = read_input_maxima(file, transformer.model.config)
+    transformer.model = OpenVINOEncoder(transformer.model, precision, maxima)
 
 
 def _mean_embedder(
@@ -223,7 +273,9 @@ def save_embedder(
 
 
 def _refuse_split_weights(model: Any) -> None:
-    """Refuse the inside of a PeftModel, which would be saved with the names of the adapter's layers."""
+    """Refuse what has no weights to save, and the inside of a PeftModel, whose weights have the adapter's names."""
+    if isinstance(model, OpenVINOEncoder):
+        model.save_pretrained()  # raises
     saves_adapter = getattr(model, "_hf_peft_config_loaded", False) or type(model).__module__.startswith("peft.")
     if not saves_adapter and any(".base_layer." in name for name, _ in model.named_parameters()):
         raise ValueError(

@@ -1,0 +1,208 @@
+"""The encoder computed by OpenVINO, which on CPUs is ahead of torch in every precision."""
+
+import copy
+import importlib.util
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging
+
+from .modeling_nomic_bert import NomicBertModel
+from .rotary_nomic_bert import inverse_frequencies, length_limit, rotary_tables, warn_if_too_long
+from .unpadding_nomic_bert import Sequences
+
+PRECISIONS = ("float32", "bfloat16", "int8")
+
+# Of a call. Attention costs the square of a row, and products cost less a token the more tokens they have.
+_TOKENS, _ROW = 512, 128
+_STEP = 16  # tokens that rows are rounded up to: OpenVINO compiles kernels for every new shape
+_AWAY = -1e9  # added to a score where a token does not attend
+
+logger = logging.get_logger(__name__)
+
+
+class OpenVINOEncoder(nn.Module):
+    """Takes the place of a `NomicBertModel` in an embedder; computes the last hidden state and nothing else.
+
+    Short texts share rows and see only their own tokens, each scaled by its own length, so that an embedding depends on
+    its text alone. Threads may share an encoder.
+
+    Attributes:
+        config: of the model.
+        precision: of the products, one of `PRECISIONS`; what is not a product is computed in float32 or, beside the
+            last two, in bfloat16 where the CPU has it.
+    """
+
+    def __init__(
+        self, model: NomicBertModel, precision: str | None, input_maxima: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        """Compile a model, which is not needed afterwards.
+
+        Args:
+            model: on any device, in any precision.
+            precision: None: bfloat16 where the CPU has instructions for it, else float32.
+            input_maxima: for int8, what `nomic_bert.openvino_int8.measure_input_maxima` found.
+
+        Raises:
+            ValueError: openvino is missing, or there is no such precision.
+        """
+        super().__init__()
+        if importlib.util.find_spec("openvino") is None:
+            raise ValueError('backend="openvino" needs the package openvino: pip install "nomic-embed-hf[openvino]"')
+        import openvino
+
+        from .openvino_graph import build_graph
+        from .openvino_int8 import quantize
+
+        core = openvino.Core()
+        has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision is None:
+            precision = "bfloat16" if has_bfloat16 else "float32"
+            logger.warning_once(f"OpenVINO computes in {precision} here; dtype chooses another precision.")
+        if precision not in PRECISIONS:
+            raise ValueError(f"OpenVINO computes in {', '.join(PRECISIONS)}, not in {precision}.")
+        if precision == "bfloat16" and not has_bfloat16:
+            precision = "float32"
+            logger.warning_once("This CPU has no instructions for bfloat16; OpenVINO computes in float32.")
+        self.config, self.precision = copy.deepcopy(model.config), precision
+        weights = {name: value.detach().cpu().float().numpy() for name, value in model.named_parameters()}
+        quantized = None
+        if precision == "int8":
+            assert input_maxima is not None
+            weights, quantized = quantize(self.config, weights, input_maxima)
+        half = has_bfloat16 and precision != "float32"
+        self._compiled = core.compile_model(
+            build_graph(self.config, weights, quantized),
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "PERFORMANCE_HINT": "LATENCY",
+                "ENABLE_CPU_PINNING": False,  # else several processes would share one core
+            },
+        )
+        self._of_thread = threading.local()
+
+    @property
+    def device(self) -> torch.device:
+        """Always the CPU."""
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the hidden states, whatever the precision of the products."""
+        return torch.float32
+
+    def save_pretrained(self, *_: Any, **__: Any) -> None:
+        """Refuse: the weights are inside the compiled graph."""
+        raise TypeError('An embedder in OpenVINO cannot be saved. Load it without backend="openvino" and save that.')
+
+    def __reduce__(self) -> Any:
+        raise TypeError("An embedder in OpenVINO cannot be copied or sent to another process. Load it again there.")
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput:
+        """Encode a padded batch, or sequences packed into one row, as `NomicBertModel.forward` does.
+
+        Args:
+            input_ids: (batch, tokens).
+            attention_mask: (batch, tokens), 0 at padding; None: no padding.
+            token_type_ids: all 0, or None.
+            cu_seq_lens_q: int32 (sequences + 1,) offsets of sequences packed into one row (1, tokens).
+            return_dict: has no effect.
+
+        Returns:
+            `last_hidden_state` (batch, tokens, hidden) in float32, 0 at padding.
+
+        Raises:
+            ValueError: inputs that contradict each other, or another token type than 0.
+        """
+        if token_type_ids is not None and bool(token_type_ids.any()):
+            raise ValueError("The OpenVINO encoder reads single texts: token_type_ids must be 0.")
+        batch, width = input_ids.shape
+        if cu_seq_lens_q is not None:
+            sequences = Sequences.from_offsets(cu_seq_lens_q, width, torch.device("cpu"))
+        elif attention_mask is not None:
+            sequences = Sequences.from_mask(attention_mask)
+        else:
+            sequences = Sequences.dense(batch, width, torch.device("cpu"))
+        if sequences.max_length > length_limit(self.config):
+            warn_if_too_long(self.config, sequences.max_length)
+        packed = sequences.pack(input_ids)[0].numpy().astype(np.int64)
+        hidden = np.empty((len(packed), self.config.hidden_size), dtype=np.float32)
+        start = 0
+        for rows, width in plan_rows(sequences.lengths):
+            tokens = sum(map(sum, rows))
+            hidden[start : start + tokens] = self._compute(packed[start : start + tokens], rows, width)
+            start += tokens
+        return BaseModelOutput(last_hidden_state=sequences.unpack(torch.from_numpy(hidden)[None]))
+
+    def _compute(self, ids: np.ndarray, rows: list[list[int]], width: int) -> np.ndarray:
+        """Ids of texts (tokens,), in rows of so many tokens at most -> (tokens, hidden)."""
+        texts = np.full((len(rows), width), -1)  # the number of each token's text
+        positions = np.zeros((len(rows), width), dtype=np.int64)
+        first = 0
+        for row, lengths in enumerate(rows):
+            filled = sum(lengths)
+            texts[row, :filled] = np.repeat(np.arange(first, first + len(lengths)), lengths)
+            positions[row, :filled] = np.concatenate([np.arange(length) for length in lengths])
+            first += len(lengths)
+        real = texts >= 0
+        padded = np.zeros_like(positions)
+        padded[real] = ids
+        every = torch.tensor([length for row in rows for length in row])
+        frequencies = inverse_frequencies(self.config, every)[torch.from_numpy(texts.clip(min=0))]
+        cos, sin = (table[:, None].numpy() for table in rotary_tables(frequencies, torch.from_numpy(positions)))
+        attends = real[:, None] if max(map(len, rows)) == 1 else texts[:, :, None] == texts[:, None]
+        mask = np.where(attends[:, None], np.float32(0), np.float32(_AWAY))
+        inputs = {"input_ids": padded, "cos": cos, "sin": sin, "mask": mask}
+        return self._request().infer(inputs, share_inputs=True, share_outputs=True)[0][real]
+
+    def _request(self) -> Any:
+        """The calling thread's own: a request computes one call at a time."""
+        if not hasattr(self._of_thread, "request"):
+            self._of_thread.request = self._compiled.create_infer_request()
+        return self._of_thread.request
+
+
+def plan_rows(lengths: tuple[int, ...]) -> Iterator[tuple[list[list[int]], int]]:
+    """Divide texts among calls of one shape each, in their order.
+
+    Args:
+        lengths: tokens of each text; those of 0 are left out.
+
+    Yields:
+        The lengths of the texts in each row of a call, and the width of its rows in tokens.
+    """
+    rows: list[list[int]] = []
+    width = 0
+    for length in filter(None, lengths):
+        if rows and sum(rows[-1]) + length <= width:
+            rows[-1].append(length)
+        elif rows and length <= width and (len(rows) + 1) * width <= _TOKENS:
+            rows.append([length])
+        else:
+            if rows:
+                yield rows, _narrowed(rows)
+            rows, width = [[length]], max(_rounded(length), _ROW)
+    if rows:
+        yield rows, _narrowed(rows)
+
+
+def _narrowed(rows: list[list[int]]) -> int:
+    return _rounded(max(map(sum, rows)))
+
+
+def _rounded(length: int) -> int:
+    return -(-length // _STEP) * _STEP
