@@ -28,6 +28,7 @@ ALLOWED = {
 PARTS = ALLOWED.keys() | {"tests"}
 EXTRAS = {
     "textfiles": {"train"},
+    "nomic_bert": {"openvino"},
     "curation": {"train", "map"},
     "trainers": {"train"},
     "evaluation": {"train", "evaluation"},
