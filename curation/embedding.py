@@ -1,10 +1,10 @@
-"""Embeddings of queries and documents by any model of sentence-transformers, for filtering and mining."""
+"""Embeddings of queries and documents by any model of sentence-transformers: to filter, to mine, and to keep."""
 
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -12,8 +12,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
 
-from nomic_bert.encoding import encode_by_tokens, texts_that_fit
+from nomic_bert.encoding import EncodedBatch, encode_by_tokens, texts_that_fit
 from nomic_bert.tokenizer_files import require_words
+from textfiles.settings import did_you_mean
 
 Side = Literal["query", "document"]
 _PROMPT_NAMES: dict[Side, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
@@ -21,13 +22,11 @@ _GPU_TEXTS, _CPU_TEXTS = 8_192, 1_024  # at once: batches for a GPU; a CPU's pro
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EmbedderSettings:
-    """The model that judges how near texts are.
+class ModelSettings:
+    """The model that embeds, and how it is run.
 
     Attributes:
         model_name_or_path: directory or hub name of any model that sentence-transformers opens, ours among them.
-        query_prompt: text put before every query; "" for none; null: what the model's own `encode_query` puts there.
-        document_prompt: text put before every document, likewise, as the model's own `encode_document`.
         max_seq_length: tokens after which texts are cut; null: the model's limit.
         tokens_per_batch: tokens that a batch may reach, padding included; null: 2,048 on a CPU, on a GPU as much as
             its free memory holds, 65,536 at most. An embedding's last bits may depend on it, so give a number if other
@@ -37,8 +36,6 @@ class EmbedderSettings:
     """
 
     model_name_or_path: str
-    query_prompt: str | None = None
-    document_prompt: str | None = None
     max_seq_length: int | None = None
     tokens_per_batch: int | None = None
     precision: str = "float32"
@@ -63,7 +60,27 @@ class EmbedderSettings:
         return {**settings, "weights": [[file.name, _hash_file(file)] for file in weights]}
 
 
-class PairEmbedder:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbedderSettings(ModelSettings):
+    """The model that judges how near texts are.
+
+    Attributes:
+        query_prompt: text put before every query; "" for none; null: what the model's own `encode_query` puts there.
+        document_prompt: text put before every document, likewise, as the model's own `encode_document`.
+    """
+
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+
+
+class Prompt(NamedTuple):
+    """What a model is told about a text: which side it is, if it is one, and the text put before it."""
+
+    side: Side | None
+    text: str
+
+
+class TextEmbedder:
     """A model and how it is called.
 
     Args:
@@ -74,7 +91,7 @@ class PairEmbedder:
         OSError: there is no such model.
     """
 
-    def __init__(self, settings: EmbedderSettings, device: str | torch.device) -> None:
+    def __init__(self, settings: ModelSettings, device: str | torch.device) -> None:
         self.settings = settings
         self.model = SentenceTransformer(
             settings.model_name_or_path,
@@ -87,7 +104,7 @@ class PairEmbedder:
             self.model.max_seq_length = settings.max_seq_length
 
     def encode(self, side: Side, texts: list[str], prompt: str | None = None) -> Tensor:
-        """Embed some texts.
+        """Embed some queries or documents.
 
         Args:
             side: what the texts are.
@@ -97,28 +114,61 @@ class PairEmbedder:
         Returns:
             (n, dim) in float32 and of unit length, on the CPU.
         """
-        if prompt is None:
+        if prompt is None and isinstance(self.settings, EmbedderSettings):
             prompt = self.settings.query_prompt if side == "query" else self.settings.document_prompt
-        if _sides_differ_in_prompts_alone(self.model):
-            own = _own_prompt(self.model, side) if prompt is None else prompt
-            embeddings = torch.from_numpy(
-                encode_by_tokens(self.model, texts, prompt=own, tokens_per_batch=self.settings.tokens_per_batch)
-            )
-        else:
-            embeddings = self._encode_by_task(side, texts, prompt)
-        return torch.nn.functional.normalize(embeddings.float(), dim=1).cpu()
+        text = _own_prompt(self.model, side) if prompt is None else prompt
+        return torch.nn.functional.normalize(self.encode_under(Prompt(side, text), texts), dim=1)
+
+    def named_prompt(self, name: str) -> Prompt:
+        """The prompt that the model has under a name.
+
+        `query` and `document` stand for its own `encode_query` and `encode_document`, even if these put nothing there.
+
+        Raises:
+            ValueError: the model has no prompt of that name.
+        """
+        if name in _PROMPT_NAMES:
+            side: Side = "query" if name == "query" else "document"
+            return Prompt(side, _own_prompt(self.model, side))
+        if name not in self.model.prompts:
+            known = dict.fromkeys([*_PROMPT_NAMES, *self.model.prompts])
+            raise ValueError(f"the model has no prompt {name!r}; {did_you_mean(name, known, 'prompts')}")
+        return Prompt(None, str(self.model.prompts[name]))
+
+    def encode_under(
+        self, prompt: Prompt, texts: list[str], on_batch: Callable[[EncodedBatch], None] | None = None
+    ) -> Tensor:
+        """Embed some texts under a prompt.
+
+        Args:
+            prompt: from `named_prompt`.
+            texts: n texts.
+            on_batch: as for `nomic_bert.encoding.encode_by_tokens`.
+
+        Returns:
+            (n, dim) in float32, on the CPU, as the model's modules leave them.
+        """
+        if prompt.side is not None and not _sides_differ_in_prompts_alone(self.model):
+            embeddings = self._encode_by_task(prompt.side, texts, prompt.text)
+            if on_batch is not None:
+                on_batch(EncodedBatch(list(range(len(texts))), None, None))
+            return embeddings
+        tokens = self.settings.tokens_per_batch
+        found = encode_by_tokens(self.model, texts, prompt=prompt.text, tokens_per_batch=tokens, on_batch=on_batch)
+        return torch.from_numpy(found)
 
     @property
     def texts_at_once(self) -> int:
         """Texts that are worth giving to `encode` at once."""
         return _CPU_TEXTS if self.model.device.type == "cpu" else _GPU_TEXTS
 
-    def _encode_by_task(self, side: Side, texts: list[str], prompt: str | None) -> Tensor:
+    def _encode_by_task(self, side: Side, texts: list[str], prompt: str) -> Tensor:
         """By the model's own `encode_query` or `encode_document`, 32 texts at once or as many as surely fit."""
         encode = {"query": self.model.encode_query, "document": self.model.encode_document}[side]
         tokens = self.settings.tokens_per_batch
         most = 32 if tokens is None else texts_that_fit(self.model, tokens)
-        return encode(texts, prompt=prompt, batch_size=most, convert_to_tensor=True, show_progress_bar=False)
+        found = encode(texts, prompt=prompt, batch_size=most, convert_to_tensor=True, show_progress_bar=False)
+        return found.float().cpu()
 
 
 def _sides_differ_in_prompts_alone(model: SentenceTransformer) -> bool:

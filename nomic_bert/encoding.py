@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.modules import LayerNorm, Normal
 from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import BatchEncoding, DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from .configuration_nomic_bert import NomicBertConfig
 from .openvino_encoder import OpenVINOEncoder
@@ -37,6 +37,20 @@ _own_tokenizers: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, P
 )
 
 
+class EncodedBatch(NamedTuple):
+    """What `encode_by_tokens` has read of some texts.
+
+    Attributes:
+        numbers: of the texts, counted from 0.
+        tokens: of each, prompt and special tokens included, after truncation; None: they are not known.
+        truncated: how many of the texts were longer than the model reads; None: not known.
+    """
+
+    numbers: list[int]
+    tokens: list[int] | None
+    truncated: int | None
+
+
 def encode_by_tokens(
     embedder: SentenceTransformer,
     texts: str | Sequence[str],
@@ -45,6 +59,7 @@ def encode_by_tokens(
     tokens_per_batch: int | None = None,
     normalize: bool = False,
     description: str | None = None,
+    on_batch: Callable[[EncodedBatch], None] | None = None,
 ) -> np.ndarray:
     """Embed texts of any lengths as `embedder.encode` does, with little or no padding and no token read twice.
 
@@ -64,6 +79,7 @@ def encode_by_tokens(
             a CPU; on a GPU what its free memory holds, 65,536 at most.
         normalize: whether embeddings are brought to unit length after the model's own modules.
         description: of the progress bar, which counts texts and estimates the time left from characters; None: no bar.
+        on_batch: called when the embeddings of a batch are there.
 
     Returns:
         (n, dim) in float32, in the order of the texts; (dim,) for one text, as `encode` returns it.
@@ -88,9 +104,15 @@ def encode_by_tokens(
     elif _tokenizes_ahead(embedder, prompt):
         embed, packed = _embed_padded, False
     else:
-        return _encode(embedder, texts, prompt, tokens_per_batch, normalize, description)
-    batches = _batches(_tokenized(embedder, texts, prompt, packed), tokens_per_batch, packed)
+        embeddings = _encode(embedder, texts, prompt, tokens_per_batch, normalize, description)
+        if on_batch is not None:
+            on_batch(EncodedBatch(list(range(len(texts))), None, None))
+        return embeddings
+    truncated: set[int] | None = None if on_batch is None else set()
+    batches = _batches(_tokenized(embedder, texts, prompt, packed, truncated), tokens_per_batch, packed)
     results = _embedded(embedder, embed, batches, normalize)
+    if on_batch is not None and truncated is not None:
+        results = _told(results, truncated, on_batch)
     return _collect(results, [len(text) for text in texts], description)
 
 
@@ -205,18 +227,39 @@ def _tokens_that_fit(free: int, width: int, value_bytes: int) -> int:
     return min(max(free // 2 // (32 * width * value_bytes), least), most)
 
 
-def _tokenized(embedder: SentenceTransformer, texts: list[str], prompt: str, packed: bool) -> Iterator[_Batch]:
-    """Blocks of tokenized texts, the longest first: if a batch is too large for the memory, it is the first."""
+def _tokenized(
+    embedder: SentenceTransformer, texts: list[str], prompt: str, packed: bool, truncated: set[int] | None
+) -> Iterator[_Batch]:
+    """Blocks of tokenized texts, the longest first: if a batch is too large for the memory, it is the first.
+
+    The numbers of truncated texts are added to `truncated` before their block comes.
+    """
     tokenizer = _own_tokenizer(cast(PreTrainedTokenizerBase, embedder.tokenizer))
     extras = {"return_attention_mask": False, "return_token_type_ids": False} if packed else {}
 
     def tokenize(numbers: list[int]) -> _Batch:
         found = tokenizer([prompt + texts[number] for number in numbers], truncation="longest_first", **extras)
+        if truncated is not None:
+            truncated.update(_truncated(tokenizer, found, numbers, texts, prompt))
         each = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
         return sorted(zip(numbers, each, strict=True), key=_length, reverse=True)
 
     blocks = _blocks([len(prompt) + len(text) + _CHARACTERS_OF_A_TEXT for text in texts])
     return map(tokenize, blocks) if embedder.device.type == "cpu" else _one_ahead(tokenize, blocks)
+
+
+def _truncated(
+    tokenizer: PreTrainedTokenizerBase, found: BatchEncoding, numbers: list[int], texts: list[str], prompt: str
+) -> list[int]:
+    """Which of the texts that were tokenized lost tokens."""
+    if found.encodings is not None:
+        return [number for number, encoding in zip(numbers, found.encodings, strict=True) if encoding.overflowing]
+    full = zip(numbers, found["input_ids"], strict=True)  # a tokenizer in Python does not say
+    most = tokenizer.model_max_length
+    longest = [number for number, ids in full if len(ids) >= most]
+    return [
+        n for n in longest if len(tokenizer(prompt + texts[n], verbose=False)["input_ids"]) > tokenizer.model_max_length
+    ]
 
 
 def _own_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -300,6 +343,16 @@ def _embedded(
         waiting = batch, embeddings
     if waiting is not None:
         yield waiting[0], waiting[1].float().cpu().numpy()
+
+
+def _told(
+    results: Iterable[tuple[_Batch, np.ndarray]], truncated: set[int], on_batch: Callable[[EncodedBatch], None]
+) -> Iterator[tuple[_Batch, np.ndarray]]:
+    """The results as they are, each reported once it is there."""
+    for batch, part in results:
+        numbers = [number for number, _ in batch]
+        on_batch(EncodedBatch(numbers, [_length(text) for text in batch], len(truncated.intersection(numbers))))
+        yield batch, part
 
 
 def _collect(

@@ -272,12 +272,21 @@ def _rows(file: Path, progress: tqdm | None = None) -> Rows:
 def _documents(rows: Rows, unique: Container[str] | None = None) -> Iterator[Document]:
     seen: set[str] = set()
     for where, row in rows:
-        name = id_of(row, "_id", where)
-        if unique is None or name in unique:
-            _add_once(seen, name, where)
-        title = row.get("title")
-        title = "" if title is None else check_text(title, f"{where}, column 'title'", may_be_blank=True)
-        yield Document(name, title.strip(), text_of(row, "text", where, may_be_blank=True))
+        document = document_of(row, where)
+        if unique is None or document.id in unique:
+            _add_once(seen, document.id, where)
+        yield document
+
+
+def document_of(row: Mapping[str, Any], where: str) -> Document:
+    """A row of a corpus as a document.
+
+    Raises:
+        ValueError: the id is neither text nor a whole number, or title or text is no text.
+    """
+    title = row.get("title")
+    title = "" if title is None else check_text(title, f"{where}, column 'title'", may_be_blank=True)
+    return Document(id_of(row, "_id", where), title.strip(), text_of(row, "text", where, may_be_blank=True))
 
 
 def _queries(rows: Rows, wanted: Container[str] | None) -> Iterator[tuple[str, str]]:

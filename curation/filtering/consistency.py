@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from curation.embedding import PairEmbedder, Side, embed_distinct
+from curation.embedding import Side, TextEmbedder, embed_distinct
 from curation.search import ranks, top_k
 from curation.sources import Source, is_hub_id
 from textfiles.atomic import atomic_file
@@ -152,7 +152,7 @@ class EmbeddedPairs:
         return cls(**loaded)
 
 
-def embed_pairs(pairs: datasets.Dataset, rows: np.ndarray, embedder: PairEmbedder, progress: tqdm) -> EmbeddedPairs:
+def embed_pairs(pairs: datasets.Dataset, rows: np.ndarray, embedder: TextEmbedder, progress: tqdm) -> EmbeddedPairs:
     """Embed the queries and, separately, the documents of some rows; equal texts once.
 
     Args:
@@ -211,7 +211,7 @@ class SourceFilter:
         """Whether all files of a sample are there and whole: its counts are written last."""
         return read_receipt(self.files("audit", ".json").path(sample)) is not None
 
-    def run(self, sample: int, rows: np.ndarray, embedder: PairEmbedder, progress: tqdm) -> None:
+    def run(self, sample: int, rows: np.ndarray, embedder: TextEmbedder, progress: tqdm) -> None:
         """Judge the rows of a sample and write its files.
 
         Args:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from curation.embedding import PairEmbedder, embed_distinct
+from curation.embedding import TextEmbedder, embed_distinct
 from curation.mining.negatives import NegativeLimits, draw_random, nearest_documents
 from curation.mining.tasks import MiningTask
 from textfiles.atomic import atomic_file
@@ -75,7 +75,7 @@ class SourceMiner:
         self.pairs = ShardFiles(directory, "pairs", num_pair_shards, ".jsonl.gz")
         self.scores = ShardFiles(work, "scores", num_pair_shards, ".npz")
 
-    def embed_documents(self, shards: Sequence[int], embedder: PairEmbedder, progress: tqdm) -> None:
+    def embed_documents(self, shards: Sequence[int], embedder: TextEmbedder, progress: tqdm) -> None:
         """Write the embeddings of the documents of some shards; those that are there are not made again.
 
         Args:
@@ -99,7 +99,7 @@ class SourceMiner:
                 progress.update(len(numbers))
 
     def mine_pairs(
-        self, shards: Sequence[int], embedder: PairEmbedder | None, device: torch.device, progress: tqdm
+        self, shards: Sequence[int], embedder: TextEmbedder | None, device: torch.device, progress: tqdm
     ) -> None:
         """Write the pairs of some shards with their negatives; shards that are there are not made again.
 
@@ -141,7 +141,7 @@ class SourceMiner:
         self,
         start: int,
         batch: dict[str, list],
-        embedder: PairEmbedder | None,
+        embedder: TextEmbedder | None,
         device: torch.device,
         progress: tqdm,
     ) -> _Mined:
@@ -169,7 +169,7 @@ class SourceMiner:
         return draw_random(numbering.num_candidates, excluded, settings.limits.num_negatives, key)
 
     def _nearest(
-        self, rows: np.ndarray, queries: list[str], embedder: PairEmbedder, device: torch.device, progress: tqdm
+        self, rows: np.ndarray, queries: list[str], embedder: TextEmbedder, device: torch.device, progress: tqdm
     ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
         """Negatives of some pairs, the cosines of all of them, and those of the pairs' own documents."""
 

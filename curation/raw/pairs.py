@@ -12,6 +12,7 @@ from typing import Any
 from curation.raw.rows import RawRows
 from curation.raw.rules import PairRule, RawSource
 from textfiles.atomic import write_text
+from textfiles.lengths import summarize
 from textfiles.markdown import render_page
 from textfiles.shards import ShardFiles, read_receipt, write_receipt
 from textfiles.writing import write_jsonl
@@ -19,7 +20,6 @@ from textfiles.writing import write_jsonl
 REPORT = "report.json"
 _SAMPLES = 10
 _SHOWN = 300  # characters of a text in a sample
-_PERCENTILES = (50, 90, 99)
 _UNITS = ("query characters", "query words", "document characters", "document words")
 
 
@@ -147,27 +147,3 @@ def finish(source: RawSource, files: ShardFiles) -> dict[str, Any]:
     parts = [part for shard in range(files.count) for part in (files.path(shard), files.receipt(shard))]
     write_receipt(files.directory / REPORT, [files.directory / "report.md", *parts], report)
     return report
-
-
-def summarize(histograms: list[list[tuple[int, int]]]) -> dict[str, float]:
-    """Mean, percentiles and maximum of lengths.
-
-    Args:
-        histograms: lists of (length, count).
-
-    Returns:
-        `mean`, `p50`, `p90`, `p99`, `max`. A percentile is the least length that so many percent do not exceed.
-    """
-    merged: Counter[int] = Counter()
-    for histogram in histograms:
-        merged.update(dict(histogram))
-    lengths, total = sorted(merged), merged.total()
-    summary: dict[str, float] = {"mean": round(sum(length * merged[length] for length in lengths) / total, 1)}
-    for percent in _PERCENTILES:
-        reached = 0
-        for length in lengths:
-            reached += merged[length]
-            if 100 * reached >= percent * total:
-                summary[f"p{percent}"] = length
-                break
-    return {**summary, "max": lengths[-1]}

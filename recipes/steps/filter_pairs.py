@@ -7,7 +7,7 @@ from pathlib import Path
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from curation.embedding import EmbedderSettings, PairEmbedder
+from curation.embedding import EmbedderSettings, TextEmbedder
 from curation.filtering.consistency import KeepRule, Samples, SourceFilter
 from curation.filtering.report import summary_table, write_report
 from curation.sources import Source, open_pairs
@@ -54,7 +54,7 @@ def filter_pairs(args: FilterArguments, rule: KeepRule, settings: EmbedderSettin
     jobs = [(job, sample) for job in filters for sample in range(job.samples.count)]
     mine = deal(jobs, state.process_index, state.num_processes)
     todo = [(job, sample) for job, sample in mine if not job.is_done(sample)]
-    embedder = PairEmbedder(settings, state.device) if todo else None
+    embedder = TextEmbedder(settings, state.device) if todo else None
     if state.is_main_process:  # now that rows, settings and model were accepted
         _begin(args, rule, settings, sources)
         done = sum(job.is_done(sample) for job, sample in jobs)
@@ -89,7 +89,7 @@ def _prepare(args: FilterArguments, rule: KeepRule, source: Source) -> SourceFil
     )
 
 
-def _run(jobs: list[tuple[SourceFilter, int]], embedder: PairEmbedder, state: PartialState) -> None:
+def _run(jobs: list[tuple[SourceFilter, int]], embedder: TextEmbedder, state: PartialState) -> None:
     total = 2 * sum(-(-job.samples.num_rows // job.samples.count) for job, _ in jobs)
     with tqdm(total=total, unit="text", unit_scale=True, disable=not state.is_main_process) as progress:
         for name, members in groupby(jobs, key=lambda each: each[0].source.name):

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from curation.embedding import EmbedderSettings, PairEmbedder
+from curation.embedding import EmbedderSettings, TextEmbedder
 from curation.mining.miner import MiningSettings, SourceMiner
 from curation.mining.negatives import NegativeLimits
 from curation.mining.report import REPORT, summary, write_report
@@ -80,7 +80,7 @@ def mine_negatives(args: MineArguments, settings: EmbedderSettings) -> None:
     # Asked before any rank can go on to mine, so that all have the same list.
     todo = [source for source in sources if read_receipt(Path(args.output_dir, source.name, REPORT)) is None]
     searched = any(source.draw == "nearest" for source in todo)
-    embedder = PairEmbedder(settings, state.device) if searched else None
+    embedder = TextEmbedder(settings, state.device) if searched else None
     with state.main_process_first():
         begun = _begin(args, settings, sources) if state.is_main_process else []
         tasks = _open(todo, args, begun)
@@ -119,7 +119,7 @@ def _begin(args: MineArguments, settings: EmbedderSettings, sources: list[Mining
     return begun
 
 
-def _mine(task: MiningTask, args: MineArguments, embedder: PairEmbedder | None, state: PartialState) -> None:
+def _mine(task: MiningTask, args: MineArguments, embedder: TextEmbedder | None, state: PartialState) -> None:
     source, directory = task.source, Path(args.output_dir, task.source.name)
     miner = SourceMiner(task, directory, directory / _WORK, _settings(args, source))
     if embedder is not None and miner.documents.count:

@@ -48,6 +48,11 @@ def prepare_corpus(directory):
     write_pairs(directory)
 
 
+def prepare_vectors(directory):
+    save_nomic(directory / "model")
+    write_jsonl([{"text": text} for text in texts(30, 3)], directory / "corpus.jsonl.gz")
+
+
 SOURCES = json.dumps([{"name": "pairs", "path": "pairs.jsonl", **PREFIXES}])
 EMBEDDER = ("--model_name_or_path", "model", "--sources", SOURCES, "--output_dir", "outputs")
 TOKENIZER = ("--tokenizer", "tokenizer", "--output_dir", "outputs")
@@ -64,6 +69,25 @@ CASES = [
         "recipes/mine_negatives.py",
         (*EMBEDDER, "--documents_per_shard", "5", "--rows_per_shard", "5", "--num_negatives", "2"),
         prepare_embedder,
+    ),
+    Case(
+        "embed",
+        "recipes/embed.py",
+        (
+            "--model_name_or_path",
+            "model",
+            "--texts",
+            "corpus.jsonl.gz",
+            "--columns",
+            "[text]",
+            "--dtype",
+            "int8",
+            "--rows_per_shard",
+            "12",
+            "--output_dir",
+            "outputs",
+        ),
+        prepare_vectors,
     ),
     Case(
         "pack_corpus",

@@ -7,7 +7,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
 
-from curation.embedding import EmbedderSettings, PairEmbedder, embed_distinct, text_key
+from curation.embedding import EmbedderSettings, TextEmbedder, embed_distinct, text_key
 from nomic_bert.embedder import load_embedder, save_embedder
 from tests.checkpoints import save_nomic, save_other
 
@@ -90,7 +90,7 @@ def test_embeddings_are_the_models_own_of_queries_and_documents(tmp_path, make, 
     for length, tokens in (None, None), (30, 64), (30, 1):
         if length:
             alone.max_seq_length = length
-        embedder = PairEmbedder(settings(directory, max_seq_length=length, tokens_per_batch=tokens), "cpu")
+        embedder = TextEmbedder(settings(directory, max_seq_length=length, tokens_per_batch=tokens), "cpu")
         embedder.model.prompts = alone.prompts
         for side, own in ("query", alone.encode_query), ("document", alone.encode_document):
             for prompt in (None, "", "some words: "):
@@ -106,7 +106,7 @@ def test_embeddings_are_the_models_own_of_queries_and_documents(tmp_path, make, 
 @pytest.mark.parametrize(("make", "most"), [(ours, 64), (routed_at_the_end, 2)])
 def test_batches_are_of_so_many_tokens(tmp_path, make, most):
     make(tmp_path)
-    embedder = PairEmbedder(settings(str(tmp_path / "model"), max_seq_length=32, tokens_per_batch=64), "cpu")
+    embedder = TextEmbedder(settings(str(tmp_path / "model"), max_seq_length=32, tokens_per_batch=64), "cpu")
     sizes = []
     embedder.model[0].register_forward_pre_hook(
         lambda _, inputs: sizes.append(inputs[0]["input_ids"].shape[make is ours])
@@ -128,7 +128,7 @@ def settings(model, **changes):
     ],
 )
 def test_prompts_are_the_models_unless_said(model, changes, given, before):
-    embedder = PairEmbedder(settings(model, **changes), "cpu")
+    embedder = TextEmbedder(settings(model, **changes), "cpu")
     plain = SentenceTransformer(model, device="cpu")
     for side in ("query", "document"):
         expected = plain.encode([before[side] + text for text in TEXTS], prompt="", normalize_embeddings=True)
@@ -137,7 +137,7 @@ def test_prompts_are_the_models_unless_said(model, changes, given, before):
 
 
 def test_texts_are_cut_and_weights_are_in_the_precision_that_is_said(model):
-    short = PairEmbedder(settings(model, max_seq_length=8, precision="bfloat16"), "cpu")
+    short = TextEmbedder(settings(model, max_seq_length=8, precision="bfloat16"), "cpu")
     assert next(short.model.parameters()).dtype == torch.bfloat16
     one, other = short.encode("query", ["river " * 20, "river " * 30])
     assert torch.equal(one, other)

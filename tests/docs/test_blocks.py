@@ -1,5 +1,6 @@
 """Every block of Python and every command of the README and the guides that can run here does, on a tiny model."""
 
+import contextlib
 import json
 import re
 import runpy
@@ -38,7 +39,19 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]  # three steps: the first, of warmup, has a rate of 0
     (folder / "my.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     (folder / "recipes").symlink_to(REPOSITORY / "recipes")
+    (embed,) = (block for block in runnable("bash") if "recipes/embed.py" in block.code)
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        run_commands(embed, patch)  # the vectors that a block of Python reads
     return folder
+
+
+def run_commands(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, where the libraries are imported already."""
+    for line in block.code.replace("\\\n", " ").splitlines():
+        program = next(program for program in PROGRAMS if line.startswith(program + " "))
+        script, *arguments = shlex.split(line.removeprefix(program), comments=True)
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        runpy.run_path(script, run_name="__main__")
 
 
 @pytest.mark.parametrize("block", runnable("python"), ids=str)
@@ -49,17 +62,12 @@ def test_python_runs(block: Block, published: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("block", runnable("bash"), ids=str)
 def test_a_command_runs(block: Block, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this process, where the libraries are imported already."""
     monkeypatch.chdir(published)
-    for line in block.code.replace("\\\n", " ").splitlines():
-        program = next(program for program in PROGRAMS if line.startswith(program + " "))
-        script, *arguments = shlex.split(line.removeprefix(program), comments=True)
-        monkeypatch.setattr(sys, "argv", [script, *arguments])
-        runpy.run_path(script, run_name="__main__")
+    run_commands(block, monkeypatch)
 
 
 def test_the_pages_have_blocks_to_run() -> None:
-    assert [len(runnable("python")), len(runnable("bash"))] == [6, 2]
+    assert [len(runnable("python")), len(runnable("bash"))] == [7, 3]
 
 
 def test_finetuning_as_in_the_readme_leaves_an_embedder(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:

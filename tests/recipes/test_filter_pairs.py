@@ -98,7 +98,7 @@ def test_a_finished_run_is_not_done_again(settings, tmp_path, monkeypatch):
     arguments = [*settings, "--output_dir", str(tmp_path / "out"), "--sample_size", "80"]
     filter_pairs.main(arguments)
     before = contents(tmp_path / "out")
-    monkeypatch.setattr(step, "PairEmbedder", None)  # would be called to judge a sample
+    monkeypatch.setattr(step, "TextEmbedder", None)  # would be called to judge a sample
     filter_pairs.main(arguments)
     assert contents(tmp_path / "out") == before
 

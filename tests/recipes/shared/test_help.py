@@ -15,6 +15,7 @@ from recipes.shared.help import attribute_meanings, help_page, own_keys, trainin
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 STEPS = {
     "audit": "recipes.steps.audit:audit",
+    "embed": "recipes.steps.embed:embed",
     "filter_pairs": "recipes.steps.filter_pairs:filter_pairs",
     "make_pairs": "recipes.steps.make_pairs:make_pairs",
     "mine_negatives": "recipes.steps.mine_negatives:mine_negatives",
