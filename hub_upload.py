@@ -1,9 +1,12 @@
-"""Turn a checkpoint into a hub repository that every reader opens, prove it, and upload it when told.
+"""Turn a checkpoint into a hub repository that every reader opens, or data into a data set, and upload it when told.
 
 python hub_upload.py CHECKPOINT OWNER/NAME [--output_dir DIR] [--onnx] [--openvino] [--private] [--yes]
+python hub_upload.py --dataset DIR OWNER/NAME [--output_dir DIR] [--license ID] [--private] [--yes]
 
-The directory is written and verified first: transformers and sentence-transformers, with and without this package, and
-ONNX Runtime and OpenVINO where exported, must give the checkpoint's own embeddings up to the last length. Then the
+DIR is the output of make_pairs, filter_pairs, mine_negatives, pack_corpus or embed; its rows become parquet files, with
+a card of what its steps recorded.
+The directory of a checkpoint is verified first: transformers and sentence-transformers, with and without this package,
+and ONNX Runtime and OpenVINO where exported, must give the checkpoint's own embeddings up to the last length. Then the
 command shows what it would upload. Without a token (`hf auth login`, or HF_TOKEN) or a network nothing is uploaded, and
 the directory stays.
 """
@@ -20,14 +23,22 @@ from textfiles.commands import one_line_errors, run_command
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Do as the command line says."""
-    args = _parser().parse_args(argv)
-    # These import torch, which --help does not need.
-    from publishing.directory import DirectorySettings, write_directory
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if (args.checkpoint is None) == (args.dataset is None):
+        parser.error("give a checkpoint or --dataset DIR, and then OWNER/NAME")
     from publishing.upload import require_repo_id
 
     with one_line_errors():
         require_repo_id(args.repo_id)
         directory = Path(args.output_dir or Path("outputs", "hub", *args.repo_id.split("/")))
+        if args.dataset is not None:
+            _write_dataset(args, directory)
+            publish(directory, args)
+            return
+        # it imports torch, which --help and a data set do not need
+        from publishing.directory import DirectorySettings, write_directory
+
         settings = DirectorySettings(
             checkpoint=args.checkpoint,
             repo_id=args.repo_id,
@@ -44,6 +55,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         publish(directory, args)
 
 
+def _write_dataset(args: argparse.Namespace, directory: Path) -> None:
+    """Write the directory of a data set."""
+    from publishing.dataset import DatasetSettings, write_dataset
+
+    print(f"Writing {directory}", flush=True)
+    settings = DatasetSettings(
+        directory=args.dataset, repo_id=args.repo_id, license=args.license, languages=args.language
+    )
+    write_dataset(settings, directory)
+
+
 def publish(directory: Path, args: argparse.Namespace) -> None:
     """Show what an upload would do, and do it if told."""
     from publishing.upload import plan_upload, upload
@@ -52,12 +74,14 @@ def publish(directory: Path, args: argparse.Namespace) -> None:
     if token is None:
         print(
             f"No token, so nothing was uploaded: {directory} is ready. Log in (`hf auth login`) and "
-            f"run this again, or: hf upload {args.repo_id} {directory}"
+            f"run this again, or: hf upload {'' if args.dataset is None else '--repo-type dataset '}"
+            f"{args.repo_id} {directory}"
         )
         return
     api = huggingface_hub.HfApi(token=token)
     try:
-        plan = plan_upload(api, directory, args.repo_id, args.revision, args.private)
+        kind = "model" if args.dataset is None else "dataset"
+        plan = plan_upload(api, directory, args.repo_id, args.revision, args.private, kind)
     except ConnectionError as error:
         raise ConnectionError(f"{error}\nNothing was uploaded; {directory} is ready.") from None
     print(plan.describe())
@@ -76,9 +100,15 @@ def _agreed() -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="directory or hub name of an encoder, a head or a PEFT adapter")
+    parser.add_argument("checkpoint", nargs="?", help="directory or hub name of an encoder, a head or a PEFT adapter")
     parser.add_argument("repo_id", metavar="OWNER/NAME", help="the repository; created if it does not exist")
     parser.add_argument("--output_dir", help="where the directory is written (outputs/hub/OWNER/NAME)")
+    parser.add_argument(
+        "--dataset",
+        type=Path,
+        metavar="DIR",
+        help="publish data in place of a checkpoint: the output of a curation step",
+    )
     parser.add_argument("--private", action="store_true", help="a new repository is private")
     parser.add_argument("--revision", metavar="BRANCH", help="branch to upload to; created if it does not exist (main)")
     parser.add_argument("--onnx", action="store_true", help="also write onnx/model.onnx")
@@ -95,9 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rotary_scaling_factor", type=float, metavar="ALPHA", help="publish with this alpha of Eq. 5")
     parser.add_argument("--yes", action="store_true", help="upload without asking")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="upload to a repository that is not a model of this project"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="upload to a repository that is not of this project")
     return parser
 
 

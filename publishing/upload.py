@@ -1,11 +1,11 @@
-"""The upload: what it would change, said before anything is changed, and then done in one call that can be resumed."""
+"""The upload of a model or a data set: its plan, shown before anything is changed, and then one call to resume."""
 
 import fnmatch
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
@@ -18,8 +18,9 @@ T = TypeVar("T")
 # In every card that this project writes: how a repository of ours is known.
 PROJECT_TAG = "nomic-embed-hf"
 
-# Files of an earlier upload that would speak for other weights if they stayed.
-_STALE = (
+# Files of an earlier upload that would speak for other weights, or be read as rows, if they stayed.
+_STALE_ROWS = ("data/*", "*.parquet")
+_STALE_WEIGHTS = (
     "*.safetensors", "*.safetensors.index.json", "pytorch_model*", "tf_model*", "flax_model*", "onnx/*", "openvino/*",
     "[0-9]_*/*", "training.json", "vocab.txt", "special_tokens_map.json", "tokenizer.json", "added_tokens.json",
     "*_nomic_bert.py",
@@ -48,6 +49,7 @@ class UploadPlan:
 
     Attributes:
         repo_id: "owner/name".
+        repo_type: "model" or "dataset".
         revision: branch; None: main.
         private: whether a new repository is private.
         parent: commit that the plan was made against; None: the repository is new.
@@ -62,6 +64,7 @@ class UploadPlan:
     """
 
     repo_id: str
+    repo_type: str
     revision: str | None
     private: bool
     parent: str | None
@@ -76,7 +79,8 @@ class UploadPlan:
 
     def describe(self) -> str:
         """The plan for people, one line a file."""
-        state = "a new repository" if self.new_repository else "an existing repository"
+        what = {"model": "repository", "dataset": "data set"}[self.repo_type]
+        state = f"a new {what}" if self.new_repository else f"an existing {what}"
         visible = f", {'private' if self.private else 'public'}" if self.new_repository else ""
         branch = f"{'new branch ' if self.new_branch else ''}{self.revision or 'main'}"
         lines = [f"{self.repo_id}, {branch}: {state}{visible}"]
@@ -94,7 +98,9 @@ class UploadPlan:
         return not (self.added or self.changed or self.removed)
 
 
-def plan_upload(api: HfApi, directory: Path, repo_id: str, revision: str | None, private: bool) -> UploadPlan:
+def plan_upload(
+    api: HfApi, directory: Path, repo_id: str, revision: str | None, private: bool, repo_type: str = "model"
+) -> UploadPlan:
     """Compare the directory with the repository; changes nothing.
 
     Args:
@@ -103,25 +109,32 @@ def plan_upload(api: HfApi, directory: Path, repo_id: str, revision: str | None,
         repo_id: "owner/name"; need not exist.
         revision: branch; need not exist; None: main.
         private: for a new repository.
+        repo_type: "model" or "dataset".
 
     Raises:
         ConnectionError: the hub cannot be reached, or refuses; says what it said.
     """
     local = dict(local_files(directory))
     sizes = {name: path.stat().st_size for name, path in local.items()}
-    info = _asked(api, lambda: _or_none(lambda: api.model_info(repo_id, revision=revision)))
+
+    def info_of(revision: str | None) -> Any:
+        return _asked(api, lambda: _or_none(lambda: api.repo_info(repo_id, revision=revision, repo_type=repo_type)))
+
+    info = info_of(revision)
     new_branch = info is None and revision is not None
     if new_branch:  # it will begin where main is
-        info = _asked(api, lambda: _or_none(lambda: api.model_info(repo_id)))
+        info = info_of(None)
     sha = None if info is None else info.sha
-    tree = [] if sha is None else _asked(api, lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=sha)))
+    tree = [] if sha is None else _asked(api, lambda: _tree(api, repo_id, sha, repo_type))
     there = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
     same = [name for name, path in local.items() if name in there and _is_same(path, there[name])]
     others = sorted(set(there) - set(local) - {".gitattributes"})
-    removed = [name for name in others if any(fnmatch.fnmatch(name, pattern) for pattern in _STALE)]
+    stale = _STALE_ROWS if repo_type == "dataset" else _STALE_WEIGHTS
+    removed = [name for name in others if any(fnmatch.fnmatch(name, pattern) for pattern in stale)]
     tags = info.card_data.tags if info is not None and info.card_data is not None else None
     return UploadPlan(
         repo_id=repo_id,
+        repo_type=repo_type,
         revision=revision,
         private=private,
         parent=sha,
@@ -154,21 +167,23 @@ def upload(api: HfApi, directory: Path, plan: UploadPlan, overwrite: bool) -> st
     """
     if plan.foreign and not overwrite:
         raise FileExistsError(
-            f"{plan.repo_id} holds files and its card lacks the tag {PROJECT_TAG}, so it is not known as a model of "
+            f"{plan.repo_id} holds files and its card lacks the tag {PROJECT_TAG}, so it is not known as one of "
             "this project. Choose another name, or say --overwrite."
         )
+    kind = plan.repo_type
     if plan.new_repository:
-        _asked(api, lambda: api.create_repo(plan.repo_id, private=plan.private, exist_ok=True))
+        _asked(api, lambda: api.create_repo(plan.repo_id, repo_type=kind, private=plan.private, exist_ok=True))
     if plan.new_branch and plan.revision:
         branch = plan.revision
-        _asked(api, lambda: api.create_branch(plan.repo_id, branch=branch, exist_ok=True))
+        _asked(api, lambda: api.create_branch(plan.repo_id, repo_type=kind, branch=branch, exist_ok=True))
     commit = _asked(
         api,
         lambda: api.upload_folder(
             repo_id=plan.repo_id,
+            repo_type=kind,
             folder_path=directory,
             revision=plan.revision,
-            commit_message="Upload model",
+            commit_message="Upload data set" if kind == "dataset" else "Upload model",
             parent_commit=plan.parent,
             ignore_patterns=[".*", "*/.*"],
             delete_patterns=plan.removed or None,
@@ -198,6 +213,10 @@ def _is_same(path: Path, there: RepoFile) -> bool:
             return hashlib.file_digest(file, "sha256").hexdigest() == there.lfs.sha256
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == there.blob_id
+
+
+def _tree(api: HfApi, repo_id: str, sha: str, repo_type: str) -> list[Any]:
+    return list(api.list_repo_tree(repo_id, recursive=True, revision=sha, repo_type=repo_type))
 
 
 def _or_none(call: Callable[[], T]) -> T | None:

@@ -32,7 +32,7 @@ EXTRAS = {
     "curation": {"train", "map"},
     "trainers": {"train"},
     "evaluation": {"train", "evaluation"},
-    "publishing": {"onnx", "openvino"},
+    "publishing": {"onnx", "openvino", "train"},
 }
 REMOTE_CODE = ("configuration", "cpu", "heads", "layers", "loading", "modeling", "rotary", "unpadding")
 REMOTE_CODE_MAY_IMPORT = sys.stdlib_module_names | {"torch", "transformers"}

@@ -38,7 +38,10 @@ def sha_of(files: dict[str, bytes]) -> str:
 
 
 class FakeHub:
-    """State, and what was asked: `requests` has (method, path, authorization header)."""
+    """State, and what was asked: `requests` has (method, path, authorization header).
+
+    Data sets are among the repositories as `datasets/owner/name`.
+    """
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
@@ -52,17 +55,21 @@ class FakeHub:
         if match := re.fullmatch(r"/lfs/(\w+)", path):
             self.objects[match[1]] = body
             return 200, {}, {}
-        if match := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+        if match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
             return 200, {}, {"objects": [self._lfs_answer(each) for each in json.loads(body)["objects"]]}
         if path == "/api/validate-yaml":
             return 200, {}, {"errors": [], "warnings": []}
         if path == "/api/repos/create":
             wanted = json.loads(body)
             name = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
+            name = f"datasets/{name}" if wanted.get("type") == "dataset" else name
             visibility = wanted.get("private") or wanted.get("visibility") == "private"
             self.repositories.setdefault(name, Repository(bool(visibility)))
             return 200, {}, {"url": f"{self.address}/{name}", "name": name, "id": name}
-        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree|branch|preupload|commit)/(.+))?", path)
+        path = path.replace("/api/datasets/", "/api/models/datasets/")
+        match = re.fullmatch(
+            r"/api/models/((?:datasets/)?[^/]+/[^/]+)(?:/(revision|tree|branch|preupload|commit)/(.+))?", path
+        )
         if not match:
             return 404, {}, {"error": f"nothing at {path}"}
         name, what, revision = match[1], match[2] or "revision", unquote(match[3] or "main")
@@ -90,7 +97,11 @@ class FakeHub:
         card = files.get("README.md", b"").decode()
         metadata = yaml.safe_load(card.split("---")[1]) if card.startswith("---") else None
         siblings = [{"rfilename": path} for path in files]
-        return 200, {}, {"id": name, "sha": sha, "siblings": siblings, "cardData": metadata, "tags": []}
+        return (
+            200,
+            {},
+            {"id": name.removeprefix("datasets/"), "sha": sha, "siblings": siblings, "cardData": metadata, "tags": []},
+        )
 
     def _lfs_answer(self, wanted: dict[str, Any]) -> dict[str, Any]:
         answer = {"oid": wanted["oid"], "size": wanted["size"]}
