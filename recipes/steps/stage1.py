@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset, load_dataset, load_from_disk
 from transformers import PreTrainedTokenizerBase, set_seed
@@ -21,6 +22,9 @@ from textfiles.atomic import atomic_directory
 from textfiles.commands import one_line_errors
 from trainers import MLMConfig, MLMTrainer
 from trainers.record import hub_details
+from trainers.sampling import permute
+
+_HELD_OUT = (0, 2402, 1613)  # key of the permutation whose first blocks are evaluated on
 
 
 @dataclass(kw_only=True)
@@ -34,7 +38,8 @@ class Stage1Arguments:
         model: fields of `NomicBertConfig` for a new model.
         model_name_or_path: checkpoint to continue from, in place of `model`.
         dropout: with which that checkpoint is trained on, whatever its configuration says.
-        eval_blocks: blocks, the last ones of `train_data`, that are kept for evaluation.
+        eval_blocks: blocks, drawn at random from all of `train_data`, that are kept for evaluation; null: 1 % of them,
+            as the authors do. The same number of the same data is always the same blocks, whatever the seed.
         dry_run: print what would be trained on, and stop; of a data set on the hub, one block is fetched.
     """
 
@@ -43,7 +48,7 @@ class Stage1Arguments:
     model: dict | None = None
     model_name_or_path: str | None = None
     dropout: float = 0.0
-    eval_blocks: int = 0
+    eval_blocks: int | None = None
     dry_run: bool = False
 
 
@@ -62,12 +67,12 @@ def stage1(recipe: Stage1Arguments, args: MLMConfig) -> Path | None:
                 print(describe_blocks(_count_blocks(recipe, tokenizer), args, model))
             return None
         blocks = _load_blocks(recipe.train_data, tokenizer)
-        split = _split(recipe, len(blocks))
+        train, evaluation = split_blocks(len(blocks), _eval_blocks(recipe, len(blocks)))
         trainer = MLMTrainer(
             model=_starting_model(recipe, len(tokenizer), args.seed),
             args=args,
-            train_dataset=blocks.select(range(split)),
-            eval_dataset=blocks.select(range(split, len(blocks))) if recipe.eval_blocks else None,
+            train_dataset=blocks.select(train),
+            eval_dataset=blocks.select(evaluation) if len(evaluation) else None,
             processing_class=tokenizer,
         )
         trainer.source_details = {"blocks": _origin(recipe.train_data)}
@@ -81,14 +86,31 @@ def stage1(recipe: Stage1Arguments, args: MLMConfig) -> Path | None:
     return train_and_save(trainer, save)
 
 
-def _split(recipe: Stage1Arguments, num_blocks: int) -> int:
-    """How many blocks are trained on; the others are kept for evaluation."""
-    if not 0 <= recipe.eval_blocks < num_blocks:
+def split_blocks(num_blocks: int, num_evaluation: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the blocks to train on, and of those to evaluate on, both in rising order.
+
+    The last blocks would be the end of one source: which ones are kept is a keyed permutation's choice.
+
+    Args:
+        num_blocks: in all.
+        num_evaluation: to evaluate on.
+    """
+    kept = np.zeros(num_blocks, dtype=bool)
+    kept[permute(np.arange(num_evaluation), num_blocks, _HELD_OUT)] = True
+    return np.flatnonzero(~kept), np.flatnonzero(kept)
+
+
+def _eval_blocks(recipe: Stage1Arguments, num_blocks: int) -> int:
+    """How many blocks are kept for evaluation."""
+    wanted = recipe.eval_blocks
+    if wanted is None:
+        wanted = max(1, num_blocks // 100) if num_blocks > 1 else 0
+    if not 0 <= wanted < num_blocks:
         raise ValueError(
-            f"eval_blocks is {recipe.eval_blocks:,}, and there are {num_blocks:,} blocks; set it from 0 to "
-            f"{num_blocks - 1:,}, so that a block is left to train on."
+            f"eval_blocks is {wanted:,}, and there are {num_blocks:,} blocks; set it from 0 to {num_blocks - 1:,}, so "
+            "that a block is left to train on."
         )
-    return num_blocks - recipe.eval_blocks
+    return wanted
 
 
 def _count_blocks(recipe: Stage1Arguments, tokenizer: PreTrainedTokenizerBase) -> BlockCounts:
@@ -101,8 +123,8 @@ def _count_blocks(recipe: Stage1Arguments, tokenizer: PreTrainedTokenizerBase) -
     else:
         blocks = _load_blocks(recipe.train_data, tokenizer)
         count, first = len(blocks), blocks[0]
-    train = _split(recipe, count)
-    return BlockCounts(train, count - train, len(first["input_ids"]))
+    evaluation = _eval_blocks(recipe, count)
+    return BlockCounts(count - evaluation, evaluation, len(first["input_ids"]))
 
 
 def _load_blocks(path: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:

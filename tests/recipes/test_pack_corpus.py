@@ -10,7 +10,7 @@ from curation.packing import load_blocks
 from curation.tokenizer import train_tokenizer
 from recipes import pack_corpus, stage1
 from recipes.steps import pack_corpus as step
-from recipes.steps.stage1 import build_model
+from recipes.steps.stage1 import build_model, split_blocks
 from tests.processes import run_ranks
 from textfiles.writing import write_jsonl
 
@@ -80,6 +80,30 @@ def test_stage_1_describes_what_it_would_train_on_without_training(corpus, tmp_p
     assert not (tmp_path / "out").exists()
     with pytest.raises(SystemExit, match="eval_blocks is 99"):
         stage1.main([*words, "--eval_blocks", "99"])
+
+
+@pytest.mark.parametrize(("blocks", "held_out"), [(1_000, 10), (37, 5), (2, 1), (5, 0)])
+def test_blocks_to_evaluate_on_are_the_same_random_ones(blocks, held_out):
+    train, evaluation = split_blocks(blocks, held_out)
+    assert sorted([*train, *evaluation]) == list(range(blocks)) and len(evaluation) == held_out
+    again = split_blocks(blocks, held_out)
+    assert (train == again[0]).all() and (evaluation == again[1]).all()
+    if blocks == 1_000:  # from all over, not the last ones
+        assert evaluation.max() < 990 or evaluation.min() < 500
+        assert len({number // 250 for number in evaluation}) >= 3
+
+
+def test_stage_1_keeps_1_percent_of_the_blocks_unless_told_otherwise(corpus, tmp_path, capsys):
+    pack_corpus.main([*corpus, "--output_dir", str(tmp_path / "blocks"), "--block_size", "4"])
+    blocks = len(load_blocks(tmp_path / "blocks", AutoTokenizer.from_pretrained(tmp_path / "tokenizer")))
+    assert 200 <= blocks < 400
+    model = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16}
+    words = ["--train_data", str(tmp_path / "blocks"), "--tokenizer", str(tmp_path / "tokenizer"), "--dry_run"]
+    words += ["--model", json.dumps(model), "--output_dir", str(tmp_path / "out"), "--use_cpu", "true"]
+    stage1.main(words)
+    assert f"; {blocks // 100} blocks are kept" in capsys.readouterr().out
+    stage1.main([*words, "--eval_blocks", "0"])
+    assert "; 0 blocks are kept" in capsys.readouterr().out
 
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(corpus, tmp_path, monkeypatch):
