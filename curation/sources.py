@@ -5,6 +5,7 @@ task prefixes of its queries and documents are a property of the source.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -19,12 +20,14 @@ import datasets
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from curation.layouts import LAYOUTS, converted
 from nomic_bert.prompts import prefix_text
 from textfiles.atomic import remove_leftovers
 from textfiles.hub_names import is_hub_name
 from textfiles.locks import locked
 from textfiles.rows import (
     ROW_SUFFIXES,
+    ROWS_AT_ONCE,
     RowBatch,
     file_stats,
     find_files,
@@ -32,7 +35,7 @@ from textfiles.rows import (
     reading_progress,
     require_columns,
 )
-from textfiles.settings import is_filled, is_number
+from textfiles.settings import did_you_mean, is_filled, is_number
 from textfiles.texts import json_of, text_lists_of, texts_of
 from textfiles.writing import ROWS_PER_BATCH, is_whole_arrow, write_arrow
 
@@ -58,6 +61,8 @@ class Source:
         query: name of the column with the query.
         document: name of the column with the document.
         negatives: name of the column with the list of hard negatives, if there is one.
+        layout: in which others publish pairs, by name: sentence-transformers, flagembedding or tevatron; see
+            `curation.layouts`. Rows are read as `query`, `document` and `negatives` then. Null: as the keys say.
         limit: read at most this many rows, the first ones.
         weight: how many times its rows are seen in an epoch, on average: 0.5 is every other row, 2.0 each row twice.
         paper_rows: rows that the paper reports, to show beside those that are there.
@@ -76,6 +81,7 @@ class Source:
     query: str = "query"
     document: str = "document"
     negatives: str | None = None
+    layout: str | None = None
     limit: int | None = None
     weight: float = 1.0
     paper_rows: int | None = None
@@ -92,6 +98,10 @@ class Source:
                 raise ValueError(f"{key} must be the name of {what} or null, not {getattr(self, key)!r}.")
         if len(set(self.columns.values())) < len(self.columns):
             raise ValueError(f"query, document and negatives must be different columns, not {self.columns}.")
+        if self.layout is not None and self.layout not in LAYOUTS:
+            raise ValueError(
+                f"layout: there is no {self.layout!r}; {did_you_mean(str(self.layout), LAYOUTS, 'layouts')}"
+            )
         for key in ("limit", "paper_rows"):
             value = getattr(self, key)
             if value is not None and (not is_number(value) or value < 1):
@@ -127,11 +137,11 @@ class Source:
 def open_pairs(source: Source, cache: Path | None = None, *, others: bool = False) -> datasets.Dataset:
     """Open a source for random access to its rows, which stay on the disk.
 
-    The first time, local files are copied to one Arrow file, and every row is checked on the way. Later, and in
-    other processes, the copy is found by the paths, sizes and times of the files and by what is read of them, and
-    nothing is read. Of processes that open it at once, one makes the copy and the others wait for it, however long that
-    takes: ranks need no barrier here. Copies may be deleted at any time. Of a hub data set
-    the columns are checked, not the rows: the trainer checks those that it trains on.
+    The first time, local files, and rows of a hub data set in another layout, are copied to one Arrow file, and every
+    row is checked on the way. Later, and in other processes, the copy is found by the paths, sizes and times of the
+    files and by what is read of them, and nothing is read. Of processes that open it at once, one makes the copy and the
+    others wait for it, however long that takes: ranks need no barrier here. Copies may be deleted at any time. Of a hub
+    data set in our layout the columns are checked, not the rows: the trainer checks those that it trains on.
 
     Args:
         source: the source.
@@ -149,23 +159,33 @@ def open_pairs(source: Source, cache: Path | None = None, *, others: bool = Fals
             wrong type, a text is blank or a file is damaged. The message names data set or file, row and column.
             Rows are counted from 1; in a .jsonl file they are line numbers.
     """
-    if is_hub_id(source.path):
-        return _select(load_hub_split(source.path, source.split, source.subset, source.revision), source, others)
-    files = find_files(source.path, ROW_SUFFIXES)
     cache = Path(datasets.config.HF_DATASETS_CACHE, "nomic_pairs") if cache is None else cache
-    copy = cache / f"{_hash(source, files, others)}.arrow"
+    if is_hub_id(source.path):
+        rows = load_hub_split(source.path, source.split, source.subset, source.revision)
+        if source.layout is None:
+            return _select(rows, source, others)
+        copy = cache / f"{_hash(source, [rows._fingerprint], others)}.arrow"
+        make = functools.partial(_copy_hub, source, rows, others, copy)
+    else:
+        files = find_files(source.path, ROW_SUFFIXES)
+        copy = cache / f"{_hash(source, _stats(files), others)}.arrow"
+        make = functools.partial(_copy_local, source, files, others, copy)
     if not is_whole_arrow(copy):
         with locked(copy.with_suffix(".lock")):
             if not is_whole_arrow(copy):
                 remove_leftovers(cache)
-                _copy(source, files, others, copy)
+                make()
     return datasets.Dataset.from_file(str(copy))
 
 
-def _copy(source: Source, files: list[Path], others: bool, copy: Path) -> None:
+def _copy_hub(source: Source, rows: datasets.Dataset, others: bool, copy: Path) -> None:
+    write_arrow(_tables(source, _hub_batches(rows, source), others), _schema(source, others), copy)
+
+
+def _copy_local(source: Source, files: list[Path], others: bool, copy: Path) -> None:
     def tables() -> Iterator[pa.Table]:
-        yield from _local_tables(source, files, progress, others)
-        if _hash(source, files, others) != copy.stem:
+        yield from _tables(source, _local_batches(source, files, progress, others), others)
+        if _hash(source, _stats(files), others) != copy.stem:
             raise ValueError(f"source {source.name!r}: {source.path} was changed while it was read; start again.")
 
     with reading_progress(files) as progress:
@@ -250,28 +270,51 @@ def _schema(source: Source, others: bool) -> pa.Schema:
     return pa.schema([(name, _TYPES[name]) for name in [*source.columns, *([_OTHERS] if others else [])]])
 
 
-def _hash(source: Source, files: list[Path], others: bool) -> str:
-    """Of all that decides what a copy of local files holds."""
-    stats = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    content = json.dumps([_COPY_VERSION, stats, source.columns, source.limit, others])
+def _hash(source: Source, rows: list[Any], others: bool) -> str:
+    """Of all that decides what a copy holds.
+
+    Args:
+        source: the source.
+        rows: what must be the same for the rows to be the same.
+        others: whether the copy has the other columns too.
+    """
+    layout = [source.layout] if source.layout else []
+    content = json.dumps([_COPY_VERSION, rows, source.columns, source.limit, others, *layout])
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def _local_tables(source: Source, files: list[Path], progress: tqdm, others: bool) -> Iterator[pa.Table]:
-    rows, limit = 0, source.limit or sys.maxsize
-    columns = None if others else list(source.columns.values())
+def _stats(files: list[Path]) -> list[tuple[str, int, int]]:
+    return [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
+def _local_batches(source: Source, files: list[Path], progress: tqdm, others: bool) -> Iterator[RowBatch]:
+    columns = None if others or source.layout else list(source.columns.values())
     for file in files:
-        for batch in read_row_batches(file, columns, progress):
-            missing = limit - rows
-            table = _check_rows(RowBatch(batch.where, batch.numbers[:missing], batch.rows[:missing]), source)
-            if others:
-                rows_here = zip(batch.numbers, batch.rows[:missing], strict=False)
-                texts = [_other_columns(row, source, f"{batch.where} {number}") for number, row in rows_here]
-                table = table.append_column(_OTHERS, pa.array(texts, _TYPES[_OTHERS]))
-            yield table
-            rows += len(table)
-            if rows == limit:
-                return
+        yield from read_row_batches(file, columns, progress)
+
+
+def _hub_batches(rows: datasets.Dataset, source: Source) -> Iterator[RowBatch]:
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        batch = rows[start : start + ROWS_AT_ONCE]
+        whole = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        yield RowBatch(f"{_where(source)}, row", range(start + 1, start + len(whole) + 1), whole)
+
+
+def _tables(source: Source, batches: Iterator[RowBatch], others: bool) -> Iterator[pa.Table]:
+    rows, limit = 0, source.limit or sys.maxsize
+    for batch in batches:
+        if source.layout:
+            batch = converted(batch, source.layout)
+        missing = limit - rows
+        table = _check_rows(RowBatch(batch.where, batch.numbers[:missing], batch.rows[:missing]), source)
+        if others:
+            rows_here = zip(batch.numbers, batch.rows[:missing], strict=False)
+            texts = [_other_columns(row, source, f"{batch.where} {number}") for number, row in rows_here]
+            table = table.append_column(_OTHERS, pa.array(texts, _TYPES[_OTHERS]))
+        yield table
+        rows += len(table)
+        if rows == limit:
+            return
     if rows == 0:
         raise _no_rows(source)
 
@@ -344,11 +387,13 @@ def _first_on_hub(source: Source, sample: int) -> list[dict[str, Any]]:
         stream = datasets.load_dataset(
             source.path, source.subset, split=source.split, revision=source.revision, streaming=True
         )
-    if stream.features is not None:  # known before the first row is read
+    if stream.features is not None and source.layout is None:  # known before the first row is read
         _check_types(stream.features, source)
     with _hub_errors(source.path):
         rows = list(stream.take(min(sample, source.limit or sample)))
     if sample and not rows:
         raise _no_rows(source)
     batch = RowBatch(f"{_where(source)}, row", range(1, len(rows) + 1), rows)
+    if source.layout:
+        batch = converted(batch, source.layout)
     return _check_rows(batch, source).to_pylist()

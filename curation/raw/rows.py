@@ -78,7 +78,7 @@ def open_raw_rows(source: RawSource, copy: Path) -> RawRows:
         rows = load_hub_split(source.path, source.split, source.subset, source.revision)
         where = f"hub data set {source.path}, split {source.split}"
         _check_schema(rows.features.arrow_schema, rule, where)
-        rows = rows.select_columns(rule.columns)
+        rows = rows.select_columns([column for column in rows.column_names if rule.reads(column)])
         if source.limit is not None:
             rows = rows.select(range(min(source.limit, len(rows))))
         opened = RawRows(rows, [f"{where}, row"], is_copy=False)
@@ -102,7 +102,7 @@ def _copied(files: list[Path], source: RawSource, rule: PairRule) -> Iterator[pa
                 columns |= row.keys()
                 unseen -= {path for path in unseen if _is_in(row, path, rule)}
             wheres = (f"{batch.where} {number}" for number in batch.numbers)
-            copied = ({key: row[key] for key in rule.columns if key in row} for row in rows)
+            copied = ({key: value for key, value in row.items() if rule.reads(key)} for row in rows)
             texts = [_json(row, source, where) for row, where in zip(copied, wheres, strict=False)]
             yield pa.table([[place] * len(rows), batch.numbers[: len(rows)], texts], schema=_COPY)
             left -= len(rows)
@@ -116,7 +116,7 @@ def _copied(files: list[Path], source: RawSource, rule: PairRule) -> Iterator[pa
 def _batches(files: list[Path], rule: PairRule, progress: tqdm) -> Iterator[tuple[int, RowBatch]]:
     """Batches of rows, each with the place of its file in the list."""
     for place, file in enumerate(files):
-        columns = None if file.name.endswith(JSONL_SUFFIXES) else rule.columns
+        columns = None if file.name.endswith(JSONL_SUFFIXES) or rule.reads_more else rule.columns
         for batch in read_row_batches(file, columns, progress):
             yield place, batch
 

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from curation.duplicates import normalize_text
+from curation.layouts import LAYOUTS
 from curation.sources import is_hub_id
 from nomic_bert.prompts import prefix_text
 from textfiles.rows import ROW_SUFFIXES, file_stats, find_files
-from textfiles.settings import is_filled, is_number
+from textfiles.settings import did_you_mean, is_filled, is_number
 from textfiles.texts import json_of, shown_value
 
 AVAILABLE = "yes"
@@ -28,6 +29,7 @@ QUERY_LENGTH = "query outside the limits"
 DOCUMENT_LENGTH = "document outside the limits"
 SAME_TEXT = "query equal to document"
 NOT_UNICODE = "not valid Unicode"
+OTHER_VALUE = "another value than where says"
 
 KeyPath = tuple[str, ...]
 _FOLDER_NAME = re.compile(r"\w[\w.-]*")
@@ -47,10 +49,15 @@ class RawSource:
             data set on the hub (`owner/name`).
         query: the query of a pair, a text.
         document: the document of a pair, a text.
+        negatives: hard negatives of a pair: texts, or paths of lists of texts. Those that are blank or equal to the
+            document are left out.
+        layout: in place of query, document and negatives, the name of a layout in which others publish such pairs:
+            sentence-transformers, flagembedding or tevatron; see `curation.layouts`.
         each: path of a list, for rows that make one pair for each element. In `query` and `document`, `each`
             stands for the element, and `each.title` for a key of it. Null: a row makes one pair.
         pairs_of: path of a list of texts that mean the same, instead of `query` and `document`: each text is paired
             with the next one, k - 1 pairs of k texts, so that no text is in more than two pairs.
+        where: column -> the value, or one of the values, that rows must have there to make pairs; others are left out.
         keep: columns that are written beside the pair under their own names, so that it can be traced to its row.
         query_chars: least and most characters of a query; null for either means no limit. Others are left out.
         document_chars: the same for documents. Long documents are not cut: the trainer does that, in tokens.
@@ -61,6 +68,7 @@ class RawSource:
         query_prefix: task prefix for the trainer, as in `curation.sources.Source`; it is not added to the texts.
         document_prefix: likewise.
         paper_rows: pairs that the paper reports, to show beside those that are made.
+        license: of the data set, as its publisher states it; null: not known. The data set's card shows it.
         origin: where to get the files of a local path, to show when nothing is there.
         available: "yes", or why the raw form cannot be had; such a source is listed and not made.
 
@@ -72,8 +80,11 @@ class RawSource:
     path: str
     query: str | None = None
     document: str | None = None
+    negatives: tuple[str, ...] = ()
+    layout: str | None = None
     each: str | None = None
     pairs_of: str | None = None
+    where: dict[str, Any] = dataclasses.field(default_factory=dict)
     keep: tuple[str, ...] = ()
     query_chars: tuple[int | None, int | None] = (None, None)
     document_chars: tuple[int | None, int | None] = (None, None)
@@ -84,6 +95,7 @@ class RawSource:
     query_prefix: str = ""
     document_prefix: str = ""
     paper_rows: int | None = None
+    license: str | None = None
     origin: str | None = None
     available: str = AVAILABLE
 
@@ -95,7 +107,7 @@ class RawSource:
                 raise ValueError(f"{key} must be a non-empty string, not {getattr(self, key)!r}{hint}.")
         if not _FOLDER_NAME.fullmatch(self.name):
             raise ValueError(f"name must be letters, digits, _, - and . (it names a directory), not {self.name!r}.")
-        for key in ("query", "document", "each", "pairs_of", "subset", "revision", "origin"):
+        for key in ("query", "document", "each", "pairs_of", "subset", "revision", "license", "origin"):
             if getattr(self, key) is not None and not is_filled(getattr(self, key)):
                 raise ValueError(f"{key} must be a non-empty string or null, not {getattr(self, key)!r}.")
         for key in ("limit", "paper_rows"):
@@ -109,13 +121,24 @@ class RawSource:
         for key in ("query_chars", "document_chars"):
             object.__setattr__(self, key, _limits(key, getattr(self, key)))
         object.__setattr__(self, "keep", _kept_columns(self.keep))
+        object.__setattr__(self, "negatives", _texts("negatives", self.negatives))
+        if not isinstance(self.where, Mapping) or not all(is_filled(column) for column in self.where):
+            raise ValueError(f"where must map columns to values, not {self.where!r}.")
         self._check_rule()
 
     def _check_rule(self) -> None:
+        if self.layout is not None:
+            if self.layout not in LAYOUTS:
+                raise ValueError(
+                    f"layout: there is no {self.layout!r}; {did_you_mean(self.layout, LAYOUTS, 'layouts')}"
+                )
+            if any((self.query, self.document, self.each, self.pairs_of, self.negatives)):
+                raise ValueError("layout names the texts: leave query, document, negatives, each and pairs_of out.")
+            return
         if self.pairs_of is None and (self.query is None or self.document is None):
-            raise ValueError("a rule needs query and document, or pairs_of.")
-        if self.pairs_of is not None and any((self.query, self.document, self.each)):
-            raise ValueError("pairs_of makes both texts of a pair: leave query, document and each out.")
+            raise ValueError("a rule needs query and document, or pairs_of, or layout.")
+        if self.pairs_of is not None and any((self.query, self.document, self.each, self.negatives)):
+            raise ValueError("pairs_of makes both texts of a pair: leave query, document, negatives and each out.")
         if self.query is not None and self.query == self.document:
             raise ValueError(f"query and document must be different texts, not both {self.query!r}.")
         for key in ("each", "pairs_of"):
@@ -131,9 +154,13 @@ class RawSource:
     @property
     def rule(self) -> str:
         """The rule in one line, for people."""
+        if self.layout is not None:
+            return f"layout {self.layout}"
         if self.pairs_of is not None:
             return f"{self.pairs_of}: each -> next"
-        return f"{self.query} -> {self.document}".replace("\n", "\\n") + (f" of {self.each}" if self.each else "")
+        negatives = f", not {', '.join(self.negatives)}" if self.negatives else ""
+        rule = f"{self.query} -> {self.document}{negatives}".replace("\n", "\\n")
+        return rule + (f" of {self.each}" if self.each else "")
 
     def identity(self) -> dict[str, Any]:
         """All that decides which pairs are made, with names, sizes and times of local files.
@@ -169,14 +196,28 @@ class PairRule:
 
     def __init__(self, source: RawSource) -> None:
         self._source = source
+        self._layout = LAYOUTS[source.layout] if source.layout else None
         listed = source.each or source.pairs_of
         self.list_path = key_path(listed, ELEMENT) if listed else None
         self._query = parse_text(source.query or ELEMENT, "query")
         self._document = parse_text(source.document or ELEMENT, "document")
-        texts = [path for _, path in (*self._query, *self._document) if path]
-        paths = [*([self.list_path] if self.list_path else []), *texts, *((column,) for column in source.keep)]
+        self._negatives = [parse_text(text, "negatives") for text in source.negatives]
+        texts = [path for parts in (self._query, self._document, *self._negatives) for _, path in parts if path]
+        if self._layout is not None:
+            texts = [(self._layout.query,), (self._layout.positives,)]
+        columns = [(column,) for column in (*source.where, *source.keep)]
+        paths = [*([self.list_path] if self.list_path else []), *texts, *columns]
         self.paths = list(dict.fromkeys(path for path in paths if path != (ELEMENT,)))
         self.columns = list(dict.fromkeys(path[0] for path in self.paths if path[0] != ELEMENT))
+
+    def reads(self, column: str) -> bool:
+        """Whether the rule reads a column."""
+        return column in self.columns or (self._layout is not None and self._layout.reads(column))
+
+    @property
+    def reads_more(self) -> bool:
+        """Whether it may read more columns than `columns`, which every source has: a layout's hard negatives."""
+        return self._layout is not None
 
     def pairs(self, row: Mapping[str, Any], where: str) -> Iterator[dict[str, Any] | str]:
         """The outcomes of a row, in order: a pair, or the reason why there is none.
@@ -186,11 +227,20 @@ class PairRule:
             where: what to call the row in an error.
 
         Yields:
-            Pairs with the keys `query`, `document` and those of `keep`, or one of the reasons of this module.
+            Pairs with the keys `query`, `document`, those of `keep` and perhaps `negatives`, or one of the reasons of
+            this module.
 
         Raises:
             ValueError: a value has the wrong type, for instance a number where a text is expected.
         """
+        if not all(row.get(column) in _values(wanted) for column, wanted in self._source.where.items()):
+            yield OTHER_VALUE
+            return
+        if self._layout is not None:
+            texts = {column: value for column, value in row.items() if self._layout.reads(column)}
+            for pair in self._layout.pairs(texts, where, may_be_blank=True):
+                yield self._checked(pair["query"].strip(), pair["document"].strip(), pair["negatives"], row, where)
+            return
         if self.list_path is None:
             yield self._pair(row, row, row, where)
             return
@@ -209,9 +259,15 @@ class PairRule:
 
     def _pair(self, query_scope: Mapping, document_scope: Mapping, row: Mapping, where: str) -> dict[str, Any] | str:
         query, document = _text(query_scope, self._query, where), _text(document_scope, self._document, where)
-        if query is None:
+        negatives = [text for parts in self._negatives for text in _texts_at(document_scope, parts, where)]
+        return self._checked(query, document, negatives, row, where)
+
+    def _checked(
+        self, query: str | None, document: str | None, negatives: list[str], row: Mapping, where: str
+    ) -> dict[str, Any] | str:
+        if not query:
             return NO_QUERY
-        if document is None:
+        if not document:
             return NO_DOCUMENT
         if not _within(query, self._source.query_chars):
             return QUERY_LENGTH
@@ -220,11 +276,14 @@ class PairRule:
         if normalize_text(query) == normalize_text(document):
             return SAME_TEXT
         kept = json_of({column: row.get(column) for column in self._source.keep}, where)
+        same = normalize_text(document)
+        negatives = [text.strip() for text in negatives if text.strip() and normalize_text(text) != same]
         try:
-            (query + document + kept).encode()
+            (query + document + kept + "".join(negatives)).encode()
         except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and UTF-8 cannot
             return NOT_UNICODE
-        return {"query": query, "document": document, **json.loads(kept)}
+        with_negatives = {"negatives": negatives} if self._negatives or self._layout is not None else {}
+        return {"query": query, "document": document, **with_negatives, **json.loads(kept)}
 
 
 def key_path(text: str, what: str) -> KeyPath:
@@ -308,6 +367,26 @@ def _text(scope: Mapping, parts: list[tuple[str, KeyPath | None]], where: str) -
     return "".join(pieces).strip()
 
 
+def _texts_at(scope: Mapping, parts: list[tuple[str, KeyPath | None]], where: str) -> list[str]:
+    """The text of a template, or the texts of the list that a path leads to."""
+    if len(parts) == 1 and not parts[0][0] and parts[0][1] is not None:
+        value = value_at(scope, parts[0][1], where)
+        if isinstance(value, list) and all(text is None or isinstance(text, str) for text in value):
+            return [text for text in value if text is not None]
+    text = _text(scope, parts, where)
+    return [] if text is None else [text]
+
+
+def _values(wanted: Any) -> list[Any]:
+    return wanted if isinstance(wanted, list) else [wanted]
+
+
+def _texts(key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(is_filled(text) for text in value):
+        raise ValueError(f"{key} must be a list of texts, not {value!r}.")
+    return tuple(value)
+
+
 def _limits(key: str, value: Any) -> tuple[int | None, int | None]:
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise ValueError(f"{key} must be [least, most] characters, not {value!r}.")
@@ -322,8 +401,10 @@ def _limits(key: str, value: Any) -> tuple[int | None, int | None]:
 def _kept_columns(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(is_filled(column) for column in value):
         raise ValueError(f"keep must be a list of columns, not {value!r}.")
-    if len({*value, "query", "document"}) < len(value) + 2:
-        raise ValueError(f"keep must name different columns, and none of the name query or document, not {value!r}.")
+    if len({*value, "query", "document", "negatives"}) < len(value) + 3:
+        raise ValueError(
+            f"keep must name different columns, and none of the name query, document or negatives, not {value!r}."
+        )
     return tuple(value)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from curation.layouts import has_negatives, layout_of, unknown_layout
 from curation.sources import Source, is_hub_id, open_pairs
 from evaluation.evaluators import EvaluatorSettings, build_evaluator
 from nomic_bert import NomicBertModel
@@ -13,7 +14,7 @@ from nomic_bert.tokenizer_files import open_tokenizer
 from recipes.shared.mixture import describe_mixture
 from recipes.shared.training import dropout_settings, train_and_save
 from textfiles.commands import one_line_errors
-from textfiles.rows import column_names, find_files, require_columns
+from textfiles.rows import column_names, find_files
 from textfiles.settings import near_name, read_sections
 from trainers import ContrastiveConfig, ContrastiveTrainer
 from trainers.contrastive import Evaluator
@@ -29,7 +30,9 @@ class ContrastiveArguments:
         dropout: with which it is trained, whatever its configuration says.
         sources: one mapping for each source; its keys are the fields of `curation.sources.Source`.
         train_file: instead of `sources`, files of one's own pairs, with the columns `query` and `document`, and
-            perhaps `negatives` (a list of texts); prefixed as search queries and documents.
+            perhaps `negatives` (a list of texts), or in the layout of sentence-transformers (anchor, positive,
+            negative, negative_1, ...), FlagEmbedding (query, pos, neg) or tevatron (query, positive_passages,
+            negative_passages); prefixed as search queries and documents.
         evaluators: one mapping for each; its keys are the fields of `evaluation.evaluators.EvaluatorSettings`.
         dry_run: print what would be trained on, and stop; nothing is downloaded but a few rows of each data set.
     """
@@ -122,10 +125,12 @@ def _own_pairs(path: str, args: ContrastiveConfig, with_negatives: bool) -> Sour
         ValueError: a column is missing, or there is none with hard negatives but one with a name like it.
     """
     columns = column_names(find_files(path))
-    require_columns(columns, ("query", "document"), path)
-    mined = with_negatives and "negatives" in columns
+    layout = None if "document" in columns else layout_of(columns)
+    if layout is None and not {"query", "document"} <= set(columns):
+        raise unknown_layout(columns, path)
+    mined = with_negatives and (has_negatives(layout, columns) if layout else "negatives" in columns)
     if args.num_hard_negatives and not mined:
-        if near := near_name("negatives", columns):
+        if layout is None and (near := near_name("negatives", columns)):
             raise ValueError(
                 f"{path}: did you mean {near!r} to be the column 'negatives' (a list of texts in each row)? Rename it, "
                 "or set num_hard_negatives to 0 to train without it."
@@ -138,6 +143,7 @@ def _own_pairs(path: str, args: ContrastiveConfig, with_negatives: bool) -> Sour
         query_prefix="search_query",
         document_prefix="search_document",
         negatives="negatives" if mined else None,
+        layout=layout,
     )
 
 

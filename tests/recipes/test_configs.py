@@ -8,6 +8,8 @@ import yaml
 
 from curation.embedding import EmbedderSettings
 from curation.filtering.consistency import KeepRule
+from curation.mining.tasks import MiningSource
+from curation.raw.rules import RawSource
 from curation.sources import Source
 from recipes.quickstart_text.corpus import CorpusSettings
 from recipes.shared.arguments import parse_arguments
@@ -29,7 +31,9 @@ KINDS = {
     "pack_corpus": (PackArguments,),
     "mine_negatives": (MineArguments, EmbedderSettings),
     "filter_pairs": (FilterArguments, KeepRule, EmbedderSettings),
+    "mine_supervised": (MineArguments, EmbedderSettings),
     "raw_sources": (MakePairsArguments,),
+    "raw_supervised": (MakePairsArguments,),
     "quickstart": (CorpusSettings, QuickstartSettings),
 }
 FILES = sorted(file for file in CONFIGS.rglob("*.yaml") if file.parent.name != "accelerate")  # those are the launcher's
@@ -131,3 +135,24 @@ def test_curation_is_the_papers():
     read_ = {source["name"]: (source["path"], source["query_prefix"], source["document_prefix"])
              for source in filtering["sources"]}  # fmt: skip
     assert read_ == made and len(made) == 28
+
+
+def test_the_supervised_sources_are_the_papers_from_raw_to_stage_3():
+    raw, mining, training = (read(f"{name}.yaml") for name in ("raw_supervised", "mine_supervised", "stage3"))
+    made = [read_section(RawSource, entry, "raw") for entry in raw["sources"]]
+    mined = {entry["name"]: read_section(MiningSource, entry, "mining") for entry in mining["sources"]}
+    assert (mining["num_negatives"], mining["model_name_or_path"]) == (20, "thenlper/gte-base")
+    for source in made:
+        reads = mined[source.name]
+        assert reads.path == f"{raw['output_dir']}/{source.name}" and reads.draw == "random"
+        assert (reads.query_prefix, reads.document_prefix) == (source.query_prefix, source.document_prefix)
+        assert bool(reads.negatives) == bool(source.negatives) and reads.paper_rows == source.paper_rows
+    assert {name for name, source in mined.items() if source.draw == "nearest"} == {
+        "msmarco",
+        "nq",
+        "hotpotqa",
+        "fever",
+    }
+    # Table 3, as the config of stage 3 has it
+    table = sorted((entry["paper_rows"], entry["query_prefix"]) for entry in training["sources"])
+    assert sorted((source.paper_rows, source.query_prefix) for source in mined.values()) == table

@@ -53,6 +53,29 @@ def test_negatives_are_used_and_rows_without_are_counted(finetune, capsys):
     assert "train_file: 8 rows, 2 batches, 0 left out, 1 more without hard negatives" in printed
 
 
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda row: {"anchor": row["query"], "positive": row["document"], "negative": "word7", "negative_1": "word8"},
+        lambda row: {"query": row["query"], "pos": [row["document"]], "neg": ["word7", "word8"]},
+        lambda row: {
+            "query": row["query"],
+            "positive_passages": [{"title": "", "text": row["document"]}],
+            "negative_passages": [{"title": "word7", "text": "word8"}] * 2,
+        },
+    ],
+)
+def test_layouts_of_other_libraries_are_read_by_their_columns(finetune, convert, capsys):
+    finetune([convert(row) for row in rows(9)], "--num_hard_negatives", "2")
+    printed = capsys.readouterr().out
+    assert "2 hard negatives a row" in printed and "train_file: 9 rows, 2 batches" in printed
+
+
+def test_a_file_in_no_known_layout_is_answered_with_the_keys_that_map_it(finetune):
+    with pytest.raises(SystemExit, match="no column 'query'; the columns are question, answer.*query: ..., document:"):
+        finetune([{"question": "a", "answer": "b"}])
+
+
 def test_the_columns_of_a_file_are_those_of_all_rows(finetune):
     with pytest.raises(SystemExit, match=r"my.jsonl, line 1 \(use \[\] for none\): no column 'negatives'"):
         finetune([*rows(4), *rows(4, negatives=["word7"])], "--num_hard_negatives", "1")

@@ -14,10 +14,10 @@ import yaml
 
 from curation.raw import rows as raw_rows
 from curation.raw import rules
-from curation.raw.pairs import summarize
 from curation.raw.rows import open_raw_rows
 from curation.raw.rules import PairRule, RawSource
 from curation.sources import Source
+from textfiles.lengths import summarize
 from textfiles.settings import read_section
 from textfiles.writing import write_jsonl
 
@@ -69,6 +69,38 @@ def test_each_kind_of_rule(rule, row, expected):
     assert outcomes(row, **rule) == expected
 
 
+def test_hard_negatives_are_texts_or_lists_of_them():
+    def made(row, **rule):
+        (pair,) = PairRule(source(query="q", document="d", **rule)).pairs({"q": "a", "d": "the b", **row}, "")
+        return pair["negatives"]
+
+    assert made({"n": "x"}, negatives=["n"]) == ["x"]
+    assert made({"n": ["x", None, " ", "y"], "m": None}, negatives=["n", "m"]) == ["x", "y"]
+    assert made({"n": ["instruction", "x"]}, negatives=["n.1"]) == ["x"]
+    assert made({"n": {"t": "x", "u": "y"}}, negatives=["{n.t}: {n.u}"]) == ["x: y"]
+    assert made({"n": ["The B!", "c"]}, negatives=["n"]) == ["c"]  # equal to the document
+    with pytest.raises(ValueError, match="column 'n': the int '3', not a text"):
+        made({"n": 3}, negatives=["n"])
+
+
+def test_only_rows_with_the_value_that_where_says_make_pairs():
+    rule = {"query": "q", "document": "d", "where": {"task": ["one", "two"], "lang": "en"}}
+    row = {"q": "a", "d": "b", "task": "two", "lang": "en"}
+    assert outcomes(row, **rule) == [("a", "b")]
+    assert outcomes({**row, "task": "three"}, **rule) == outcomes({**row, "lang": None}, **rule) == [rules.OTHER_VALUE]
+    assert PairRule(source(**rule)).columns == ["q", "d", "task", "lang"]
+
+
+def test_a_layout_is_a_rule_whose_blank_texts_are_left_out():
+    rule = PairRule(source(layout="flagembedding", keep=["id"]))
+    row = {"query": "q", "pos": ["one", "", None], "neg": ["n", None], "id": 4, "more": 1}
+    assert list(rule.pairs(row, "")) == [
+        {"query": "q", "document": "one", "negatives": ["n"], "id": 4}, rules.NO_DOCUMENT, rules.NO_DOCUMENT,
+    ]  # fmt: skip
+    assert list(rule.pairs({"query": None, "pos": ["one"]}, "")) == [rules.NO_QUERY]
+    assert [rule.reads(column) for column in ("query", "neg", "id", "more")] == [True, True, True, False]
+
+
 def test_why_a_row_makes_no_pair():
     def outcome(query, document):
         limits = {"query_chars": [2, 5], "document_chars": [None, 9]}
@@ -116,7 +148,11 @@ def test_a_value_of_the_wrong_type_is_named(rule, row, message):
         ({"name": "../up", "query": "q", "document": "d"}, "name must be letters"),
         ({"query": "q"}, "needs query and document, or pairs_of"),
         ({"query": "q", "document": "q"}, "must be different texts"),
-        ({"pairs_of": "set", "query": "q"}, "leave query, document and each out"),
+        ({"pairs_of": "set", "query": "q"}, "leave query, document, negatives and each out"),
+        ({"layout": "tevatron", "query": "q"}, "layout names the texts: leave query"),
+        ({"layout": "tevatro"}, "there is no 'tevatro'; did you mean 'tevatron'"),
+        ({"query": "q", "document": "d", "negatives": "n"}, "negatives must be a list of texts"),
+        ({"query": "q", "document": "d", "where": ["n"]}, "where must map columns to values"),
         ({"query": "q", "document": "d", "each": "list"}, "must use an element"),
         ({"query": "q", "document": "each"}, "each names the list"),
         ({"query": "q", "document": "{d"}, "document: the template '{d' is malformed"),
