@@ -3,6 +3,7 @@
     python -m evaluation.long_context MODEL               # Jina's four tasks (Table 5) and LoCo's five (Table 6)
     python -m evaluation.long_context MODEL --benchmark LoCo --data_dir DIR
     python -m evaluation.long_context MODEL --local_tasks mine.yaml --lengths 512 2048 8192
+    python -m evaluation.long_context --endpoint http://localhost:8000/v1 --model NAME --tokenizer NAME
 
 Jina's tasks are read to 128, 512 and 8,191 tokens, LoCo's to 2,048, 4,096 and 8,192, others to all six lengths. Beyond
 the trained length RoPE is scaled by dynamic NTK (Eq. 5) with alpha 2. A model that reads less than a length is run once
@@ -12,7 +13,7 @@ at its own length. Results are kept and shared as by evaluation.mteb_run.
 import argparse
 from collections.abc import Sequence
 
-from evaluation.harness.arguments import add_shared_arguments
+from evaluation.harness.arguments import add_shared_arguments, parse_shared
 from evaluation.protocol import LENGTHS
 from textfiles.commands import run_command
 
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_shared_arguments(parser)
     parser.add_argument("--benchmark", choices=list(LENGTHS), help="one of the two; default: both")
     parser.add_argument("--lengths", nargs="+", type=int, metavar="TOKENS", help="in place of the benchmark's")
-    arguments = parser.parse_args(argv)
+    arguments = parse_shared(parser, argv)
     from evaluation.harness.commands import run_long_context  # imports torch and mteb, which --help does not need
 
     run_long_context(arguments)

@@ -4,6 +4,7 @@
     python -m evaluation.mteb_run MODEL --benchmark "MTEB(eng, v2)"
     python -m evaluation.mteb_run MODEL --tasks SciFact STSBenchmark
     python -m evaluation.mteb_run MODEL --local_tasks mine.yaml
+    python -m evaluation.mteb_run --endpoint https://api.openai.com/v1 --model text-embedding-3-small
 
 Texts are truncated to 512 tokens. Nomic models get the prefix of the task's type, and unit length except for
 Classification; other models use their own prompts and their embeddings as they are. Finished tasks are kept under
@@ -14,7 +15,7 @@ start it once for each, with CUDA_VISIBLE_DEVICES: the processes share the tasks
 import argparse
 from collections.abc import Sequence
 
-from evaluation.harness.arguments import add_shared_arguments
+from evaluation.harness.arguments import add_shared_arguments, parse_shared
 from evaluation.protocol import PAPER_BENCHMARK, PAPER_LENGTH
 from textfiles.commands import run_command
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--benchmark", help=f'a benchmark of mteb, "JinaLongContext" or "LoCo"; default {PAPER_BENCHMARK}'
     )
     parser.add_argument("--max_seq_length", type=int, default=PAPER_LENGTH, help="tokens; default 512 (paper §5.2.1)")
-    arguments = parser.parse_args(argv)
+    arguments = parse_shared(parser, argv)
     from evaluation.harness.commands import run_mteb  # imports torch and mteb, which --help does not need
 
     run_mteb(arguments)

@@ -53,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--file", action="append", default=[], metavar="SPLIT=PATH", help="such as stsb_train=PATH")
     parser.add_argument("--mnli_start", metavar="MODEL", help="checkpoint that rte, stsb and mrpc start from")
     parser.add_argument("--save_steps", type=int, default=2000, help="steps between a run's checkpoints (%(default)s)")
+    parser.add_argument("--tokenizer", metavar="NAME", help="directory or hub name, for a MODEL that has none")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run the code of the models' repositories")
     return parser
 
 

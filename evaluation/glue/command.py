@@ -69,6 +69,8 @@ def _sweeps(args: argparse.Namespace) -> list[Sweep]:
             data=data,
             mnli_start=args.mnli_start,
             save_steps=args.save_steps,
+            tokenizer=args.tokenizer,
+            trust_remote_code=args.trust_remote_code,
         )
         for model, label in zip(args.models, labels, strict=True)
     ]

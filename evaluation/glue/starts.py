@@ -67,20 +67,27 @@ class Start:
     checkpoint: str
 
 
-def given_start(model: str, checkpoint: str) -> Start:
+def given_start(model: str, checkpoint: str, *, trust_remote_code: bool = False) -> Start:
     """A checkpoint that was fine-tuned elsewhere.
+
+    Args:
+        model: the model under test.
+        checkpoint: directory or hub name.
+        trust_remote_code: whether to run the code of their repositories.
 
     Raises:
         ValueError: it is not of the architecture of `model`.
     """
     with readable_checkpoint(checkpoint):
-        tested, given = (AutoConfig.from_pretrained(source, trust_remote_code=False) for source in (model, checkpoint))
+        tested, given = (
+            AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code) for source in (model, checkpoint)
+        )
     for name in _ARCHITECTURE:
         expected, found = getattr(tested, name, None), getattr(given, name, None)
         if expected != found:
             raise ValueError(f"--mnli_start {checkpoint} was not made from {model}: {name} is {found}, not {expected}.")
     with readable_checkpoint(checkpoint):
-        weights = weights_hash(AutoModel.from_pretrained(checkpoint, trust_remote_code=False))
+        weights = weights_hash(AutoModel.from_pretrained(checkpoint, trust_remote_code=trust_remote_code))
     return Start(f"mnli checkpoint: {Path(checkpoint).name} ({weights})", checkpoint)
 
 

@@ -45,6 +45,8 @@ class Sweep:
         data: of the tasks.
         mnli_start: checkpoint that rte, stsb and mrpc start from, in place of one trained here.
         save_steps: steps between a run's checkpoints.
+        tokenizer: directory or hub name; None: the model's own.
+        trust_remote_code: whether to run the code of the model's repository.
     """
 
     model: str
@@ -54,6 +56,8 @@ class Sweep:
     data: GlueData
     mnli_start: str | None = None
     save_steps: int
+    tokenizer: str | None = None
+    trust_remote_code: bool = False
     _start: Start | None = field(default=None, init=False)
     _encoded: tuple[str, dict[str, Dataset]] = field(default=("", {}), init=False)
 
@@ -81,8 +85,9 @@ class Sweep:
         """
         torch.manual_seed(0)  # a model with a pooler that the checkpoint lacks has the same hash each time
         with readable_checkpoint(self.model):
-            weights = weights_hash(AutoModel.from_pretrained(self.model, trust_remote_code=False))
-        facts = {"protocol": asdict(self.protocol), "data": self._data_identities(), "versions": versions()}
+            weights = weights_hash(AutoModel.from_pretrained(self.model, trust_remote_code=self.trust_remote_code))
+        tokenizer = {} if self.tokenizer is None else {"tokenizer": self.tokenizer}
+        facts = {"protocol": asdict(self.protocol) | tokenizer, "data": self._data_identities(), "versions": versions()}
         begin_directory(self.directory, {"benchmark": BENCHMARK, "model": self.label, "weights": weights, **facts})
         self.start_from_mnli()
         self.files.forget_errors()
@@ -119,7 +124,9 @@ class Sweep:
         """
         if self._start is None:
             if self.mnli_start is not None:
-                start: Start | None = starts.given_start(self.model, self.mnli_start)
+                start: Start | None = starts.given_start(
+                    self.model, self.mnli_start, trust_remote_code=self.trust_remote_code
+                )
             elif "mnli" in self.grid.tasks:
                 needed = any(GLUE[task].from_mnli for task in self.grid.tasks)
                 start = starts.best_mnli_start(self.files, self.grid.runs("mnli"), needed)
@@ -165,6 +172,7 @@ class Sweep:
             self._work(run, start),
             save_steps=self.save_steps,
             bar=bar,
+            trust_remote_code=self.trust_remote_code,
         )
         if run.task == "mnli" and self.mnli_start is None:
             with atomic_directory(self.files.weights(run)) as directory:
@@ -190,7 +198,7 @@ class Sweep:
 
     @functools.cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        return open_tokenizer(self.model)
+        return open_tokenizer(self.tokenizer or self.model)
 
     def _splits(self, task: str) -> dict[str, Dataset]:
         """Encoded splits of a task, kept until those of another task are needed."""

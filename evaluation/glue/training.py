@@ -43,8 +43,13 @@ def encode_split(split: Split, tokenizer: PreTrainedTokenizerBase, max_seq_lengt
     return Dataset.from_dict({**encoded, "labels": split.targets})
 
 
-def load_classifier(checkpoint: str, task: GlueTask) -> PreTrainedModel:
+def load_classifier(checkpoint: str, task: GlueTask, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """The checkpoint's encoder in float32 under a head for the task; a head of another size is made anew.
+
+    Args:
+        checkpoint: directory or hub name.
+        task: the task.
+        trust_remote_code: whether to run the code of its repository.
 
     Raises:
         ValueError: weights of the encoder are missing, which are listed, or a file is damaged.
@@ -60,7 +65,7 @@ def load_classifier(checkpoint: str, task: GlueTask) -> PreTrainedModel:
             ignore_mismatched_sizes=True,
             dtype=torch.float32,
             output_loading_info=True,
-            trust_remote_code=False,
+            trust_remote_code=trust_remote_code,
         )
     # our class checks this itself; in others, the weights below the prefix are the encoder, except for a pooler
     encoder = f"{model.base_model_prefix}."
@@ -156,6 +161,7 @@ def fine_tune(
     *,
     save_steps: int,
     bar: tqdm | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Train one run, or resume it from its last checkpoint.
 
@@ -169,6 +175,7 @@ def fine_tune(
         directory: for checkpoints.
         save_steps: steps between checkpoints.
         bar: counts epochs.
+        trust_remote_code: whether to run the code of the checkpoint's repository.
 
     Returns:
         The trained model, and the part of the run's JSON that comes from training.
@@ -180,7 +187,7 @@ def fine_tune(
     callback = EpochCallback(save_steps, bar)
     set_seed(run.seed)  # the new head depends on it
     trainer = Trainer(
-        model=load_classifier(checkpoint, GLUE[task]),
+        model=load_classifier(checkpoint, GLUE[task], trust_remote_code=trust_remote_code),
         args=training_arguments(run, protocol, directory, bool(dev)),
         data_collator=DataCollatorWithPadding(tokenizer),
         train_dataset=train,

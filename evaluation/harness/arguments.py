@@ -1,12 +1,29 @@
 """Arguments that the commands for mteb tasks share: about the model, the data and the directory of results."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments about the model, the data and the place of results."""
-    parser.add_argument("model", help='directory or hub name of any sentence-transformers model, or "bm25"')
+    parser.add_argument(
+        "model",
+        nargs="?",
+        default=argparse.SUPPRESS,
+        help='directory or hub name of any sentence-transformers model, or "bm25"',
+    )
+    parser.add_argument("--model", dest="model", metavar="NAME", help="the same; with --endpoint, the served model")
+    parser.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="of an OpenAI-compatible server that embeds, such as http://localhost:8000/v1; the key comes from the "
+        "environment variable OPENAI_API_KEY",
+    )
+    parser.add_argument(
+        "--tokenizer", help="with which texts are truncated before they go to --endpoint; default: they go whole"
+    )
+    parser.add_argument("--texts_per_request", type=int, default=32, help="of a request to --endpoint; default 32")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="names of tasks, in place of a whole benchmark")
     parser.add_argument(
         "--local_tasks",
@@ -39,3 +56,11 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=["float32", "float16", "bfloat16"], help="default bfloat16 on a GPU, else float32"
     )
     parser.add_argument("--trust_remote_code", action="store_true", help="run the code of the model's repository")
+
+
+def parse_shared(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read a command line of `add_shared_arguments`, which must name a model."""
+    arguments = parser.parse_args(argv)
+    if arguments.model is None:
+        parser.error("name a model: a directory, a hub name, or with --endpoint URL the served model")
+    return arguments

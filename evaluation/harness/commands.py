@@ -13,6 +13,7 @@ from mteb.abstasks import AbsTask
 
 from evaluation.harness.bm25 import Bm25Search
 from evaluation.harness.encoder import ProtocolEncoder, load_encoder
+from evaluation.harness.endpoint import Endpoint, open_endpoint
 from evaluation.harness.runner import Outcome, run_tasks
 from evaluation.protocol import LENGTHS, PAPER_BENCHMARK
 from evaluation.tasks.lists import BENCHMARKS, benchmark_tasks, resolve_tasks
@@ -39,10 +40,13 @@ def run_long_context(arguments: argparse.Namespace) -> None:
     quiet_libraries()
     failures: dict[str, str] = {}
     with one_line_errors():
+        if arguments.endpoint is not None and arguments.lengths and arguments.tokenizer is None:
+            raise ValueError("--lengths of an --endpoint need --tokenizer, with which texts are truncated to them.")
         for length, tasks in _by_length(arguments).items():
             model = model_at_length(arguments, length)
-            if isinstance(model, ProtocolEncoder) and model.protocol.max_seq_length < length:
-                print(f"{arguments.model} reads {model.protocol.max_seq_length} tokens, not {length}.")
+            reads = model.protocol.max_seq_length if isinstance(model, ProtocolEncoder) else None
+            if reads is not None and reads < length:
+                print(f"{arguments.model} reads {reads} tokens, not {length}.")
             outcome = run_tasks(model, tasks, arguments.output_dir, data_dir=arguments.data_dir)
             show_outcome(model, outcome)
             failures |= {f"{name}, {length} tokens": message for name, message in outcome.failures.items()}
@@ -57,8 +61,9 @@ def _by_length(arguments: argparse.Namespace) -> dict[int, list[AbsTask]]:
             groups.append((LENGTHS[name], benchmark_tasks(name, data_dir=arguments.data_dir)))
     by_length: dict[int, list[AbsTask]] = {}
     for lengths, tasks in groups:
-        # BM25 reads words, and has no length
-        for length in [0] if arguments.model == "bm25" else arguments.lengths or lengths:
+        # BM25 reads words, and has no length; an endpoint truncates by itself, or not at all
+        whole = arguments.model == "bm25" or (arguments.endpoint is not None and arguments.tokenizer is None)
+        for length in [0] if whole else arguments.lengths or lengths:
             by_length.setdefault(length, []).extend(tasks)
     return dict(sorted(by_length.items()))
 
@@ -79,6 +84,15 @@ def quiet_libraries() -> None:
 
 def model_at_length(arguments: argparse.Namespace, max_seq_length: int) -> ProtocolEncoder | Bm25Search:
     """The model of a command line, with texts truncated to a length in tokens."""
+    if arguments.endpoint is not None:
+        return open_endpoint(
+            Endpoint(url=arguments.endpoint, model=arguments.model, texts_per_request=arguments.texts_per_request),
+            max_seq_length=max_seq_length,
+            tokenizer=arguments.tokenizer,
+            name=arguments.name,
+            rules=arguments.rules,
+            prompts=_prompts(arguments.prompts),
+        )
     if arguments.model == "bm25":
         return Bm25Search()
     return load_encoder(
@@ -103,7 +117,8 @@ def chosen_tasks(arguments: argparse.Namespace) -> list[AbsTask]:
 
 def show_outcome(model: ProtocolEncoder | Bm25Search, outcome: Outcome) -> None:
     """Print the main scores."""
-    length = f", {model.protocol.max_seq_length} tokens" if isinstance(model, ProtocolEncoder) else ""
+    tokens = model.protocol.max_seq_length if isinstance(model, ProtocolEncoder) else None
+    length = f", {tokens} tokens" if tokens else ""
     print(f"\n{model.mteb_model_meta.name}{length}")
     width = max(map(len, outcome.scores), default=0)
     for name, (score, metric) in outcome.scores.items():

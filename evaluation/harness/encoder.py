@@ -42,7 +42,8 @@ class Protocol:
         name: as in mteb, "organization/model".
         checkpoint: last parts of the directory, or the hub name.
         weights: hash of the weights as they were used.
-        max_seq_length: tokens to which texts were truncated, prefix and special tokens included.
+        max_seq_length: tokens to which texts were truncated, prefix and special tokens included; None: a server did
+            that, to a length of its own.
         requested_length: the length that was asked for; the model may read less.
         rules: "paper": embeddings of unit length except for Classification; "model": as the model returns them.
         prompts: texts put before the model's input, by mteb's names.
@@ -54,7 +55,7 @@ class Protocol:
     name: str
     checkpoint: str
     weights: str
-    max_seq_length: int
+    max_seq_length: int | None
     requested_length: int
     rules: Rules
     prompts: dict[str, str]
@@ -70,7 +71,8 @@ class Protocol:
         """
         decisive = [self.rules, self.prompts, self.rotary_scaling_factor, self.dtype, settings]
         digest = hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()
-        return f"{self.weights}-{digest[:8]}-seq{self.max_seq_length}"
+        length = "whole" if self.max_seq_length is None else f"seq{self.max_seq_length}"
+        return f"{self.weights}-{digest[:8]}-{length}"
 
 
 class ProtocolEncoder(AbsEncoder):
@@ -137,20 +139,30 @@ class ProtocolEncoder(AbsEncoder):
         if kept and kept.is_file():
             return _read_kept(kept)
         side = f" {prompt_type.value}" if prompt_type else ""
-        embeddings = require_finite(
-            encode_by_tokens(
-                self.model,
-                texts,
-                prompt=prompt,
-                tokens_per_batch=self.tokens_per_batch,
-                normalize=normalize,
-                description=f"{task_metadata.name}{side}" if kwargs.get("show_progress_bar", True) else None,
-            )
-        )
+        description = f"{task_metadata.name}{side}" if kwargs.get("show_progress_bar", True) else None
+        embeddings = require_finite(self.embed(texts, prompt, normalize, description))
         if kept:
             with atomic_file(kept) as partial, open(partial, "wb") as file:
                 np.save(file, embeddings)
         return embeddings
+
+    def embed(self, texts: list[str], prompt: str, normalize: bool, description: str | None) -> np.ndarray:
+        """Embed texts (n,) under a prompt -> (n, dim) in float32.
+
+        Args:
+            texts: as they are.
+            prompt: put before each.
+            normalize: whether embeddings are brought to unit length.
+            description: of a progress bar; None: no bar.
+        """
+        return encode_by_tokens(
+            self.model,
+            texts,
+            prompt=prompt,
+            tokens_per_batch=self.tokens_per_batch,
+            normalize=normalize,
+            description=description,
+        )
 
 
 def load_encoder(
@@ -219,8 +231,7 @@ def load_encoder(
         dtype=str(dtype).removeprefix("torch."),
         versions={package: version(package) for package in ("mteb", "torch", "transformers", "sentence-transformers")},
     )
-    if unknown := [key for key in protocol.prompts if not _known_to_mteb(key)]:
-        raise ValueError(f"the prompt name {unknown[0]!r} is not a task or task type of mteb, query or document.")
+    require_known_prompts(protocol.prompts)
     return ProtocolEncoder(embedder, protocol, tokens_per_batch=tokens_per_batch)
 
 
@@ -263,6 +274,12 @@ def _own_prompts(checkpoint: str, embedder: SentenceTransformer) -> dict[str, st
     if unknown:
         print(f"{checkpoint}: mteb does not know the prompts {unknown}; they are not used.")
     return known
+
+
+def require_known_prompts(prompts: Mapping[str, str]) -> None:
+    """Raise a ValueError that names the first prompt by a name that mteb does not look up."""
+    if unknown := [key for key in prompts if not _known_to_mteb(key)]:
+        raise ValueError(f"the prompt name {unknown[0]!r} is not a task or task type of mteb, query or document.")
 
 
 def _known_to_mteb(name: str) -> bool:

@@ -222,6 +222,9 @@ def _notes(benchmark: Benchmark, models: Sequence[EvaluatedModel]) -> Iterator[s
 
 
 def _length_notes(benchmark: Benchmark, model: EvaluatedModel, run: Run) -> Iterator[str]:
+    if run.protocol is not None and run.length is None:
+        yield "a server truncated the texts, to a length that it does not tell"
+        return
     if run.length is None:
         if not model.is_bm25:
             yield "no protocol.json is beside the results, so length, prompts and rules are not known"

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
 
 from evaluation.glue import sweep as sweep_module
 from evaluation.glue import training
@@ -21,8 +22,8 @@ def begun(monkeypatch):
     seen = {}
     load = training.load_classifier
 
-    def keep(checkpoint, task):
-        model = load(checkpoint, task)
+    def keep(checkpoint, task, **settings):
+        model = load(checkpoint, task, **settings)
         seen[task.name] = (checkpoint, {name: weight.clone() for name, weight in model.bert.state_dict().items()})
         return model
 
@@ -79,6 +80,46 @@ def test_rte_stsb_and_mrpc_begin_with_the_mnli_encoder_and_others_do_not(place, 
         set(mnli["scores"]) == {"accuracy", "mismatched_accuracy"} and mnli["main_score"] == mnli["scores"]["accuracy"]
     )
     assert not list((out / "work").iterdir()), "locks and checkpoints of finished runs are gone"
+
+
+REMOTE_CODE = """
+from transformers import BertConfig, BertForSequenceClassification, BertModel
+
+class RemoteConfig(BertConfig):
+    model_type = "remote_bert"
+
+class RemoteModel(BertModel):
+    config_class = RemoteConfig
+
+class RemoteClassifier(BertForSequenceClassification):
+    config_class = RemoteConfig
+"""
+
+
+def test_a_models_own_code_runs_if_it_is_trusted_with_a_tokenizer_from_elsewhere(place):
+    """As MosaicBERT is published: code in its repository, and no tokenizer."""
+    remote = place / "remote"
+    config = BertConfig(
+        vocab_size=128, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=128,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(remote)
+    (remote / "code_remote.py").write_text(REMOTE_CODE)
+    names = {
+        "AutoConfig": "RemoteConfig",
+        "AutoModel": "RemoteModel",
+        "AutoModelForSequenceClassification": "RemoteClassifier",
+    }
+    settings = json.loads((remote / "config.json").read_text())
+    settings |= {"model_type": "remote_bert", "auto_map": {key: f"code_remote.{name}" for key, name in names.items()}}
+    (remote / "config.json").write_text(json.dumps(settings))
+    argv = [str(remote), *arguments(place, "--tokenizer", place / "model")[1:]]
+    with pytest.raises(SystemExit, match="trust_remote_code"):
+        main(argv)
+    main([*argv, "--trust_remote_code"])
+    assert results(place, "remote").keys() == {"cola-batch8-rate0.003-seed42"}
+    settings = json.loads((place / "out" / "remote" / "settings.json").read_text())
+    assert settings["protocol"]["tokenizer"] == str(place / "model")
 
 
 def test_a_given_checkpoint_is_begun_with(place, begun):

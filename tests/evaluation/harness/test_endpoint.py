@@ -1,0 +1,173 @@
+"""A served model, against a server of this process that speaks as OpenAI's does."""
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from evaluation import long_context, mteb_run
+from evaluation.harness import endpoint as module
+from evaluation.harness.endpoint import Endpoint, open_endpoint
+from tests.checkpoints import save_tokenizer
+from tests.evaluation.harness.test_encoder import TEXTS, ask
+from tests.evaluation.tasks.stub import embed
+
+KEY = "sk-secret"
+
+
+class Server:
+    """What was asked, and what is answered: `failures` are statuses given before an answer."""
+
+    def __init__(self):
+        self.requests, self.keys, self.failures = [], [], []
+        self.answer = self.embeddings
+        self.url = ""
+
+    def embeddings(self, asked):
+        """In another order than they were asked for."""
+        rows = [{"index": n, "embedding": row.tolist()} for n, row in enumerate(embed(asked["input"]))]
+        return {"object": "list", "data": rows[::-1], "model": asked["model"], "usage": {"total_tokens": 1}}
+
+
+@contextmanager
+def serving():
+    server = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            server.keys.append(self.headers.get("authorization"))
+            if server.failures:
+                status, body = server.failures.pop(0), f"not now, {self.headers.get('authorization')}".encode()
+            else:
+                server.requests.append((self.path, asked))
+                status, body = 200, json.dumps(server.answer(asked)).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.url = f"http://127.0.0.1:{running.server_port}/v1"
+    thread = threading.Thread(target=running.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        running.shutdown()
+        running.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(module, "_WAIT", 0.001)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving() as server:
+        yield server
+
+
+def opened(server, texts_per_request=32, **settings):
+    endpoint = Endpoint(url=server.url, model="some-model", texts_per_request=texts_per_request)
+    return open_endpoint(endpoint, max_seq_length=512, **settings)
+
+
+def test_texts_are_embedded_in_their_order_with_key_and_prompt(server):
+    encoder = opened(server, texts_per_request=2, prompts={"STS": "topic: "})
+    server.requests.clear()
+    np.testing.assert_array_equal(ask(encoder, "STSBenchmark"), embed(["topic: " + text for text in TEXTS]))
+    asked = sorted(request["input"] for _, request in server.requests)
+    assert [path for path, _ in server.requests] == ["/v1/embeddings"] * 2
+    assert asked == sorted([["topic: " + text for text in TEXTS[:2]], ["topic: " + TEXTS[2]]])
+    assert all(request["model"] == "some-model" for _, request in server.requests)
+    assert set(server.keys) == {f"Bearer {KEY}"}
+    by_the_paper = ask(opened(server, rules="paper"), "STSBenchmark")
+    np.testing.assert_allclose(np.linalg.norm(by_the_paper, axis=1), 1, atol=1e-5)
+
+
+def test_texts_are_cut_by_the_tokenizer_that_is_given(server, tmp_path):
+    save_tokenizer(tmp_path / "tokenizer")
+    endpoint = Endpoint(url=server.url, model="some-model")
+    encoder = open_endpoint(endpoint, max_seq_length=12, tokenizer=str(tmp_path / "tokenizer"))
+    server.requests.clear()
+    ask(encoder, "STSBenchmark", texts=["abcde fghijklmno", "short", "", "abcdefghij"])
+    assert server.requests[0][1]["input"] == ["abcde fghij", "short", " ", "abcdefghij"]  # 10 letters, [CLS], [SEP]
+    assert encoder.mteb_model_meta.revision.endswith("-seq12")
+    assert opened(server).mteb_model_meta.revision.endswith("-whole")
+
+
+def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_not(server):
+    server.failures = [429, 503]
+    assert opened(server).protocol.name == "endpoint/some-model"
+    server.failures = [401] * 9
+    with pytest.raises(ConnectionError, match=r"/v1/embeddings refused: HTTP 401 not now, Bearer \*\*\*"):
+        opened(server)
+    assert len(server.failures) == 8
+    server.failures = [500] * 9
+    with pytest.raises(ConnectionError, match="HTTP 500"):
+        opened(server)
+    assert len(server.failures) == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"error": "no"}, "did not answer with embeddings .KeyError: 'data'"),
+        ({"data": [{"index": 0, "embedding": "x"}]}, "did not answer with embeddings"),
+        ({"data": []}, r"answered 1 texts with embeddings of shape \(0,\)"),
+    ],
+)
+def test_an_answer_without_embeddings_is_shown(server, answer, message):
+    server.answer = lambda _: answer
+    with pytest.raises(ValueError, match=message):
+        opened(server)
+
+
+def test_a_command_line_runs_tasks_on_it_and_keeps_their_results(server, task_file, tmp_path, capsys):
+    words = ["--endpoint", server.url, "--model", "acme/served", "--local_tasks", str(task_file)]
+    mteb_run.main([*words, "--output_dir", str(tmp_path / "out"), "--prompts", '{"query": "q: "}'])
+    printed = capsys.readouterr().out
+    assert "acme/served\n" in printed and "toy_sts" in printed and "toy_search" in printed
+    asked = {text for _, request in server.requests for text in request["input"]}
+    assert sum(text.startswith("q: ") for text in asked) == 12
+    done = len(server.requests)
+    mteb_run.main([*words, "--output_dir", str(tmp_path / "out"), "--prompts", '{"query": "q: "}'])
+    assert len(server.requests) == done + 1  # the text that shows whether the server answers
+    (file,) = (tmp_path / "out").rglob("protocol.json")
+    protocol = json.loads(file.read_text())
+    assert (protocol["checkpoint"], protocol["rules"], protocol["max_seq_length"]) == ("acme/served", "model", None)
+    written = "".join(path.read_text() for path in (tmp_path / "out").rglob("*.json*"))
+    assert KEY not in written and "127.0.0.1" not in written
+
+
+def test_long_context_runs_once_or_to_lengths_of_a_tokenizer(server, task_file, tmp_path):
+    words = ["--endpoint", server.url, "--model", "m", "--local_tasks", str(task_file)]
+    words += ["--output_dir", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match="--lengths of an --endpoint need --tokenizer"):
+        long_context.main([*words, "--lengths", "64"])
+    long_context.main(words)
+    save_tokenizer(tmp_path / "tokenizer")
+    long_context.main([*words, "--tokenizer", str(tmp_path / "tokenizer"), "--lengths", "16", "32"])
+    revisions = sorted(path.name.rsplit("-", 1)[1] for path in (tmp_path / "out" / "results" / "endpoint__m").iterdir())
+    assert revisions == ["seq16", "seq32", "whole"]
+
+
+def test_what_cannot_be_meant_ends_with_one_line(server, task_file, tmp_path):
+    words = ["--local_tasks", str(task_file), "--output_dir", str(tmp_path / "out")]
+    for more, message in (
+        (["--endpoint", "localhost:8000", "--model", "m"], "must begin with http"),
+        (["--endpoint", "http://127.0.0.1:9/v1", "--model", "m"], "http://127.0.0.1:9/v1/embeddings does not answer"),
+        (["--endpoint", server.url, "--model", "m", "--prompts", '{"Cluster": "x"}'], "the prompt name 'Cluster'"),
+        (["--endpoint", server.url, "--model", "m", "--texts_per_request", "0"], "must be at least 1"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            mteb_run.main([*more, *words])
+    with pytest.raises(SystemExit) as end:
+        mteb_run.main(words)
+    assert end.value.code == 2
