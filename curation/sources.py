@@ -139,9 +139,9 @@ def open_pairs(source: Source, cache: Path | None = None, *, others: bool = Fals
 
     The first time, local files, and rows of a hub data set in another layout, are copied to one Arrow file, and every
     row is checked on the way. Later, and in other processes, the copy is found by the paths, sizes and times of the
-    files and by what is read of them, and nothing is read. Of processes that open it at once, one makes the copy and the
-    others wait for it, however long that takes: ranks need no barrier here. Copies may be deleted at any time. Of a hub
-    data set in our layout the columns are checked, not the rows: the trainer checks those that it trains on.
+    files and by what is read of them, and nothing is read. Of processes that open it at once, one makes the copy and
+    the others wait for it, however long that takes: ranks need no barrier here. Copies may be deleted at any time. Of
+    a hub data set in our layout the columns are checked, not the rows: the trainer checks those that it trains on.
 
     Args:
         source: the source.

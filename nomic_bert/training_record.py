@@ -17,6 +17,9 @@ stage:
 - `steps`, `epochs`, `tokens`: that these weights have seen, over all processes; tokens after cutting, without padding.
   `scheduled_steps`: that the learning rate was laid out for.
 - `training_loss`: {`step`, `value`}, the last logged one. `evaluation`: {`step`, `metrics`}, the last one, if any.
+- `cost`: `seconds` of the run by the clock, evaluations and saves among them; `device_seconds`, that times the
+  processes; and where the machines tell, `joules`: of the `gpu`s by NVML, of the `cpu`s and their memory by RAPL. Steps
+  that an interruption lost are not counted.
 - `processes`, `devices` (name -> number), `versions` (package -> version), `date` (UTC, of the weights' last save).
 
 An empty list says that the weights are new; where there is no file, nothing is known.

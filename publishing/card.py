@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from nomic_bert import NomicBertConfig
 from nomic_bert.configuration_nomic_bert import MINIMUM_TRANSFORMERS, ntk_base
 from nomic_bert.prompts import PREFIXES, PROMPTS, prefix_text
-from nomic_bert.training_record import STAGE_BEFORE, UNRECORDED
+from nomic_bert.training_record import STAGE_BEFORE, STAGES, UNRECORDED
 from textfiles.hub_names import is_hub_name
 from textfiles.markdown import escaped, literal, number, render_page, table
 
@@ -24,6 +24,7 @@ from .reader_results import ProgramResults, read_program_results
 from .upload import PROJECT_TAG, require_repo_id
 from .verification import Agreement
 
+_PAPER_TIMES = dict(zip(STAGES, ("about 4 days", "3.5 days", "an hour"), strict=True))  # paper Appendix A
 _QUERY = "solve a banded linear system"
 _DOCUMENT = "Solve the equation a @ x = b for x, where a is a banded matrix."
 _HUB = "https://huggingface.co"
@@ -230,12 +231,14 @@ def model_card(card: CardFacts) -> str:
             "query": _QUERY,
             "document": _DOCUMENT,
             "minimum_transformers": MINIMUM_TRANSFORMERS,
+            "paper_times": _PAPER_TIMES,
             "stage_before": STAGE_BEFORE,
             "unrecorded": UNRECORDED,
         },
         {
             "counted": lambda devices: " and ".join(f"{number(n)} x {escaped(name)}" for name, n in devices.items()),
             "dataset_link": _dataset_link,
+            "duration": _duration,
             "is_hub_name": lambda name: isinstance(name, str) and is_hub_name(name),
             "run_length": run_length,
             "setting_name": lambda key: _SETTINGS.get(key, escaped(key.replace("_", " "))),
@@ -255,6 +258,13 @@ def _datasets(stages: Sequence[Mapping[str, Any]]) -> list[str]:
     sources = [source for stage in stages for source in stage.get("sources") or []]
     names = [part.get("dataset") for source in sources for part in [source, *(source.get("parts") or [])]]
     return list(dict.fromkeys(name for name in names if isinstance(name, str) and is_hub_name(name)))
+
+
+def _duration(seconds: float) -> str:
+    """Seconds for people: 40 seconds, 12.5 minutes, 3.2 hours, 3.5 days."""
+    units = (("days", 86_400), ("hours", 3_600), ("minutes", 60))
+    name, size = next(((name, size) for name, size in units if seconds >= 1.5 * size), ("seconds", 1))
+    return f"{seconds / size:.3g} {name}"
 
 
 def _dataset_link(source: Mapping[str, Any]) -> str:

@@ -15,12 +15,13 @@ from transformers import EvalPrediction, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_utils import PredictionOutput, SchedulerType, TrainOutput
 
-from nomic_bert.training_record import STAGE_BEFORE, TRAINING_FILE, write_training
+from nomic_bert.training_record import STAGE_BEFORE, TRAINING_FILE, read_training, write_training
 
 from . import record, run_settings
 from .adapters import refuse_untrainable
 from .arguments import StepArguments
 from .checkpoints import latest_checkpoint
+from .cost import CostMeter
 from .finite import require_finite_weights
 from .interruption import EXIT_CODE, StopAtSigterm, ignore_sigterm
 from .safe import SafeTrainer
@@ -111,7 +112,9 @@ class StepTrainer(SafeTrainer):
             self._refuse_zero_rate()
         self._stopwatch, self._tokens_logged = Stopwatch(), 0
         self._sigterm = StopAtSigterm(self.accelerator)
+        self._cost = CostMeter(args.device, reads_machine=args.local_process_index == 0)
         self.add_callback(self._sigterm)
+        self.add_callback(self._cost)
         if args.torch_compile:
             compile_layers(model, str(args.torch_compile_backend), args.torch_compile_mode)
             self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # accelerate would compile the whole
@@ -173,6 +176,7 @@ class StepTrainer(SafeTrainer):
             **record.progress_facts(state, step),
             "processes": args.world_size,
             "devices": self._devices,
+            "cost": self._cost.content(args.world_size),
             "versions": record.package_versions(),
             "date": record.today(),
         }
@@ -258,8 +262,11 @@ class StepTrainer(SafeTrainer):
         if self.is_world_process_zero():
             print("\n".join(self.describe()), flush=True)
         self._stopwatch = Stopwatch()
+        before = read_training(str(resume_from_checkpoint)) if resume_from_checkpoint else []
+        self._cost.begin(before[-1].get("cost", {}) if before else {})
         with self._sigterm.listening():
             output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        self._cost.gather()
         if self._sigterm.stopped:
             if self.is_world_process_zero():
                 print(
@@ -351,6 +358,7 @@ class StepTrainer(SafeTrainer):
         return f"source {source!r}, rows {first}, ... (all: train_dataset.plan.batch({epoch}, {step}))"
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._cost.gather()
         with self._stopwatch.paused():
             super()._save_checkpoint(model, trial)
 

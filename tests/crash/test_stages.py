@@ -18,7 +18,10 @@ LEFT: dict[str, Any] = {
         "outputs/.in-use": "names the process",
         "*trainer_state.json": "its logs hold tokens a second, and running times",
     },
-    "not_compared": {"*/files.json": rb'"trainer_state.json": \{[^}]*\}|"sha256": "\w+"\n\}'},  # the checksums of that
+    "not_compared": {
+        "*training.json": rb'"cost": \{[^}]*\},?\s*',  # seconds
+        "*/files.json": rb'"(trainer_state|training).json": \{[^}]*\}|"sha256": "\w+"\n\}',  # the checksums of those
+    },
     "says_finished": "so this run is finished",
 }
 

@@ -26,7 +26,8 @@ STAGE_1 = {
                         "schedule": "linear"},
     "steps": 150, "scheduled_steps": 2_404, "epochs": 0.0624, "tokens": 614_400,
     "training_loss": {"step": 149, "value": 5.1357}, "evaluation": {"step": 140, "metrics": {"accuracy": 0.23625}},
-    "processes": 8, "devices": {"NVIDIA H100": 8}, "versions": {"torch": "2.13.0"}, "date": "2026-01-02",
+    "processes": 8, "cost": {"seconds": 45_000.0, "device_seconds": 360_000.0, "joules": {"gpu": 1.8e8, "cpu": 3.6e6}},
+    "devices": {"NVIDIA H100": 8}, "versions": {"torch": "2.13.0"}, "date": "2026-01-02",
 }  # fmt: skip
 STAGE_2 = {
     "stage": STAGES[2], "start": STAGE_BEFORE,
@@ -38,6 +39,7 @@ STAGE_2 = {
     ],
     "hyperparameters": {"temperature": 0.02, "document_max_length": 513, "matryoshka_dims": [256, 768, 64]},
     "steps": 90, "scheduled_steps": 90, "epochs": 0.27, "tokens": 1_378_583,
+    "cost": {"seconds": 80.0, "device_seconds": 80.0},
 }  # fmt: skip
 
 

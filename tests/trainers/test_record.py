@@ -39,6 +39,7 @@ def test_resumed_says_what_uninterrupted_says(tmp_path, stage):
     (expected,) = whole.training_record()
     (found,) = resumed.training_record()
     assert found["tokens"] > 0 and found["evaluation"]["metrics"]["loss"] > 0
+    assert found.pop("cost")["seconds"] > 0 and expected.pop("cost")["seconds"] > 0
     assert found == expected
     json.dumps(found, allow_nan=False)
 
