@@ -180,12 +180,12 @@ class CorpusVectors:
         values = -(-dim // 8) if self.form.dtype == "binary" else dim
         return self.corpus.schema.insert(1, pa.field(VECTOR, pa.list_(_ARROW_TYPES[self.form.dtype], values)))
 
-    def finish(self, embedder: TextEmbedder, name: str, prompt: Prompt) -> dict[str, Any]:
+    def finish(self, embedder: TextEmbedder, name: str | None, prompt: Prompt) -> dict[str, Any]:
         """Write the manifest of a corpus whose shards are all made, and return it.
 
         Args:
             embedder: the model.
-            name: of the prompt.
+            name: of the prompt; None: it has none.
             prompt: the prompt.
         """
         facts = [read_facts(path) for path in self.files.paths()]

@@ -91,7 +91,7 @@ class Endpoint:
             ) from error
         if embeddings.ndim != 2 or len(embeddings) != len(texts):
             raise ValueError(
-                f"{self.url}/embeddings answered {len(texts)} texts with embeddings of {embeddings.shape}."
+                f"{self.url}/embeddings answered {len(texts)} texts with embeddings of shape {embeddings.shape}."
             )
         return embeddings
 

@@ -8,7 +8,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from curation.corpus import CorpusSource, open_corpus
-from curation.embedding import ModelSettings, TextEmbedder
+from curation.embedding import ModelSettings, Prompt, TextEmbedder
 from curation.vectors import MANIFEST, CorpusVectors, VectorForm
 from nomic_bert.encoding import EncodedBatch
 from recipes.shared.ranks import join_ranks
@@ -27,7 +27,7 @@ class EmbedArguments:
     Attributes:
         output_dir: directory for the vectors.
         prompt: name of the model's prompt that is put before each text; `document` and `query` are what the model's
-            own `encode_document` and `encode_query` do.
+            own `encode_document` and `encode_query` do; null: nothing is put there.
         rows_per_shard: rows of the corpus that make one file, the work of one rank.
 
     Raises:
@@ -35,7 +35,7 @@ class EmbedArguments:
     """
 
     output_dir: str
-    prompt: str = "document"
+    prompt: str | None = "document"
     rows_per_shard: int = 50_000
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ def embed(source: CorpusSource, settings: ModelSettings, form: VectorForm, args:
             print(f"{directory} is finished: {_summary(finished)}")
         return
     embedder = TextEmbedder(settings, state.device)
-    prompt = embedder.named_prompt(args.prompt)
+    prompt = Prompt(None, "") if args.prompt is None else embedder.named_prompt(args.prompt)
     with state.main_process_first():
         corpus = open_corpus(source, work)
         vectors = CorpusVectors(corpus, directory, form, args.rows_per_shard)

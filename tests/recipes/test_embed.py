@@ -147,10 +147,10 @@ def test_forms_are_those_of_sentence_transformers(place, tmp_path, dtype):
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("query", "ask: "), ("document", ""), ("topic", "about: "), ("passage", "say: ")]
+    ("name", "text"), [("query", "ask: "), ("document", ""), ("topic", "about: "), ("passage", "say: "), (None, "")]
 )
 def test_prompts_of_any_model_go_by_their_names(place, tmp_path, name, text):
-    embed.main(words(place, tmp_path / "v", "--prompt", name, model="other"))
+    embed.main(words(place, tmp_path / "v", "--prompt", name or "null", model="other"))
     np.testing.assert_allclose(read(tmp_path / "v")[1], expected(place, text, "other"), atol=1e-5, rtol=0)
     assert json.loads((tmp_path / "v" / "manifest.json").read_text())["prompt"] == {"name": name, "text": text}
 
