@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from curation.atlas.points import PAGE, SIDE, Points
 from curation.atlas.reading import read_beir_points, read_pair_points, read_text_points, read_vector_points
-from curation.embedding import EmbedderSettings, PairEmbedder, Side, embed_distinct
+from curation.embedding import EmbedderSettings, TextEmbedder, Side, embed_distinct
 from recipes.shared.pair_sources import pair_sources
 from textfiles.atomic import atomic_directory, write_json
 from textfiles.beir import corpus_file, splits
@@ -204,7 +204,7 @@ def embed_points(points: Points, settings: EmbedderSettings, prompt: str = "docu
         OSError: there is no such model.
         ValueError: the model has no such prompt.
     """
-    embedder = PairEmbedder(settings, "cuda" if torch.cuda.is_available() else "cpu")
+    embedder = TextEmbedder(settings, "cuda" if torch.cuda.is_available() else "cpu")
     text = None
     if prompt not in ("query", "document"):
         known = embedder.model.prompts
