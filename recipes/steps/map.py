@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from curation.atlas.points import PAGE, SIDE, Points
 from curation.atlas.reading import read_beir_points, read_pair_points, read_text_points, read_vector_points
-from curation.embedding import EmbedderSettings, TextEmbedder, Side, embed_distinct
+from curation.embedding import EmbedderSettings, Side, TextEmbedder, embed_distinct
 from recipes.shared.pair_sources import pair_sources
 from textfiles.atomic import atomic_directory, write_json
 from textfiles.beir import corpus_file, splits
