@@ -241,6 +241,7 @@ class _Scan:
 
     def tables(self) -> Iterator[pa.Table]:
         source, files = self.source, self.source.files()
+        stats = file_stats(files)
         rows, limit, present = 0, source.limit or sys.maxsize, set[str]()
         with reading_progress(files) as progress:
             for batch in (batch for file in files for batch in _batches(file, source, progress)):
@@ -252,6 +253,8 @@ class _Scan:
                     break
         if rows == 0:
             raise ValueError(f"{source.texts}: no rows.")
+        if file_stats(files) != stats:
+            raise ValueError(f"{source.texts} was changed while it was read; start again.")
         require_columns(sorted(present), source.columns, source.texts)
 
     def schema(self) -> pa.Schema:

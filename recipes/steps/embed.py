@@ -7,12 +7,12 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from curation.corpus import CorpusSource, open_corpus
+from curation.corpus import Corpus, CorpusSource, open_corpus
 from curation.embedding import ModelSettings, Prompt, TextEmbedder
 from curation.vectors import MANIFEST, CorpusVectors, VectorForm
 from nomic_bert.encoding import EncodedBatch
 from recipes.shared.ranks import join_ranks
-from textfiles.begun import begin_directory, clear_finished
+from textfiles.begun import abandon_directory, begin_directory, clear_finished
 from textfiles.commands import one_line_errors
 from textfiles.markdown import share
 from textfiles.shards import deal, read_receipt
@@ -48,22 +48,18 @@ class EmbedArguments:
 def embed(source: CorpusSource, settings: ModelSettings, form: VectorForm, args: EmbedArguments) -> None:
     """Embed this rank's share of the shards; the main process writes the manifest when all are there."""
     directory, state = Path(args.output_dir), join_ranks()
-    work = directory / _WORK
-    if state.is_main_process:
-        made_from = {"corpus": source.identity(), "model": settings.identity(), **asdict(form), **_named(args)}
-        begin_directory(directory, made_from)
-    state.wait_for_everyone()
     finished = read_receipt(directory / MANIFEST)
     if finished is not None:
         if state.is_main_process:
-            clear_finished(directory, work)
+            begin_directory(directory, _made_from(source, settings, form, args))  # refuses other settings
+            clear_finished(directory, directory / _WORK)
             print(f"{directory} is finished: {_summary(finished)}")
         return
     embedder = TextEmbedder(settings, state.device)
     prompt = Prompt(None, "") if args.prompt is None else embedder.named_prompt(args.prompt)
     with state.main_process_first():
-        corpus = open_corpus(source, work)
-        vectors = CorpusVectors(corpus, directory, form, args.rows_per_shard)
+        made_from = _made_from(source, settings, form, args) if state.is_main_process else None
+        vectors = CorpusVectors(_open(source, directory, made_from), directory, form, args.rows_per_shard)
         if state.is_main_process:
             vectors.calibrate(embedder, prompt)
     shards = deal(range(vectors.files.count), state.process_index, state.num_processes)
@@ -74,12 +70,29 @@ def embed(source: CorpusSource, settings: ModelSettings, form: VectorForm, args:
     state.wait_for_everyone()
     if state.is_main_process:
         manifest = vectors.finish(embedder, args.prompt, prompt)
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(directory / _WORK, ignore_errors=True)
         print(f"{directory}: {_summary(manifest)}")
 
 
-def _named(args: EmbedArguments) -> dict[str, Any]:
-    return {"prompt": args.prompt, "rows_per_shard": args.rows_per_shard}
+def _open(source: CorpusSource, directory: Path, made_from: dict[str, Any] | None) -> Corpus:
+    """Open the corpus; the main process, which knows what is made from what, begins the directory for it.
+
+    A refusal undoes what was begun now.
+    """
+    work = directory / _WORK
+    begun = made_from is not None and begin_directory(directory, made_from, work=work)
+    try:
+        return open_corpus(source, work)
+    except (ValueError, OSError):
+        if begun:
+            abandon_directory(directory, work)
+        raise
+
+
+def _made_from(source: CorpusSource, settings: ModelSettings, form: VectorForm, args: EmbedArguments) -> dict[str, Any]:
+    """What decides the files, as JSON values."""
+    more = {"prompt": args.prompt, "rows_per_shard": args.rows_per_shard}
+    return {"corpus": source.identity(), "model": settings.identity(), **asdict(form), **more}
 
 
 class _Progress:

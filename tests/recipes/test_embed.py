@@ -82,6 +82,33 @@ def test_vectors_are_the_models_own_beside_ids_and_columns(place, tmp_path, caps
     assert contents(tmp_path / "v") == before
 
 
+def test_what_was_refused_is_read_anew_with_other_settings(place, tmp_path):
+    write_jsonl([{"a": "one", "b": "two"}, {"a": "three", "b": 4}], tmp_path / "c.jsonl")
+    words = ["--model_name_or_path", str(place / "ours"), "--texts", str(tmp_path / "c.jsonl"), "--output_dir"]
+    with pytest.raises(SystemExit, match="line 2, column 'b': the int '4', not a text"):
+        embed.main([*words, str(tmp_path / "v"), "--text_column", "b"])
+    assert not (tmp_path / "v").exists()
+    embed.main([*words, str(tmp_path / "v"), "--text_column", "a", "--columns", "[a]"])
+    assert read(tmp_path / "v")[0]["a"].to_pylist() == ["one", "three"]
+    with pytest.raises(SystemExit, match="was begun with other settings: corpus.text_column was"):
+        embed.main([*words, str(tmp_path / "v"), "--text_column", "b"])
+
+
+def test_a_copy_of_other_settings_is_not_used(place, tmp_path, monkeypatch):
+    """A run that was killed before its first shard, and is started again to embed another column."""
+    write_jsonl([{"a": "one", "b": "two"}], tmp_path / "c.jsonl")
+    words = ["--model_name_or_path", str(place / "ours"), "--texts", str(tmp_path / "c.jsonl"), "--output_dir"]
+    words += [str(tmp_path / "v"), "--columns", "[a, b]"]
+    with monkeypatch.context() as patched:
+        patched.setattr(step, "deal", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            embed.main([*words, "--text_column", "a"])
+    assert (tmp_path / "v" / ".work" / "texts.arrow").exists()
+    embed.main([*words, "--text_column", "b"])
+    own = SentenceTransformer(str(place / "ours"), device="cpu")
+    np.testing.assert_allclose(read(tmp_path / "v")[1][0], own.encode_document("two"), atol=1e-5)
+
+
 def test_two_ranks_give_the_files_of_one(place, tmp_path, monkeypatch):
     embed.main(words(place, tmp_path / "one"))
 
@@ -93,11 +120,11 @@ def test_two_ranks_give_the_files_of_one(place, tmp_path, monkeypatch):
         )  # fmt: skip
 
     def other_rank():
-        assert len(list((tmp_path / "two" / "data").iterdir())) == 3
+        assert len(list((tmp_path / "two" / "data").iterdir())) == 3  # of five
         monkeypatch.setattr(step, "join_ranks", lambda: rank(1))
         embed.main(words(place, tmp_path / "two"))
 
-    monkeypatch.setattr(step, "join_ranks", lambda: rank(0, [lambda: None, other_rank]))
+    monkeypatch.setattr(step, "join_ranks", lambda: rank(0, [other_rank]))
     embed.main(words(place, tmp_path / "two"))
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
