@@ -215,6 +215,7 @@
       clearTimeout(waiting);
       waiting = setTimeout(() => search(event.target.value), 200);
     });
+    byId("labels")?.addEventListener("change", (event) => { model("words").visible = event.target.checked; });
     byId("close").addEventListener("click", () => choose(null));
     document.addEventListener("keydown", (event) => { if (event.key === "Escape") choose(null); });
     points.selected.properties.indices.change.connect(() => {

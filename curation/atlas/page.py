@@ -5,12 +5,14 @@ import hashlib
 import html
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import colorcet
 import numpy as np
 from bokeh.core.json_encoder import serialize_json
+from bokeh.core.properties import value
 from bokeh.embed import json_item
 from bokeh.models import (
     BoxZoomTool,
@@ -23,6 +25,7 @@ from bokeh.models import (
     Scatter,
     Segment,
     TapTool,
+    Text,
     Toolbar,
     WheelZoomTool,
 )
@@ -31,6 +34,7 @@ from bokeh.palettes import Colorblind8, Viridis256
 from bokeh.resources import Resources
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from curation.atlas.labels import Label
 from curation.atlas.points import Points
 
 _HERE = Path(__file__).parent
@@ -41,7 +45,16 @@ _MANY_COLOURS = tuple(colorcet.b_glasbey_bw_minc_20_maxl_70[:24])  # more cannot
 _BOKEH = Resources(mode="inline", components=["bokeh", "bokeh-gl"], minified=True)
 
 
-def write_page(path: Path, points: Points, places: np.ndarray, *, title: str, subtitle: str, footer: str) -> None:
+def write_page(
+    path: Path,
+    points: Points,
+    places: np.ndarray,
+    labels: Sequence[Label] = (),
+    *,
+    title: str,
+    subtitle: str,
+    footer: str,
+) -> None:
     """Write a map as one HTML file that needs nothing else: no server, no network.
 
     The same arguments give the same bytes under the same version of Bokeh. Texts of the data are shown as they are: the
@@ -51,6 +64,7 @@ def write_page(path: Path, points: Points, places: np.ndarray, *, title: str, su
         path: the file.
         points: n texts with their columns and links.
         places: (n, 2).
+        labels: words over regions.
         title: heading of the page.
         subtitle: what it shows, in a line.
         footer: how it was made, in a sentence or two.
@@ -78,7 +92,8 @@ def write_page(path: Path, points: Points, places: np.ndarray, *, title: str, su
         script_hashes=" ".join(map(_policy_hash, scripts)),
         scripts=scripts,
         facts=_json_in_html(json.dumps(facts)),
-        plot=_json_in_html(_plot_json(points, places, columns)),
+        plot=_json_in_html(_plot_json(points, places, labels, columns)),
+        labelled=bool(labels),
     )
     path.write_text(page, encoding="utf-8")
 
@@ -88,7 +103,7 @@ def _point_size(count: int) -> float:
     return round(min(max(500 / math.sqrt(count), 2.0), 9.0), 1)
 
 
-def _plot_json(points: Points, places: np.ndarray, columns: list[dict[str, Any]]) -> str:
+def _plot_json(points: Points, places: np.ndarray, labels: Sequence[Label], columns: list[dict[str, Any]]) -> str:
     """The plot as Bokeh's script reads it."""
     data: dict[str, Any] = {
         "x": places[:, 0].astype(np.float32),
@@ -101,10 +116,10 @@ def _plot_json(points: Points, places: np.ndarray, columns: list[dict[str, Any]]
             data[column["key"]] = np.array([math.nan if value is None else value for value in values])
         else:
             data[column["key"]] = ["" if value is None else value for value in values]
-    return serialize_json(_renumbered(json_item(_plot(data, columns))))
+    return serialize_json(_renumbered(json_item(_plot(data, labels, columns))))
 
 
-def _plot(data: dict[str, Any], columns: list[dict[str, Any]]) -> Plot:
+def _plot(data: dict[str, Any], labels: Sequence[Label], columns: list[dict[str, Any]]) -> Plot:
     source = ColumnDataSource(data, name="points")
     dots = GlyphRenderer(
         name="dots",
@@ -119,12 +134,29 @@ def _plot(data: dict[str, Any], columns: list[dict[str, Any]]) -> Plot:
     found = _overlay("found", ("x", "y", "colour"), dot)
     circle = Scatter(x="x", y="y", size=16, fill_color=None, line_color=_INK, line_width=2)
     ring = _overlay("ring", ("x", "y"), circle)
+    over = Text(
+        x="x",
+        y="y",
+        text="text",
+        text_color=_INK,
+        text_font=value("sans-serif"),
+        text_font_size="13px",
+        text_align="center",
+        text_baseline="middle",
+        background_fill_color="#ffffff",
+        background_fill_alpha=0.82,
+        padding=3,
+        border_radius=4,
+    )
+    words = _overlay("labels", ("x", "y", "text"), over)
+    words.data_source.data = {key: [getattr(label, key) for label in labels] for key in ("x", "y", "text")}
+    words.name = "words"
     scroll, pan = WheelZoomTool(), PanTool()
     hover = HoverTool(renderers=[dots], tooltips=_tooltip(columns), limit=1, attachment="horizontal")
     tap = TapTool(renderers=[dots])
     return Plot(
         name="plot",
-        renderers=[dots, links, found, ring],
+        renderers=[dots, links, found, ring, words],
         x_range=_range(data["x"]),
         y_range=_range(data["y"]),
         toolbar=Toolbar(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from curation.atlas.points import Points
 from nomic_bert import NomicBertModel
 from nomic_bert.prompts import prefix_text
 
@@ -54,6 +55,14 @@ def search(model_dir: str | Path, query: str, top: int = 5) -> list[tuple[float,
     scores = np.load(index / "embeddings.npy") @ _embed_query(model_dir, query)
     best = np.argsort(-scores, kind="stable")[:top]
     return [(float(scores[i]), *functions[i]) for i in best]
+
+
+def indexed_points(model_dir: str | Path) -> tuple[Points, np.ndarray]:
+    """The functions of an index as points of a map, by package, and their embeddings (functions, dim)."""
+    index = Path(model_dir, INDEX)
+    names, summaries = zip(*json.loads((index / "functions.json").read_text()), strict=True)
+    columns: dict[str, list] = {"package": [name.partition(".")[0] for name in names], "function": list(names)}
+    return Points(list(summaries), columns), np.load(index / "embeddings.npy")
 
 
 @torch.no_grad()

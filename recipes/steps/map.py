@@ -143,7 +143,8 @@ def save_map(
         text_characters: likewise.
         seed: likewise.
     """
-    from curation.atlas.page import write_page  # of the extra
+    from curation.atlas.labels import region_labels  # of the extra, or slow to import
+    from curation.atlas.page import write_page
     from curation.atlas.projection import project
 
     places = project(vectors, fitted_points=fitted_points, seed=seed)
@@ -151,6 +152,7 @@ def save_map(
     order = np.random.default_rng(seed).permutation(len(points))
     shown = points.take(order)
     shown.texts = [_cut(text, text_characters) for text in shown.texts]
+    labels = region_labels(shown.texts, places[order], seed)
     counts = [f"{number(len(points))} points", *([f"{number(len(points.links))} links"] if len(points.links) else [])]
     name = "/".join(Path(model).parts[-2:])  # of a directory, without the machine's folders
     subtitle = ", ".join(counts) + (f", embedded by {name}" if name else "")
@@ -167,7 +169,7 @@ def save_map(
         "seed": seed,
     }
     with atomic_directory(directory) as files:
-        write_page(files / PAGE, shown, places[order], title=title, subtitle=subtitle, footer=footer)
+        write_page(files / PAGE, shown, places[order], labels, title=title, subtitle=subtitle, footer=footer)
         write_json(files / FACTS, facts)
 
 

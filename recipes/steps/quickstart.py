@@ -12,6 +12,7 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 from transformers import set_seed
 
+from curation.atlas.points import PAGE
 from curation.packing import MANIFEST
 from curation.tokenizer import train_tokenizer
 from evaluation.plots import plot_embedding_map, plot_loss_curves, plot_scores
@@ -22,9 +23,10 @@ from nomic_bert.tokenizer_files import open_tokenizer
 from nomic_bert.training_record import read_training, write_training
 from publishing.readers import READERS, Probe, read_embeddings
 from recipes.quickstart_text.corpus import CorpusSettings, build_corpus
-from recipes.quickstart_text.index import build_index, search
+from recipes.quickstart_text.index import build_index, indexed_points, search
 from recipes.shared.arguments import parse_arguments
 from recipes.shared.training import FINAL
+from recipes.steps.map import require_libraries, save_map
 from recipes.steps.stage1 import build_model
 from textfiles.atomic import atomic_directory, read_json, write_json, write_text
 from textfiles.begun import begin_directory, use_alone
@@ -80,7 +82,7 @@ class Quickstart:
             (CorpusSettings, QuickstartSettings), self._configs("quickstart")
         )
         self.corpus, self.tokenizer, self.blocks = (output_dir / name for name in ("corpus", "tokenizer", "blocks"))
-        self.negatives, self.model = output_dir / "negatives", output_dir / "model"
+        self.negatives, self.model, self.map = (output_dir / name for name in ("negatives", "model", "map"))
         self.models = {
             "untrained": output_dir / "untrained",
             **{f"stage {number}": output_dir / f"stage{number}" / FINAL for number in (1, 2, 3)},
@@ -112,6 +114,7 @@ class Quickstart:
             ("Evaluate on held-out functions", self.directory / "scores.json", self._evaluate),
             ("Draw", self.directory / "map.png", self._draw),
             ("Index functions for search", self.model / "search_index", self._index),
+            ("Draw a map of functions", self.map / PAGE, self._draw_map),
         ]
         for number, (title, output, make) in enumerate(steps, 1):
             done = output.exists()
@@ -234,6 +237,16 @@ class Quickstart:
     def _index(self) -> None:
         build_index(self.model, self.settings.index_packages, self.settings.index_max_seq_length)
 
+    def _draw_map(self) -> None:
+        try:
+            require_libraries()
+        except ValueError as error:  # everything else is made without them
+            print(f"No map: {error}")
+            return
+        points, vectors = indexed_points(self.model)
+        title = f"Functions of {', '.join(self.settings.index_packages)}"
+        save_map(self.map, points, vectors, title=title, model="quickstart/model")
+
     def _report(self, seconds: float) -> None:
         """Print and write the scores; fail where training did not help."""
         scores = self._scores()
@@ -249,6 +262,7 @@ class Quickstart:
         for score, name, summary in search(self.model, QUESTION, top=3):
             print(f"  {score:.3f}  {name}: {summary[:80]}")
         print(f"\nModel: {self.model}\nPlots: {self.directory}/loss.png, map.png, scores.png")
+        print(f"Map:   open {self.map / PAGE} in a browser" if (self.map / PAGE).exists() else "Map:   none was drawn")
         print(f'Try:   python recipes/search.py {self.model} "shortest path between two nodes"')
         print(f"Time:  {seconds / 60:.1f} minutes, this run's steps together")
         for part in ("seen", "unseen"):

@@ -72,6 +72,16 @@ def test_it_leaves_a_model_plots_and_a_report(smoke):
 
 
 @pytest.mark.slow
+def test_it_draws_a_map_of_the_indexed_functions(smoke):
+    pytest.importorskip("openTSNE", reason="needs the extra: pip install -e '.[map]'")
+    directory, printed = smoke
+    facts = json.loads((directory / "map" / "map.json").read_text())
+    functions = json.loads((directory / "model" / "search_index" / "functions.json").read_text())
+    assert facts["points"] == len(functions) and facts["columns"] == ["package", "function"]
+    assert f"open {directory / 'map' / 'index.html'} in a browser" in printed
+
+
+@pytest.mark.slow
 def test_held_out_text_is_not_trained_on(smoke):
     directory, _ = smoke
     lines = lambda path: list(rows_of(path))  # noqa: E731
