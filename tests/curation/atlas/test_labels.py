@@ -18,14 +18,14 @@ def test_a_region_is_called_by_its_own_words():
     for label in labels:
         (corner,) = (corner for corner, words in zip(CORNERS, WORDS, strict=True) if words[0] in label.text)
         assert np.abs(corner - (label.x, label.y)).max() < 0.5
-        assert (PLACES == (label.x, label.y)).all(axis=1).any()
+        assert ((label.x, label.y) == PLACES).all(axis=1).any()
     assert region_labels(TEXTS, PLACES, 0) == labels
 
 
 def test_labels_that_would_overlap_are_left_out():
     near = np.array([[0, 0], [0.2, 0.1], [10, 0], [10, 10]])[GROUP] + PLACES / 1_000
     kept = [set(label.text.split(", ")) for label in region_labels(TEXTS, near, 0)]
-    largest = max((0, 1), key=(GROUP == np.arange(4)[:, None]).sum(axis=1).__getitem__)  # of the two side by side
+    largest = max((0, 1), key=(np.arange(4)[:, None] == GROUP).sum(axis=1).__getitem__)  # of the two side by side
     assert len(kept) == 3 and [words for words in map(set, WORDS) if words not in kept] == [set(WORDS[1 - largest])]
 
 
