@@ -13,10 +13,11 @@ from curation.atlas.points import PAGE, SIDE, Points
 from curation.atlas.reading import read_beir_points, read_pair_points, read_text_points, read_vector_points
 from curation.embedding import EmbedderSettings, Side, TextEmbedder, embed_distinct
 from recipes.shared.pair_sources import pair_sources
-from textfiles.atomic import atomic_directory, write_json
+from textfiles.atomic import write_json
 from textfiles.beir import corpus_file, splits
 from textfiles.commands import one_line_errors
 from textfiles.markdown import number
+from textfiles.replacing import replaceable_directory, require_replaceable
 from textfiles.settings import did_you_mean
 
 FACTS = "map.json"
@@ -40,7 +41,7 @@ class MapArguments:
     """What is drawn.
 
     Attributes:
-        output_dir: directory for the map, absent or empty.
+        output_dir: directory for the map; an earlier map there is replaced.
         texts: a file, directory or glob pattern of rows with a text, or a directory in the BEIR layout.
         pairs: files, directories, patterns or hub ids with pairs, or mappings with the fields of
             `curation.sources.Source`.
@@ -97,11 +98,10 @@ class MapArguments:
 
 @one_line_errors()
 def draw_map(model: MapModel, args: MapArguments) -> None:
-    """Draw a map into a new directory, which appears when it is whole."""
+    """Draw a map into a directory, which appears when it is whole."""
     require_libraries()
     output_dir = Path(args.output_dir)
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ValueError(f"{output_dir} is there already and not empty. Choose another output_dir or remove it.")
+    require_replaceable(output_dir)
     if not args.vectors and not model.model_name_or_path:
         raise ValueError("the key 'model_name_or_path' is missing: name the model that embeds the texts.")
     points, vectors = _embedded(model, args)
@@ -134,7 +134,7 @@ def save_map(
     """Lay points out and write their page and facts into a directory, which appears when it is whole.
 
     Args:
-        directory: where the map goes; what is there is replaced.
+        directory: where the map goes; an earlier map that nobody changed is replaced.
         points: n texts with their columns and links.
         vectors: (n, dim).
         title: heading of the page.
@@ -142,6 +142,9 @@ def save_map(
         fitted_points: as in `MapArguments`.
         text_characters: likewise.
         seed: likewise.
+
+    Raises:
+        FileExistsError: the directory holds something else.
     """
     from curation.atlas.labels import region_labels  # of the extra, or slow to import
     from curation.atlas.page import write_page
@@ -168,7 +171,7 @@ def save_map(
         "text_characters": text_characters,
         "seed": seed,
     }
-    with atomic_directory(directory) as files:
+    with replaceable_directory(directory) as files:
         write_page(files / PAGE, shown, places[order], labels, title=title, subtitle=subtitle, footer=footer)
         write_json(files / FACTS, facts)
 

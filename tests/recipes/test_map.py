@@ -62,7 +62,9 @@ def test_vectors_that_are_there_need_no_model(tmp_path):
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(random.normal(size=20 * 8), pa.float32()), 8)
         columns = {"id": [f"{shard}-{i}" for i in range(20)], "vector": vectors, "text": [f"t{i}" for i in range(20)]}
         pq.write_table(pa.table(columns), tmp_path / f"{shard}.parquet")
-    facts, data = draw(tmp_path / "a", "--vectors", tmp_path / "*.parquet", "--columns", "[id]", "--max_points", 25)
+    vectors = ["--vectors", tmp_path / "*.parquet"]
+    draw(tmp_path / "a", *vectors, "--title", "earlier")  # is replaced
+    facts, data = draw(tmp_path / "a", *vectors, "--columns", "[id]", "--max_points", 25)
     assert facts["points"] == 25 and facts["model"] is None and len(set(data["c0"])) == 25
     assert [name.partition("-")[2] for name in data["c0"]] == [text[1:] for text in data["text"]]
 
@@ -94,7 +96,7 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is_written(tmp_path, mo
     assert not (tmp_path / "new").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep me")
-    assert "is there already and not empty" in refusal(*texts, *named, "--output_dir", tmp_path / "mine")
+    assert "nothing says that it may be replaced" in refusal(*texts, *named, "--output_dir", tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
