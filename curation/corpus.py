@@ -27,9 +27,10 @@ from textfiles.rows import (
 )
 from textfiles.settings import is_filled, is_number
 from textfiles.texts import check_text, id_of, json_of, texts_of
+from textfiles.vectors import VECTOR
 from textfiles.writing import is_whole_arrow, write_arrow
 
-ID, VECTOR = "id", "vector"  # columns of what is made of a corpus
+ID = "id"  # beside VECTOR, a column of what is made of a corpus
 _TEXT, _OTHERS = "text", "others"
 _LINES = (".txt", ".txt.gz")
 _COPY = pa.schema([(ID, pa.string()), (_TEXT, pa.string()), (_OTHERS, pa.string())])

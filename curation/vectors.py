@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from sentence_transformers.util import quantize_embeddings
 
-from curation.corpus import VECTOR, Corpus, Rows
+from curation.corpus import Corpus, Rows
 from curation.embedding import Prompt, TextEmbedder
 from nomic_bert.encoding import EncodedBatch
 from nomic_bert.identity import weights_hash
@@ -24,6 +24,7 @@ from textfiles.atomic import atomic_file
 from textfiles.lengths import summarize
 from textfiles.parquet import read_facts, write_parquet
 from textfiles.shards import ShardFiles, write_receipt
+from textfiles.vectors import VECTOR
 
 MANIFEST, RANGES = "manifest.json", "int8_ranges.npy"
 _CALIBRATION_TEXTS = 10_000  # whose least and greatest values are the ranges of int8

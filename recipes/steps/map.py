@@ -11,14 +11,13 @@ from tqdm.auto import tqdm
 
 from curation.atlas.points import PAGE, SIDE, Points
 from curation.atlas.reading import read_beir_points, read_pair_points, read_text_points, read_vector_points
-from curation.embedding import EmbedderSettings, Side, TextEmbedder, embed_distinct
+from curation.embedding import EmbedderSettings, TextEmbedder, embed_distinct
 from recipes.shared.pair_sources import pair_sources
 from textfiles.atomic import write_json
 from textfiles.beir import corpus_file, splits
 from textfiles.commands import one_line_errors
 from textfiles.markdown import number
 from textfiles.replacing import replaceable_directory, require_replaceable
-from textfiles.settings import did_you_mean
 
 FACTS = "map.json"
 _LARGEST = 5_000_000
@@ -210,21 +209,15 @@ def embed_points(points: Points, settings: EmbedderSettings, prompt: str = "docu
         ValueError: the model has no such prompt.
     """
     embedder = TextEmbedder(settings, "cuda" if torch.cuda.is_available() else "cpu")
-    text = None
-    if prompt not in ("query", "document"):
-        known = embedder.model.prompts
-        if prompt not in known:
-            raise ValueError(f"prompt: the model has none named {prompt!r}; {did_you_mean(prompt, known, 'prompts')}")
-        text = known[prompt]
-    side: Side = "query" if prompt == "query" else "document"
-    sides = points.columns.get(SIDE) or [side] * len(points)
+    sides = points.columns.get(SIDE) or [None] * len(points)
+    under = embedder.named_prompt(prompt)
     vectors: np.ndarray | None = None
     with tqdm(desc="Embedding", total=len(points), unit="text") as progress:
         for one in dict.fromkeys(sides):
             numbers = [i for i, found in enumerate(sides) if found == one]
 
             def encode(texts: list[str], one: Any = one) -> torch.Tensor:
-                return embedder.encode(one, texts, text)
+                return embedder.encode_under(under, texts) if one is None else embedder.encode(one, texts)
 
             def batches(numbers: list[int] = numbers) -> Any:
                 for start in range(0, len(numbers), embedder.texts_at_once):

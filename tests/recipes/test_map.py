@@ -92,7 +92,7 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is_written(tmp_path, mo
     assert "not texts and vectors" in refusal(*new, *texts, "--vectors", "v", *named)
     assert "'model_name_or_path' is missing" in refusal(*new, *texts)
     assert "did you mean 'topic'?" in refusal(*new, *texts, *named, "--columns", "[topics]")
-    assert "the model has none named 'cluster'" in refusal(*new, *texts, *named, "--prompt", "cluster")
+    assert "the model has no prompt 'cluster'" in refusal(*new, *texts, *named, "--prompt", "cluster")
     assert not (tmp_path / "new").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep me")
