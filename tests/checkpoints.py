@@ -17,10 +17,15 @@ def save_tokenizer(directory):
     tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(letters)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Replace(" ", "")
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    save_as_berts(tokenizer, directory, model_max_length=256)
+
+
+def save_as_berts(tokenizer, directory, **settings):
+    """Save a tokenizer whose first tokens are `SPECIAL` with BERT's marks around a text."""
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
-        mask_token="[MASK]", model_max_length=256,
+        mask_token="[MASK]", **settings,
     ).save_pretrained(directory)  # fmt: skip
 
 

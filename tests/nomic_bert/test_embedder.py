@@ -3,12 +3,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from nomic_bert import NomicBertConfig, NomicBertForMaskedLM
 from nomic_bert.embedder import load_embedder, save_embedder
 from nomic_bert.prompts import PREFIXES, PROMPTS, prefix_text
+from tests.checkpoints import SPECIAL, save_as_berts
 
 WORDS = [
     "search",
@@ -35,14 +35,10 @@ def checkpoint(tiny_config, tmp_path):
     torch.manual_seed(0)
     tiny_config.vocab_size = 32
     NomicBertForMaskedLM(tiny_config).save_pretrained(tmp_path / "checkpoint")
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
-        mask_token="[MASK]",
-    ).save_pretrained(tmp_path / "checkpoint")  # fmt: skip
+    save_as_berts(tokenizer, tmp_path / "checkpoint")
     return tmp_path / "checkpoint"
 
 

@@ -68,25 +68,34 @@ READER = """
 import sys, torch, transformers
 assert "nomic_bert" not in sys.modules
 ids = torch.tensor([[5, 6, 7, 8, 9]])
-found = []
-for auto in sys.argv[3:]:
-    model = getattr(transformers, auto).from_pretrained(sys.argv[1], trust_remote_code=True).eval()
-    assert type(model).__module__.startswith("transformers_modules."), type(model)
-    with torch.no_grad():
-        found.append(getattr(model, "bert", model)(ids)[0])
-torch.save(found, sys.argv[2])
+output, autos, directories = sys.argv[1], sys.argv[2].split(","), sys.argv[3:]
+found = {}
+for directory in directories:
+    for auto in autos:
+        model = getattr(transformers, auto).from_pretrained(directory, trust_remote_code=True).eval()
+        assert type(model).__module__.startswith("transformers_modules."), type(model)
+        with torch.no_grad():
+            found[directory, auto] = getattr(model, "bert", model)(ids)[0]
+torch.save(found, output)
 """
 
 
 @torch.no_grad()
-def test_any_heads_directory_opens_as_any_head_without_the_package(saved, tmp_path_factory):
-    model, directory = saved
+def test_any_heads_directory_opens_as_any_head_without_the_package(tiny_config, tmp_path, tmp_path_factory):
+    expected = {}
+    for head, kind in HEADS.items():
+        torch.manual_seed(len(expected))
+        model = kind(tiny_config).eval()
+        model.save_pretrained(tmp_path / head)
+        expected[str(tmp_path / head)] = encoder_of(model)(IDS)[0]
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     # -I keeps this checkout off the path; a package installed in editable mode stays importable but is not imported
-    command = [sys.executable, "-I", "-c", READER, str(directory), str(elsewhere / "found.pt"), *AUTO_CLASSES]
+    command = [sys.executable, "-I", "-c", READER, str(elsewhere / "found.pt"), ",".join(AUTO_CLASSES), *expected]
     subprocess.run(command, check=True, cwd=elsewhere)
-    for found in torch.load(elsewhere / "found.pt", weights_only=True):
-        torch.testing.assert_close(found, encoder_of(model)(IDS)[0], atol=1e-5, rtol=0)
+    found = torch.load(elsewhere / "found.pt", weights_only=True)
+    assert len(found) == len(expected) * len(AUTO_CLASSES)
+    for (directory, _), hidden in found.items():
+        torch.testing.assert_close(hidden, expected[directory], atol=1e-5, rtol=0)
 
 
 def test_released_names_are_written(saved):

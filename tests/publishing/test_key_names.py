@@ -9,15 +9,15 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import AutoTokenizer
 from transformers.models.nomic_bert import NomicBertConfig as NativeConfig
 
 from nomic_bert import NomicBertConfig, NomicBertForMaskedLM
 from nomic_bert.embedder import load_embedder, save_embedder
+from tests.checkpoints import SPECIAL, save_as_berts
 
 WIDTH, LAYERS, HEADS, INNER, VOCABULARY = 32, 2, 2, 64, 64
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,7 @@ def directory(tmp_path_factory):
     tokenizer = Tokenizer(models.WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
-        mask_token="[MASK]",
-    ).save_pretrained(root / "checkpoint")  # fmt: skip
+    save_as_berts(tokenizer, root / "checkpoint")
     embedder = load_embedder(root / "checkpoint", device="cpu")
     embedder.encode(["a b c", "a"], batch_size=2)
     embedder.tokenizer(["a b c d", "a"], truncation=True, max_length=3, padding="max_length")
