@@ -9,7 +9,7 @@
 #   BENCHMARKS="train_mlm"   which benchmarks `make gpu` runs after the tests; empty: none
 #   CRASH_KILLS=0            `make crash` kills each command before this many of its file-system events (40; 0: all)
 #   GPU_SECONDS=560          time limit of `make gpu`, tests and benchmarks together; what is measured by then is kept
-#   MODEL=DIR                the published directory that `make readers` opens, in place of a small one
+#   MODEL=DIR                the published directory that `make readers` opens, in place of small ones
 #   RESULTS=DIR              where benchmarks write (outputs/benchmarks)
 
 PYTHON ?= python3
@@ -53,7 +53,7 @@ gpu:  ## every test and every benchmark that needs a GPU, with the packages foun
 crash: $(VENV)/.installed-test  ## kill every command at its file-system events, restart it, compare what it leaves
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m crash $(PYTEST_ARGS) tests/crash
 
-readers: $(VENV)/.installed-test  ## open a published directory in every program that reads such; installs each (4 GB)
+readers: $(VENV)/.installed-test  ## open published directories in every program that reads such; installs each (6 GB)
 	PYTHONPATH=. $(BIN)/python -m tests.readers.run $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 clean:  ## remove .venv, builds and caches; outputs/ stays

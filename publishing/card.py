@@ -1,7 +1,7 @@
 """The model card: `card.md.jinja`, which reads as the card, and the facts and filters that fill it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,7 @@ from textfiles.markdown import escaped, literal, number, render_page, table
 
 from .bert_vocabulary import is_bert_base_uncased
 from .card_results import Report, Results, evaluated_models, run_length
-from .reader_results import ProgramResults, read_program_results
+from .reader_results import ProgramResults, read_results
 from .upload import PROJECT_TAG, require_repo_id
 from .verification import Agreement
 
@@ -112,6 +112,13 @@ def describe_model(embedder: SentenceTransformer) -> ModelFacts:
     )
 
 
+def tried_programs(model: ModelFacts) -> ProgramResults | None:
+    """What `make readers` found on a directory of the model's kind; None: it was not run."""
+    results = read_results()
+    kind = "matryoshka" if model.layer_norm else "bert" if model.bert_vocabulary else "quickstart"
+    return None if results is None else results.directories.get(kind)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CardFacts:
     """Everything that a card says.
@@ -126,7 +133,7 @@ class CardFacts:
         license: identifier of the hub, such as "apache-2.0"; None: none is stated.
         languages: ISO 639 codes; empty: not stated.
         exported_files: paths of ONNX and OpenVINO files in the repository.
-        other_programs: what `make readers` found; None: not run.
+        other_programs: what `make readers` found on a directory of this kind; None: not run.
     """
 
     repo_id: str
@@ -138,7 +145,7 @@ class CardFacts:
     license: str | None = None
     languages: Sequence[str] = ()
     exported_files: Sequence[str] = ()
-    other_programs: ProgramResults | None = field(default_factory=read_program_results)
+    other_programs: ProgramResults | None = None
 
     @property
     def name(self) -> str:

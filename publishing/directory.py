@@ -16,7 +16,7 @@ from nomic_bert.identity import weights_hash
 from nomic_bert.training_record import read_training
 from textfiles.replacing import replaceable_directory, require_replaceable
 
-from .card import CardFacts, describe_model, model_card
+from .card import CardFacts, describe_model, model_card, tried_programs
 from .card_results import evaluated_models
 from .known_files import keep_known_files
 from .onnx_export import ONNX_FILE, QUANTIZED_FILE, export_onnx, quantize_onnx
@@ -52,12 +52,13 @@ class DirectorySettings:
     evaluation: Path | None = None
 
 
-def write_directory(settings: DirectorySettings, directory: Path) -> None:
+def write_directory(settings: DirectorySettings, directory: Path, *, prove: bool = True) -> None:
     """Write the directory, prove it, and write its card; it appears when all of this has succeeded.
 
     Args:
         settings: what goes into it.
         directory: where to write; an earlier one there is replaced if it holds nothing but what was written to it.
+        prove: whether every reader that runs here opens it first, which takes most of the time.
 
     Raises:
         FileExistsError: the directory has other files; names them.
@@ -86,16 +87,18 @@ def write_directory(settings: DirectorySettings, directory: Path) -> None:
         for compared in (embedder, reference):
             compared.to(dtype=torch.float32)  # the readers compute in it
         exported = _export(settings, written)
+        model = describe_model(embedder)
         facts = CardFacts(
             repo_id=settings.repo_id,
-            model=describe_model(embedder),
+            model=model,
             weights=weights,
-            readers=_prove(written, reference),
+            readers=_prove(written, reference) if prove else (),
             training=training,
             report=report,
             license=settings.license,
             languages=settings.languages,
             exported_files=exported,
+            other_programs=tried_programs(model),
         )
         (written / "README.md").write_text(model_card(facts), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""What `make readers` found: programs that opened a published directory, and how far their embeddings were apart.
+"""What `make readers` found: programs that opened published directories, and how far their embeddings were apart.
 
 `readers.json` beside this file is what the last run wrote. The card and the pages are made from it. A difference is the
 largest of any component of an embedding at unit length.
@@ -26,7 +26,9 @@ class ProgramResult:
         tolerance: largest difference that is the program's own rounding.
         alone: tokens of a text -> difference, embedded by itself.
         together: likewise, embedded in one batch with texts of other lengths.
+        precision: in which the program says that it computed; None: it does not say.
         failure: why there are no differences; None: it opened the directory.
+        refusal: why the program is known not to give the directory's embeddings; None: it should.
     """
 
     program: str
@@ -34,7 +36,9 @@ class ProgramResult:
     tolerance: float
     alone: Mapping[int, float]
     together: Mapping[int, float]
+    precision: str | None = None
     failure: str | None = None
+    refusal: str | None = None
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "ProgramResult":
@@ -51,6 +55,11 @@ class ProgramResult:
     def together_to(self) -> int:
         """Likewise, of texts in a batch with texts of other lengths."""
         return _longest(self.together, self.tolerance)
+
+    @property
+    def is_as_expected(self) -> bool:
+        """Whether it agrees somewhere, or nowhere where it is known not to."""
+        return bool(self.alone_to or self.together_to) == (self.refusal is None)
 
     @property
     def largest_difference(self) -> float:
@@ -71,12 +80,12 @@ def _longest(differences: Mapping[int, float], tolerance: float) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramResults:
-    """A run of all programs.
+    """A run of all programs on one directory.
 
     Attributes:
         date: YYYY-MM-DD.
         hardware: on which it ran.
-        model: whose directory was opened.
+        model: whose directory was opened, after "a model of".
         programs: in the order of the pages.
     """
 
@@ -90,6 +99,11 @@ class ProgramResults:
     def rows(self) -> list[list[str]]:
         """Cells of the table of the card and of README."""
         return [[escaped(one.program), number(one.versions), *_outcome(one)] for one in self.programs]
+
+    def cost_of_default(self, program: str) -> tuple[str, float] | None:
+        """Precision in which a program computed by default, and the largest difference; None: it did not run."""
+        found = [one for one in self.programs if one.program == program and one.precision is not None]
+        return (str(found[0].precision), found[0].largest_difference) if found else None
 
     def oldest(self, package: str) -> str:
         """The lowest version of a package with which a program agreed to the last length tried."""
@@ -106,14 +120,53 @@ def _outcome(one: ProgramResult) -> tuple[str, str, str]:
     return alone, together, f"{one.largest_difference:.1e}" if one.alone_to or one.together_to else ""
 
 
-def read_program_results(file: Path = RESULTS_FILE) -> ProgramResults | None:
+@dataclass(frozen=True, kw_only=True)
+class ModelTests:
+    """transformers' common model tests, run on the classes of `nomic_bert`.
+
+    Attributes:
+        version: of transformers.
+        passed: number of tests.
+        failed: number of tests.
+        skipped: number of tests.
+        differences: test that fails -> the reason, where it does so by contract; else what it said.
+        surprises: tests that fail without such a reason, or pass in spite of one.
+    """
+
+    version: str
+    passed: int
+    failed: int
+    skipped: int
+    differences: Mapping[str, str]
+    surprises: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderResults:
+    """What the last run found.
+
+    Attributes:
+        directories: "bert", "quickstart", "matryoshka" -> the run on such a directory.
+        model_tests: None: they were not run.
+    """
+
+    directories: Mapping[str, ProgramResults]
+    model_tests: ModelTests | None = None
+
+
+def read_results(file: Path = RESULTS_FILE) -> ReaderResults | None:
     """The last run's results; None: there are none."""
     if not file.is_file():
         return None
     content = json.loads(file.read_text(encoding="utf-8"))
-    return ProgramResults(**{**content, "programs": [ProgramResult.from_json(one) for one in content["programs"]]})
+    directories = {
+        key: ProgramResults(**{**run, "programs": [ProgramResult.from_json(one) for one in run["programs"]]})
+        for key, run in content["directories"].items()
+    }
+    tests = content["model_tests"]
+    return ReaderResults(directories=directories, model_tests=None if tests is None else ModelTests(**tests))
 
 
-def write_program_results(results: ProgramResults, file: Path = RESULTS_FILE) -> None:
+def write_results(results: ReaderResults, file: Path = RESULTS_FILE) -> None:
     """Write a run's results, in place of the last one's."""
     write_json(file, asdict(results))

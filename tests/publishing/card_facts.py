@@ -44,7 +44,7 @@ STAGE_2 = {
 
 
 PROGRAMS = ProgramResults(
-    date="2026-11-30", hardware="2 cores of a CPU", model="a model with random weights", programs=[
+    date="2026-11-30", hardware="2 cores of a CPU", model="random weights", programs=[
         ProgramResult(program="old | new", versions={"sentence-transformers": "2.7.0", "transformers": "4.41.2",
                       "torch": "2.6.0+cpu"}, tolerance=1e-5, alone={12: 1e-7, 8_192: 2e-7},
                       together={12: 3e-7, 8_192: 1e-7}),

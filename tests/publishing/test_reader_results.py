@@ -1,9 +1,20 @@
 """The table of programs says of each no more than what was seen, and the pages that show it are made from it."""
 
+from dataclasses import replace
+
 import pytest
 
-from publishing.reader_results import ProgramResult, ProgramResults, read_program_results, write_program_results
-from tests.readers.run import PAGE, results_page
+from publishing.reader_results import (
+    ModelTests,
+    ProgramResult,
+    ProgramResults,
+    ReaderResults,
+    read_results,
+    write_results,
+)
+from tests.readers.directories import DIRECTORIES
+from tests.readers.programs import AUTHORS, PROGRAMS
+from tests.readers.run import PAGE, directory_programs, results_page
 
 
 def a_result(alone, together=None, **changes):
@@ -32,8 +43,24 @@ def test_what_did_not_run_is_a_row_that_says_so_and_not_a_pass():
     results = ProgramResults(date="", hardware="", model="", programs=programs)
     assert [row[2] for row in results.rows()] == ["not installed", "did not run"]
     assert [one.alone_to or one.together_to for one in programs] == [0, 0]
-    page = results_page(results)
+    page = results_page(ReaderResults(directories={"bert": results}))
     assert "no such package" in page and "KeyError" in page
+
+
+def test_a_program_is_as_expected_if_it_agrees_unless_it_is_known_not_to():
+    good, bad = a_result({12: 1e-7}), a_result({}, failure="KeyError")
+    assert [one.is_as_expected for one in (good, bad)] == [True, False]
+    known = [replace(one, refusal="it has no converter") for one in (good, bad)]
+    assert [one.is_as_expected for one in known] == [False, True]
+
+
+def test_what_a_default_precision_costs_is_said_by_the_run():
+    float32, bfloat16 = a_result({12: 1e-7}, precision="f32"), a_result({12: 3e-3}, precision="bf16", tolerance=1e-2)
+    programs = [replace(float32, program="told"), bfloat16]
+    results = ProgramResults(date="", hardware="", model="", programs=programs)
+    assert [results.cost_of_default(name) for name in ("told", "reader", "absent")] == [
+        ("f32", 1e-7), ("bf16", 3e-3), None,
+    ]  # fmt: skip
 
 
 def test_the_oldest_version_is_of_a_program_that_agreed_to_the_last_length():
@@ -46,13 +73,39 @@ def test_the_oldest_version_is_of_a_program_that_agreed_to_the_last_length():
 
 
 def test_results_are_read_as_they_were_written(tmp_path):
-    results = ProgramResults(date="d", hardware="h", model="m", programs=[a_result({12: 1e-7}, {12: 2e-7})])
-    write_program_results(results, tmp_path / "readers.json")
-    assert read_program_results(tmp_path / "readers.json") == results
-    assert read_program_results(tmp_path / "absent.json") is None
+    run = ProgramResults(date="d", hardware="h", model="m", programs=[a_result({12: 1e-7}, {12: 2e-7})])
+    tests = ModelTests(version="5", passed=2, failed=1, skipped=0, differences={"test_a": "b"}, surprises=["test_a"])
+    results = ReaderResults(directories={"bert": run}, model_tests=tests)
+    write_results(results, tmp_path / "readers.json")
+    assert read_results(tmp_path / "readers.json") == results
+    assert read_results(tmp_path / "absent.json") is None
 
 
 def test_the_page_is_made_from_the_figures():
-    results = read_program_results()
+    results = read_results()
     assert results is not None, "run `make readers ARGS=--publish`"
     assert PAGE.read_text(encoding="utf-8") == results_page(results)
+
+
+def test_published_results_are_whole_and_as_expected():
+    results = read_results()
+    assert results is not None
+    assert list(results.directories) == [directory.key for directory in DIRECTORIES]
+    for directory in DIRECTORIES:
+        run = results.directories[directory.key]
+        assert [one.program for one in run.programs] == [program.name for program in directory_programs(directory)]
+        assert [one for one in run.programs if not one.is_as_expected] == []
+    assert results.model_tests is not None and not results.model_tests.surprises
+
+
+def test_known_refusals_name_programs_that_there_are():
+    labels = {program.label for program in (*PROGRAMS, AUTHORS)}
+    for directory in DIRECTORIES:
+        assert {*directory.refuses} <= {*(directory.programs or labels)} <= labels
+
+
+def test_texts_share_batches_around_the_trained_length():
+    groups = {directory.key: [[directory.lengths[n] for n in group] for group in directory.groups]
+              for directory in DIRECTORIES}  # fmt: skip
+    assert groups["bert"] == [[12, 100, 513, 2048], [100, 2048, 2049, 2500], [12, 8192]]
+    assert groups["quickstart"] == [[12, 100, 256], [100, 256, 257, 513], [12, 2048]]

