@@ -115,8 +115,11 @@ def describe_model(embedder: SentenceTransformer) -> ModelFacts:
 def tried_programs(model: ModelFacts) -> ProgramResults | None:
     """What `make readers` found on a directory of the model's kind; None: it was not run."""
     results = read_results()
-    kind = "matryoshka" if model.layer_norm else "bert" if model.bert_vocabulary else "quickstart"
-    return None if results is None else results.directories.get(kind)
+    if results is None:
+        return None
+    if model.layer_norm:
+        return results.directories.get("matryoshka")
+    return results.directories.get("bert" if model.bert_vocabulary else "quickstart", results.directories.get("bert"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +136,7 @@ class CardFacts:
         license: identifier of the hub, such as "apache-2.0"; None: none is stated.
         languages: ISO 639 codes; empty: not stated.
         exported_files: paths of ONNX and OpenVINO files in the repository.
-        other_programs: what `make readers` found on a directory of this kind; None: not run.
+        other_programs: what `make readers` found, as `tried_programs` has it; None: not run.
     """
 
     repo_id: str

@@ -8,7 +8,6 @@ _LAST_OF_FOUR = (_TORCH, "transformers==4.51.3", "sentence-transformers==4.1.0")
 _FIRST_OF_FIVE = (_TORCH, "transformers==4.53.3", "sentence-transformers==5.0.0")
 _MIDDLE = (_TORCH, "transformers==4.57.6", "sentence-transformers==5.3.0", "optimum-onnx==0.1.0", "onnxruntime==1.31.1")
 _NEW = (_TORCH, "transformers==5.24.0", "sentence-transformers==6.2.0")
-_QUANTIZED = (*_NEW, "accelerate==1.15.0", "bitsandbytes==0.50.2", "torchao==0.18.0")
 _INFINITY = (_TORCH, "infinity-emb[torch]==0.0.78", "transformers==4.49.0", "sentence-transformers==3.4.1", "numpy<2",
              "optimum==1.24.0", "click<8.2")  # fmt: skip
 _OPTIMUM_INTEL = (_TORCH, "optimum-intel==2.2.0", "openvino==2026.4.1", "sentence-transformers==6.2.0")

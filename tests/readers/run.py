@@ -50,16 +50,21 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("outputs/readers"), help="jobs, environments and results")
     parser.add_argument("--model", type=Path, metavar="DIR", help="a published directory, in place of small ones")
+    parser.add_argument(
+        "--directories", nargs="+", metavar="KEY", choices=[one.key for one in DIRECTORIES],
+        help="of the small ones: bert, quickstart, matryoshka (default: all)",
+    )  # fmt: skip
     parser.add_argument("--only", nargs="+", metavar="WORD", help="programs whose name or requirements have this word")
     parser.add_argument("--authors", type=Path, metavar="DIR", help="checkout of the authors' hub repository of code")
     parser.add_argument(
         "--publish", action="store_true", help="also write publishing/readers.json and docs/results/readers.md"
     )
     args = parser.parse_args(argv)
-    if args.model is not None and args.publish:
-        parser.error("--publish is for the small directories, so leave out --model")
+    if args.publish and (args.model is not None or args.directories):
+        parser.error("--publish is for all small directories, so leave out --model and --directories")
     output: Path = args.output.resolve()
-    directories = DIRECTORIES if args.model is None else (_own_directory(args.model),)
+    chosen = [one for one in DIRECTORIES if not args.directories or one.key in args.directories]
+    directories = chosen if args.model is None else [_own_directory(args.model)]
     runs = {directory.key: try_directory(directory, output, args) for directory in directories}
     model_tests = None if args.model is not None else try_model_tests(output, args)
     for directory in directories:
@@ -156,16 +161,17 @@ def try_program(
 
 def try_model_tests(output: Path, args: argparse.Namespace) -> ModelTests | None:
     """transformers' common model tests on our classes, in an environment of their own; None: they did not run."""
-    file = output / "model_tests.json"
+    file, script = output / "model_tests.json", _HERE / "common_model_tests.py"
     wanted = not args.only or any(word in _MODEL_TESTS for word in args.only)
-    if wanted:
+    code = [script, *(_HERE.parents[1] / "nomic_bert").glob("*.py")]
+    is_known = file.is_file() and file.stat().st_mtime > max(path.stat().st_mtime for path in code)
+    if wanted and not (is_known and not read_json(file, "Remove it.")["surprises"]):
         print(_MODEL_TESTS, flush=True)
         file.unlink(missing_ok=True)
         try:
             python = python_environment(output / "environments", MODEL_TESTS)
             version = installed_versions(python, ["transformers"])["transformers"]
             sdist = source_distribution(output / "environments", f"transformers=={version}")
-            script = _HERE / "common_model_tests.py"
             _call([str(python), str(script), "--sdist", str(sdist), "--output", str(file)], output)
         except (NotInstalled, RuntimeError) as error:
             print(f"  did not run: {error}", flush=True)
