@@ -18,6 +18,7 @@ from textfiles.atomic import write_json
 _SOURCE = Path(nomic_bert.__file__).parent
 _CODE = "*_nomic_bert.py"
 _MODULES = [f"sentence_transformers.models.{name}" for name in ("Transformer", "Pooling", "LayerNorm", "Normalize")]
+_MODULE_FILES = ("config.json", "model.safetensors")  # a LayerNorm, as Matryoshka training adds, has both
 _TOKENS = ("bos_token", "cls_token", "eos_token", "mask_token", "pad_token", "sep_token", "unk_token")
 # File -> the keys that it may have; None: the file has no settings that a reader would act on
 _KEYS: dict[str, frozenset[str] | None] = {
@@ -55,7 +56,7 @@ def keep_known_files(directory: Path, tokenizer: PreTrainedTokenizerBase) -> Non
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory).as_posix()
         is_code = path.parent == directory and path.match(_CODE)
-        if path.is_dir() or is_code or (path.parent.name in folders and path.name == "config.json"):
+        if path.is_dir() or is_code or (path.parent.name in folders and path.name in _MODULE_FILES):
             continue
         if name not in _KEYS:
             path.unlink()

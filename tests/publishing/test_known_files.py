@@ -57,6 +57,16 @@ def test_a_checkpoints_own_code_and_unknown_keys_are_not_carried_on(hostile, tmp
     assert len(read_embeddings(remote, written, [Probe("ab", 4)], [])) == 2
 
 
+def test_a_layer_norm_after_the_mean_keeps_its_weights(tmp_path):
+    embedder = load_embedder(save_nomic(tmp_path / "checkpoint"), layer_norm=True, device="cpu")
+    written = tmp_path / "written"
+    save_embedder(embedder, written)
+    keep_known_files(written, embedder.tokenizer)
+    reopened = load_embedder(written, device="cpu")
+    assert [type(module).__name__ for module in reopened] == ["Transformer", "Pooling", "LayerNorm", "Normalize"]
+    assert (reopened.encode("a b") == embedder.encode("a b")).all()
+
+
 @pytest.mark.parametrize(
     "change",
     [
