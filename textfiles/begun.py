@@ -83,16 +83,17 @@ def abandon_directory(directory: Path, work: Path) -> None:
         directory.rmdir()
 
 
-def clear_finished(directory: Path, work: Path) -> None:
+def clear_finished(directory: Path, work: Path | None = None) -> None:
     """Remove what a run that was killed at its very end has left in a finished directory; not while it is in use.
 
     Args:
         directory: its results are complete.
-        work: directory for what was needed until then.
+        work: directory for what was needed until then, if there is one.
     """
-    if (work.exists() or (directory / _LOCK).exists()) and _use(directory):
+    if ((work and work.exists()) or (directory / _LOCK).exists()) and _use(directory):
         remove_leftovers(directory)
-        shutil.rmtree(work, ignore_errors=True)
+        if work:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def use_alone(directory: Path) -> None:

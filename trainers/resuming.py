@@ -26,6 +26,7 @@ from transformers.utils import (
     WEIGHTS_NAME,
 )
 
+from textfiles.atomic import remove_leftovers
 from textfiles.shards import changed_files, write_receipt
 
 from .adapters import adapter_weights, is_adapted
@@ -76,6 +77,7 @@ def require_whole(checkpoint: Path, model: nn.Module) -> None:
 
 def describe_files(checkpoint: Path) -> None:
     """Write into a checkpoint, as the last of its files, the size and checksum of each of the others."""
+    remove_leftovers(checkpoint)  # of a process that was killed while it did this
     others = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path != checkpoint / FILES_FILE]
     write_receipt(checkpoint / FILES_FILE, others)
 

@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from textfiles.atomic import naming_full_disks, remove_leftovers
-from textfiles.begun import use_alone
+from textfiles.atomic import naming_full_disks
+from textfiles.begun import clear_finished, use_alone
 from textfiles.commands import one_line_errors
 from trainers.base import StepTrainer
 from trainers.checkpoints import latest_checkpoint
@@ -38,7 +38,7 @@ def train_and_save(trainer: StepTrainer, save: Callable[[Path], None]) -> Path:
     final = Path(str(args.output_dir), FINAL)
     if final.exists():
         if trainer.is_world_process_zero():
-            remove_leftovers(final.parent)  # of a process that was killed after it had written `final`
+            clear_finished(final.parent)
         raise SystemExit(f"error: {final} exists, so this run is finished. Choose another output_dir or remove it.")
     if trainer.is_world_process_zero():
         with one_line_errors():

@@ -111,3 +111,15 @@ def test_a_finished_directory_is_cleared_only_after_its_last_user(tmp_path, user
     process.wait()
     clear_finished(out, work)
     assert not work.exists() and (out / "result").read_text() == "made"
+
+
+def test_the_mark_of_a_user_that_was_killed_goes_from_a_finished_directory(tmp_path, user, repository):
+    process, _ = user(tmp_path, 1)
+    (tmp_path / "result").write_text("made")
+    process.kill()
+    process.wait()
+    assert (tmp_path / ".in-use").exists()
+    program = "import sys\nfrom pathlib import Path\nfrom textfiles.begun import clear_finished\n"
+    program += "clear_finished(Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=repository)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["result", "settings.json"]

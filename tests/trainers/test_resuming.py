@@ -266,7 +266,7 @@ def test_a_changed_file_is_refused_in_one_line(begun, tmp_path):
 
 
 def test_a_checkpoint_whose_last_file_was_not_written_gets_it(begun, resume, tmp_path):
-    resume(change=lambda checkpoint: None)
+    resume(change=lambda checkpoint: (checkpoint / f".partial-0123456789abcdef-{FILES_FILE}").write_text("half"))
     described, again = (
         json.loads((each / "checkpoint-4" / FILES_FILE).read_text())["files"] for each in (begun[0], tmp_path / "copy")
     )
