@@ -182,7 +182,7 @@
 
   function centre(x, y) {
     for (const [range, value] of [[plot.x_range, x], [plot.y_range, y]]) {
-      const margin = 0.1 * (range.end - range.start);
+      const margin = 0.02 * (range.end - range.start);
       if (value > range.start + margin && value < range.end - margin) continue;
       const half = (range.end - range.start) / 2;
       range.setv({ start: value - half, end: value + half });

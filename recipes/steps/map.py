@@ -158,7 +158,7 @@ def save_map(
     counts = [f"{number(len(points))} points", *([f"{number(len(points.links))} links"] if len(points.links) else [])]
     name = "/".join(Path(model).parts[-2:])  # of a directory, without the machine's folders
     subtitle = ", ".join(counts) + (f", embedded by {name}" if name else "")
-    footer = "Points are close where their embeddings are; distances between far groups mean little (t-SNE)."
+    footer = "Points are close where their embeddings are; distances between far groups mean little (t\u2011SNE)."
     facts = {
         "title": title,
         "model": name or None,
