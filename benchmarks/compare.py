@@ -71,7 +71,8 @@ class Measurement:
     Attributes:
         side: that is measured.
         measure: returns workload -> outcome: `seconds`, and where there is one `peak_memory` in bytes, `loss`,
-            `batch_size`, `difference` from the reference's result, `profile` and `counts`; or only `error`.
+            `batch_size`, `difference` from the reference's result, lowest `cosine` with float32's, `profile` and
+            `counts`; or only `error`.
         workloads: that it covers.
     """
 
@@ -224,8 +225,9 @@ def summarize(
 
     Returns:
         `seconds` (median, min, max), the `repeats`, `tokens_per_second`, `flops_per_second`, `share_of_matmul`, the
-        ratio `times_reference` of the medians, the largest `peak_memory` and `difference`, the `loss` (a spread), the
-        `batch_sizes`, and `profile` and `counts` of the last round; each only where it was measured.
+        ratio `times_reference` of the medians, the largest `peak_memory` and `difference`, the lowest `cosine`, the
+        `loss` (a spread), the `batch_sizes`, and `profile` and `counts` of the last round; each only where it was
+        measured.
     """
     figures = {row.key: _figures(row, outcomes.get(row.key, ())) for row in rows}
     for row in rows:
@@ -250,9 +252,9 @@ def _figures(row: Row, rounds: Sequence[Outcome]) -> dict[str, Any]:
         found["tokens_per_second"] = row.tokens / found["seconds"]["median"]
     if row.flops:
         found["flops_per_second"] = row.flops / found["seconds"]["median"]
-    for name in ("peak_memory", "difference"):
+    for name, worst in (("peak_memory", max), ("difference", max), ("cosine", min)):
         if values := [outcome[name] for outcome in rounds if outcome.get(name) is not None]:
-            found[name] = max(values)
+            found[name] = worst(values)
     if losses := [outcome["loss"] for outcome in rounds if "loss" in outcome]:
         found["loss"] = spread(losses)
     if sizes := sorted({outcome["batch_size"] for outcome in rounds if outcome.get("batch_size")}):
@@ -301,6 +303,7 @@ def _cells(found: Mapping[str, Any], exact: bool) -> dict[str, str]:
         "batch size": " or ".join(map(str, found.get("batch_sizes", []))),
         "loss": f"{found['loss']['median']:.4f}" if "loss" in found else "",
         "largest difference": "",
+        "lowest cosine": f"{found['cosine']:.5f}" if "cosine" in found else "",
     }
     if "difference" in found:
         wrong = exact and found["difference"] > LARGEST_DIFFERENCE

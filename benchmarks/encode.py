@@ -1,11 +1,13 @@
-"""How fast texts are embedded: ours beside sentence-transformers on transformers' own NomicBert, and ONNX Runtime.
+"""How fast texts are embedded: ours beside transformers' own NomicBert in sentence-transformers, and other engines.
 
 python benchmarks/encode.py
 python benchmarks/encode.py --sizes base --texts pairs.jsonl.gz manuals.jsonl.gz --tokenizer vocab.txt --growth
+python benchmarks/encode.py --sizes base --precision int8
 python benchmarks/encode.py --sizes base --device cuda --precision bf16
 
 All sides read one directory and embed the same texts, whole calls with tokenizing, each workload in a process of its
-own (with --together, each side), in turn. Their embeddings are compared: in fp32 a side whose embeddings differ fails.
+own (with --together, each side), in turn. Their embeddings are compared: in fp32 a side whose embeddings differ fails,
+and below it each side's are compared with ours in fp32.
 With --growth, speed is measured against length, texts at once and the spread of lengths instead.
 """
 
@@ -29,7 +31,7 @@ from benchmarks.plots import plot_bars, plot_sweeps
 
 WORKLOADS = {"query": "query", "queries": "query", "mixed": "document", "long": "document", "longest": "document"}
 _GROWTH_SIDES = ("ours_tokens", "native_sorted")
-_REFERENCE = "ours_tokens"
+_FLOAT32 = "float32"  # stands for a side: whose embeddings all others are compared with below fp32
 _SWEEPS = {
     "length": "tokens of every text",
     "batch": "texts at once",
@@ -61,7 +63,7 @@ def choose_sides(asked: Sequence[str] | None, device: str, precision: str, growt
     Args:
         asked: names; None: every one that runs here, or for growth ours and native's best.
         device: "cpu" or "cuda".
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16" or "int8".
         growth: whether it is for --growth.
 
     Raises:
@@ -120,6 +122,8 @@ def _measure_size(args: argparse.Namespace, size: str, sides: Sequence[str], tex
             embeddings=Path(directory),
             profiled=args.profile,
         )
+        if args.precision != "fp32":
+            compare.in_fresh_process(embed_in_float32, job)
         parts = divide(job, sides, args.growth, args.together)
         costs = {each.name: forward_cost(config, each) for each in texts.workloads}
         about = f"{size}, {config.num_hidden_layers} layers of {config.hidden_size}"
@@ -130,7 +134,7 @@ def _measure_size(args: argparse.Namespace, size: str, sides: Sequence[str], tex
                 compare.Measurement(
                     side=side,
                     workloads=tuple(each.name for each in part.workloads),
-                    measure=partial(_measure_and_compare, f"{size}, {name}", part, side),
+                    measure=partial(_measure_and_compare, f"{size}, {name}", part, side, sides[0]),
                 )
                 for name, (part, side) in parts.items()
             ],
@@ -180,7 +184,7 @@ def build_rows(
             row = compare.Row(
                 side=side,
                 workload=workload.name,
-                reference=_REFERENCE,
+                reference=next(iter(parts.values()))[1],
                 ours=side.startswith("ours"),
                 tokens=workload.tokens,
                 flops=cost["flops"],
@@ -195,26 +199,41 @@ def _is_comparable(job: Job, workload: Workload, side: str) -> bool:
     return not SIDES[side].to_trained_length or max(workload.lengths) <= job.trained_length
 
 
-def _measure_and_compare(name: str, job: Job, side: str) -> dict[str, compare.Outcome]:
-    """Workload -> what `measure` finds in a new process, with the `difference`; or the `error`."""
+def _measure_and_compare(name: str, job: Job, side: str, reference: str) -> dict[str, compare.Outcome]:
+    """Workload -> what `measure` finds in a new process, with `difference` and `cosine`; or the `error`."""
     outcome = compare.try_in_fresh_process(name, measure, job, side)
     if "error" in outcome:
         return {each.name: outcome for each in job.workloads}
     for workload in job.workloads:
-        comparable = _is_comparable(job, workload, side)
-        outcome[workload.name]["difference"] = largest_difference(job, workload, side) if comparable else None
+        if _is_comparable(job, workload, side):
+            outcome[workload.name] |= distance(job, workload, side, reference)
     return outcome
 
 
-def largest_difference(job: Job, workload: Workload, side: str) -> float | None:
-    """Of any component of any embedding from the reference's at unit length; None: the reference was not measured."""
-    reference = job.embeddings_file(workload, _REFERENCE)
-    if not reference.is_file():
-        return None
-    expected, found = (_unit(np.load(file)) for file in (reference, job.embeddings_file(workload, side)))
+def embed_in_float32(job: Job) -> None:
+    """Write the embeddings that lower precisions are compared with."""
+    encode_with_prompt = SIDES["ours_tokens"].open(replace(job, precision="fp32"))
+    for workload in job.workloads:
+        np.save(job.embeddings_file(workload, _FLOAT32), encode_with_prompt(workload.prompt, workload.texts, None))
+
+
+def distance(job: Job, workload: Workload, side: str, reference: str) -> dict[str, float]:
+    """The largest `difference` of a component at unit length; below fp32 the lowest `cosine` with fp32 too.
+
+    Args:
+        job: with the embeddings of both.
+        workload: that was embedded.
+        side: that is compared.
+        reference: another side, for fp32; nothing is found where it was not measured.
+    """
+    file = job.embeddings_file(workload, reference if job.precision == "fp32" else _FLOAT32)
+    if not file.is_file():
+        return {}
+    expected, found = _unit(np.load(file)), _unit(np.load(job.embeddings_file(workload, side)))
     if expected.shape != found.shape:
-        return float("inf")
-    return float(np.nan_to_num(np.abs(expected - found).max(), nan=np.inf))
+        return {"difference": float("inf")}
+    difference = {"difference": float(np.nan_to_num(np.abs(expected - found).max(), nan=np.inf))}
+    return difference if job.precision == "fp32" else difference | {"cosine": float((expected * found).sum(1).min())}
 
 
 def _unit(embeddings: np.ndarray) -> np.ndarray:
@@ -228,7 +247,8 @@ def _explain(size: str, args: argparse.Namespace, sides: Sequence[str], texts: T
     return (
         f"Model: {size}, random weights, {args.precision} on {args.device}. Sides: "
         f"{'; '.join(f'{side}: {SIDES[side].about}' for side in sides)}. {what} Text: {texts.source}, joined and cut. "
-        f"Largest difference: of any component from {_REFERENCE} at unit length."
+        f"Largest difference: of any component from {sides[0] if args.precision == 'fp32' else 'ours in fp32'} at unit "
+        "length."
     )
 
 
@@ -239,7 +259,7 @@ def _describe(workload: Workload) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = compare.new_parser(__doc__)
+    parser = compare.new_parser(__doc__, ("fp32", "bf16", "int8"))
     parser.add_argument(
         "--sizes",
         nargs="+",

@@ -20,7 +20,8 @@ import torch
 from benchmarks.compare import Outcome, peak_memory
 from benchmarks.profiles import counts_on_gpu, profiler_of, seconds_by_kind
 
-ONNX_FILE = "model.onnx"  # beside the model's directory
+ONNX_FILE, ONNX_INT8_FILE = "model.onnx", "model_int8.onnx"  # beside the model's directory
+OPENVINO_FILE = "openvino/openvino_model.xml"
 _BATCH_SIZES = {"cpu": (1, 2, 4, 8, 16, 32), "cuda": (32, 64, 128, 256, 512)}  # texts
 _TRIED_TOKENS = {"cpu": 4_096, "cuda": 131_072}  # of the texts that a batch size is tried on
 _PROFILED_TEXTS = 256  # at most: reading the profile of thousands would take longer than all calls
@@ -63,10 +64,10 @@ class Job:
     """What a process measures.
 
     Attributes:
-        model: directory that every side reads; the ONNX file lies beside it.
+        model: directory that every side reads; ONNX and OpenVINO files lie beside it.
         workloads: one after another, in this order.
         device: "cpu" or "cuda".
-        precision: "fp32" or "bf16", of weights and computation.
+        precision: "fp32", "bf16" or "int8", of weights and products.
         threads: on the CPU.
         trained_length: of the model, in tokens.
         embeddings: directory that embeddings are written to.
@@ -269,21 +270,46 @@ def _open_embedder(job: Job, native: bool = False, attention: str = "sdpa") -> E
     return encode
 
 
+def _open_by_tokens_in_openvino(job: Job) -> Encoder:
+    from nomic_bert.embedder import load_embedder
+    from nomic_bert.encoding import encode_by_tokens
+
+    precisions: dict[str, Any] = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": "int8"}
+    embedder = load_embedder(job.model, backend="openvino", dtype=precisions[job.precision])
+    return lambda prompt, texts, _: encode_by_tokens(embedder, texts, prompt=prompt)
+
+
 def _open_onnx(job: Job) -> Encoder:
-    """ONNX Runtime with the tokenizer, pooling and normalizing around it."""
+    """ONNX Runtime on the exported graph; its int8 file has products of 8 bits with the ranges of each batch."""
     import onnxruntime
-    from transformers import AutoTokenizer
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = job.threads
-    file = str(job.model.parent / ONNX_FILE)
+    file = str(job.model.parent / (ONNX_INT8_FILE if job.precision == "int8" else ONNX_FILE))
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return _around_states(job, lambda inputs: session.run(None, inputs)[0])
+
+
+def _open_openvino(job: Job) -> Encoder:
+    """OpenVINO on the exported graph, as sentence-transformers' backend="openvino" runs it."""
+    import openvino
+
+    hint = {"fp32": "f32", "bf16": "bf16"}[job.precision]
+    settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": job.threads, "PERFORMANCE_HINT": "LATENCY"}
+    compiled = openvino.Core().compile_model(str(job.model.parent / OPENVINO_FILE), "CPU", settings)
+    return _around_states(job, lambda inputs: compiled(inputs)[0])
+
+
+def _around_states(job: Job, run: Callable[[dict[str, np.ndarray]], np.ndarray]) -> Encoder:
+    """The tokenizer, pooling and normalizing around what computes last hidden states."""
+    from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(job.model, trust_remote_code=False)
 
     def embed(texts: list[str]) -> np.ndarray:
         batch = tokenizer(texts, padding=True, truncation=True, return_tensors="np")
         inputs = {name: batch[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
-        states = session.run(None, inputs)[0]
+        states = run(inputs)
         mask = inputs["attention_mask"][..., None].astype(np.float32)
         means = (states * mask).sum(axis=1) / mask.sum(axis=1)
         return means / np.linalg.norm(means, axis=1, keepdims=True)
@@ -301,13 +327,32 @@ def _open_onnx(job: Job) -> Encoder:
 
 
 def _export_onnx(model: Path) -> None:
-    from publishing.onnx_export import export_onnx
+    from publishing.onnx_export import export_onnx, quantize_onnx
 
-    export_onnx(model, model.parent / ONNX_FILE)
+    exported, quantized = model.parent / ONNX_FILE, model.parent / ONNX_INT8_FILE
+    if not exported.is_file():  # two sides need it
+        export_onnx(model, exported)
+    if not quantized.is_file():
+        quantize_onnx(exported, quantized)
+
+
+def _export_openvino(model: Path) -> None:
+    from publishing.openvino_export import export_openvino
+
+    _export_onnx(model)
+    export_openvino(model.parent / ONNX_FILE, model.parent / OPENVINO_FILE)
 
 
 _NATIVE = partial(_open_embedder, native=True)
 SIDES = {
+    "ours_openvino": Side(
+        '`encode_by_tokens` on `load_embedder(..., backend="openvino")`',
+        _open_by_tokens_in_openvino,
+        in_torch=False,
+        packages=("openvino",),
+        devices=("cpu",),
+        precisions=("fp32", "bf16", "int8"),
+    ),
     "ours_tokens": Side("`encode_by_tokens`", _open_by_tokens),
     "ours_encode": Side("`SentenceTransformer.encode` on our model as it comes", _open_embedder),
     "native_default": Side(
@@ -332,6 +377,15 @@ SIDES = {
         prepare=_export_onnx,
         packages=("onnx", "onnxruntime", "onnxscript"),
         devices=("cpu",),
-        precisions=("fp32",),
+        precisions=("fp32", "int8"),
+    ),
+    "openvino": Side(
+        "OpenVINO on the same, likewise",
+        _open_openvino,
+        tuned=True,
+        in_torch=False,
+        prepare=_export_openvino,
+        packages=("onnx", "onnxscript", "openvino"),
+        devices=("cpu",),
     ),
 }

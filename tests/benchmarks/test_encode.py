@@ -132,8 +132,7 @@ def test_ours_and_onnx_give_the_embeddings_of_encode(job: Job, monkeypatch: pyte
         assert outcome["seconds"] > 0 and outcome["calls"] > 1 and outcome["peak_memory"] > 2**26
         assert (outcome["batch_size"] in (1, 2, 4, 8)) == (side == "onnx")
         assert np.abs(np.load(job.embeddings_file(workload, side)) - expected).max() < 1e-6
-        difference = encode.largest_difference(job, workload, side)
-        assert difference is not None and difference < 1e-6
+        assert encode.distance(job, workload, side, "ours_tokens")["difference"] < 1e-6
 
 
 def test_native_is_native_and_other_embeddings_are_found(
@@ -143,27 +142,43 @@ def test_native_is_native_and_other_embeddings_are_found(
     with pytest.raises(RuntimeError, match=r"the model is a nomic_bert\.modeling_nomic_bert\."):
         encode_sides.measure(job, "native_default")
     encode_sides.measure(job, "ours_tokens")
-    found = encode._measure_and_compare("tiny, some", job, "native_sorted")["some"]
+    found = encode._measure_and_compare("tiny, some", job, "native_sorted", "ours_tokens")["some"]
     assert found["difference"] < 1e-5 and found["batch_size"] in (1, 2, 4, 8) and found["seconds"] > 0
     file = job.embeddings_file(job.workloads[0], "native_sorted")
     embeddings = np.load(file)
     assert np.abs(embeddings).max() > 0 and "some 0." in capsys.readouterr().out
     embeddings[3, 5] += 1e-4
     np.save(file, embeddings)
-    difference = encode.largest_difference(job, job.workloads[0], "native_sorted")
-    assert difference is not None and 2e-5 < difference < 2e-4
+    assert 2e-5 < encode.distance(job, job.workloads[0], "native_sorted", "ours_tokens")["difference"] < 2e-4
     embeddings[0, 0] = np.nan
     np.save(file, embeddings)
-    assert encode.largest_difference(job, job.workloads[0], "native_sorted") == np.inf
+    assert encode.distance(job, job.workloads[0], "native_sorted", "ours_tokens")["difference"] == np.inf
     monkeypatch.setattr(compare, "try_in_fresh_process", lambda *_: {"some": {"seconds": 1.0}})
     # longer than the trained length: another model, so not compared
-    assert (
-        encode._measure_and_compare("", replace(job, trained_length=89), "native_sorted")["some"]["difference"] is None
-    )
-    assert (
-        encode._measure_and_compare("", replace(job, trained_length=90), "native_sorted")["some"]["difference"]
-        == np.inf
-    )
+    for trained_length, is_compared in ((89, False), (90, True)):
+        part = replace(job, trained_length=trained_length)
+        outcome = encode._measure_and_compare("", part, "native_sorted", "ours_tokens")["some"]
+        assert ("difference" in outcome) == is_compared
+
+
+@pytest.mark.parametrize(("precision", "sides"), [("bf16", ("ours_openvino", "openvino")), ("int8", ("onnx",))])
+def test_below_float32_engines_are_compared_with_float32(
+    job: Job, monkeypatch: pytest.MonkeyPatch, precision: str, sides: tuple[str, ...]
+) -> None:
+    job = replace(job, precision=precision)
+    encode.embed_in_float32(job)
+    exact = np.load(job.embeddings_file(job.workloads[0], "float32"))
+    monkeypatch.setattr(encode_sides, "_TIMED_SECONDS", 0.05)
+    for side in sides:
+        if encode_sides.missing_for(side, "cpu", precision):
+            continue
+        if prepare := encode_sides.SIDES[side].prepare:
+            prepare(job.model)
+        encode_sides.measure(job, side)
+        found = np.load(job.embeddings_file(job.workloads[0], side))
+        cosines = (exact * found).sum(axis=1) / np.linalg.norm(found, axis=1)
+        distance = encode.distance(job, job.workloads[0], side, "not measured")
+        assert distance["cosine"] == pytest.approx(cosines.min(), abs=1e-6) and distance["cosine"] > 0.99
 
 
 def test_batch_sizes_are_tried_on_mixed_lengths_and_the_fastest_is_taken() -> None:
@@ -242,7 +257,9 @@ def test_a_side_that_does_not_run_here_is_refused_by_name(capsys: pytest.Capture
     with pytest.raises(SystemExit, match="error: --sides: native_flash needs "):
         encode.main(["--sides", "ours_tokens", "native_flash"])
     sides = encode.choose_sides(None, "cpu", "fp32", growth=False)
-    assert sides[:4] == ["ours_tokens", "ours_encode", "native_default", "native_sorted"]
+    assert [side for side in sides if side not in ("ours_openvino", "onnx", "openvino")] == [
+        "ours_tokens", "ours_encode", "native_default", "native_sorted",
+    ]  # fmt: skip
     assert "left out: native_flash" in capsys.readouterr().out
     assert encode.choose_sides(None, "cpu", "fp32", growth=True) == ["ours_tokens", "native_sorted"]
 
