@@ -127,11 +127,10 @@ def _embed_packed(embedder: SentenceTransformer, batch: _Batch) -> Tensor:
     ids = torch.tensor(list(chain.from_iterable(tokens["input_ids"] for _, tokens in batch)), dtype=torch.long)
     lengths = torch.tensor([len(tokens["input_ids"]) for _, tokens in batch])
     offsets = nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
-    numbers = torch.arange(len(batch)).repeat_interleave(lengths)
     row = {"input_ids": _to(device, ids[None]), "cu_seq_lens_q": offsets}  # the model reads offsets on the host
     hidden = embedder[0](row)["token_embeddings"][0]
-    sums = torch.zeros(len(batch), hidden.shape[-1], device=device).index_add_(0, _to(device, numbers), hidden.float())
-    means = sums / _to(device, lengths.clamp(min=1))[:, None]
+    # unsafe: a check of the lengths would wait
+    means = torch.segment_reduce(hidden.float(), "mean", lengths=_to(device, lengths), initial=0, unsafe=True)
     features = {"sentence_embedding": means.to(hidden.dtype)}
     for module in list(embedder)[2:]:
         features = module(features)

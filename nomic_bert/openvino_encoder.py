@@ -13,13 +13,13 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from .modeling_nomic_bert import NomicBertModel
-from .rotary_nomic_bert import inverse_frequencies, length_limit, rotary_tables, warn_if_too_long
+from .rotary_nomic_bert import inverse_frequencies, length_limit, warn_if_too_long
 from .unpadding_nomic_bert import Sequences
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 
 # Of a call. Attention costs the square of a row, and products cost less a token the more tokens they have.
-_TOKENS, _ROW = 512, 128
+_TOKENS, _ROW = 1_024, 128
 _STEP = 16  # tokens that rows are rounded up to: OpenVINO compiles kernels for every new shape
 _AWAY = -1e9  # added to a score where a token does not attend
 
@@ -163,10 +163,11 @@ class OpenVINOEncoder(nn.Module):
         padded[real] = ids
         every = torch.tensor([length for row in rows for length in row])
         frequencies = inverse_frequencies(self.config, every)[torch.from_numpy(texts.clip(min=0))]
-        cos, sin = (table[:, None].numpy() for table in rotary_tables(frequencies, torch.from_numpy(positions)))
+        # not torch's cosine, whose threads would go on spinning beside OpenVINO's
+        angles = (positions[..., None] * frequencies.numpy()).astype(np.float32)[:, None]
         attends = real[:, None] if max(map(len, rows)) == 1 else texts[:, :, None] == texts[:, None]
         mask = np.where(attends[:, None], np.float32(0), np.float32(_AWAY))
-        inputs = {"input_ids": padded, "cos": cos, "sin": sin, "mask": mask}
+        inputs = {"input_ids": padded, "cos": np.cos(angles), "sin": np.sin(angles), "mask": mask}
         return self._request().infer(inputs, share_inputs=True, share_outputs=True)[0][real]
 
     def _request(self) -> Any:

@@ -97,7 +97,7 @@ def test_rows_hold_every_text_once_and_no_more_than_they_may():
         for rows, width in calls:
             assert max(map(sum, rows)) <= width
             assert width % 16 == 0
-            assert len(rows) == 1 or len(rows) * width <= 512
+            assert len(rows) == 1 or len(rows) * width <= 1024
 
 
 def test_large_channels_do_not_cost_the_others_their_precision(tmp_path):
