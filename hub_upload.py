@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             onnx=args.onnx,
             onnx_int8=args.onnx_int8,
             openvino=args.openvino,
+            openvino_int8=args.openvino_int8,
             license=args.license,
             languages=args.language,
             evaluation=args.evaluation,
@@ -117,6 +118,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--openvino", action="store_true", help="and openvino/openvino_model.xml, for sentence-transformers' backend"
+    )
+    parser.add_argument(
+        "--openvino_int8",
+        action="store_true",
+        help="and openvino/input_maxima.safetensors, for this package's own int8",
     )
     parser.add_argument("--license", metavar="ID", help="as the hub names it, such as apache-2.0 (not stated)")
     parser.add_argument("--language", nargs="+", default=[], metavar="CODE", help="such as en (not stated)")

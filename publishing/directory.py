@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from nomic_bert.embedder import load_embedder, save_embedder
 from nomic_bert.identity import weights_hash
+from nomic_bert.openvino_int8 import measure_input_maxima, sample_texts, save_input_maxima
 from nomic_bert.training_record import read_training
 from textfiles.replacing import replaceable_directory, require_replaceable
 
@@ -36,6 +37,8 @@ class DirectorySettings:
         onnx: whether onnx/model.onnx is written too.
         onnx_int8: whether onnx/model_quantized.onnx is written beside it.
         openvino: whether openvino/openvino_model.xml and .bin are written, converted from onnx/model.onnx.
+        openvino_int8: whether the ranges that `load_embedder(..., backend="openvino", dtype="int8")` needs are measured
+            here, so that loading need not.
         license: identifier of the hub, such as "apache-2.0"; None: none is stated.
         languages: ISO 639 codes; empty: not stated.
         evaluation: report.json of `python -m evaluation.report`; None: not evaluated.
@@ -47,6 +50,7 @@ class DirectorySettings:
     onnx: bool = False
     onnx_int8: bool = False
     openvino: bool = False
+    openvino_int8: bool = False
     license: str | None = None
     languages: Sequence[str] = ()
     evaluation: Path | None = None
@@ -87,6 +91,9 @@ def write_directory(settings: DirectorySettings, directory: Path, *, prove: bool
         for compared in (embedder, reference):
             compared.to(dtype=torch.float32)  # the readers compute in it
         exported = _export(settings, written)
+        if settings.openvino_int8:
+            prompts = cast(dict[str, str], embedder.prompts).values()
+            save_input_maxima(measure_input_maxima(embedder, sample_texts(prompts)), written)
         model = describe_model(embedder)
         facts = CardFacts(
             repo_id=settings.repo_id,

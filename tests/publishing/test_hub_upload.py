@@ -23,7 +23,7 @@ FILES = {
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json",
     "1_Pooling/config.json", "2_Normalize/config.json", "onnx/model.onnx", "onnx/model_quantized.onnx",
-    "openvino/openvino_model.xml", "openvino/openvino_model.bin",
+    "openvino/openvino_model.xml", "openvino/openvino_model.bin", "openvino/input_maxima.safetensors",
 }  # fmt: skip
 
 
@@ -43,7 +43,17 @@ def written(checkpoint, tmp_path_factory):
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.setattr(hub_upload.huggingface_hub, "get_token", lambda: None)
-        hub_upload.main([str(checkpoint), "me/model", "--output_dir", str(directory), "--onnx_int8", "--openvino"])
+        hub_upload.main(
+            [
+                str(checkpoint),
+                "me/model",
+                "--output_dir",
+                str(directory),
+                "--onnx_int8",
+                "--openvino",
+                "--openvino_int8",
+            ]
+        )
     return directory, said.getvalue()
 
 
