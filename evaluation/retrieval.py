@@ -149,9 +149,20 @@ def evaluate_bm25(retrieval_set: RetrievalSet) -> dict[str, float]:
     Returns:
         `ndcg@10`, `recall@10` and `mrr@10`, in percent.
     """
-    hits: list[object] = [
-        [{"corpus_id": document, "score": score} for document, score in found] for found in rank_bm25(retrieval_set)
-    ]
+    return score_hits(retrieval_set, rank_bm25(retrieval_set))
+
+
+def score_hits(retrieval_set: RetrievalSet, ranked: Sequence[Sequence[tuple[str, float]]]) -> dict[str, float]:
+    """Score a ranking that is no embedder's.
+
+    Args:
+        retrieval_set: that was searched.
+        ranked: for each of its queries (document id, score), best first.
+
+    Returns:
+        `ndcg@10`, `recall@10` and `mrr@10`, in percent.
+    """
+    hits: list[object] = [[{"corpus_id": document, "score": score} for document, score in found] for found in ranked]
     metrics = retrieval_evaluator(retrieval_set).compute_metrics(hits)
     return {f"{metric}@{_CUTOFF}": 100 * float(metrics[f"{metric}@k"][_CUTOFF]) for metric in _METRICS}
 

@@ -1,10 +1,11 @@
 """Search the functions of installed Python packages by what they do.
 
 python recipes/search.py outputs/quickstart/model "solve a banded linear system"
-python recipes/search.py DIR QUERY [--top 5] [--packages scipy,sklearn]
+python recipes/search.py DIR QUERY [--top 5] [--packages scipy,sklearn] [--dense | --bm25]
 
-The first search with a model embeds the packages' functions and keeps them in DIR/search_index; the quickstart has
-done that for its model. Later ones take seconds, most of them Python's imports.
+Embeddings and BM25 rank together, by reciprocal rank fusion: words find names, embeddings what is said otherwise. The
+first search with a model embeds the packages' functions and keeps them in DIR/search_index; the quickstart has done
+that for its model. Later ones take seconds, most of them Python's imports.
 """
 
 import argparse
@@ -22,6 +23,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("query", help="what the function should do")
     parser.add_argument("--top", type=int, default=5, help="how many to show")
     parser.add_argument("--packages", help=f"packages to index anew, by comma (default {','.join(PACKAGES)})")
+    ranked_by = parser.add_mutually_exclusive_group()
+    ranked_by.add_argument("--dense", dest="by", action="store_const", const="dense", help="rank by embeddings alone")
+    ranked_by.add_argument("--bm25", dest="by", action="store_const", const="bm25", help="rank by BM25 alone")
+    parser.set_defaults(by="both")
     args = parser.parse_args(argv)
     if not Path(args.model_dir, "config.json").is_file():
         parser.error(f"{args.model_dir} is not a model directory (no config.json); `make quickstart` makes one.")
@@ -31,7 +36,7 @@ def main(argv: list[str]) -> None:
 
     if args.packages or not Path(args.model_dir, INDEX).is_dir():
         build_index(args.model_dir, args.packages.split(",") if args.packages else PACKAGES)
-    for score, name, summary in search(args.model_dir, args.query, args.top):
+    for score, name, summary in search(args.model_dir, args.query, args.top, args.by):
         print(f"{score:.3f}  {name}\n       {summary}")
 
 

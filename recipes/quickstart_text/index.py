@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from curation.atlas.points import Points
+from evaluation.fusion import DEPTH, fuse_ranks
+from evaluation.retrieval import Bm25Index
 from nomic_bert import NomicBertModel
 from nomic_bert.prompts import prefix_text
 
@@ -42,19 +44,28 @@ def build_index(model_dir: str | Path, packages: Sequence[str], max_seq_length: 
     return index
 
 
-def search(model_dir: str | Path, query: str, top: int = 5) -> list[tuple[float, str, str]]:
-    """The functions nearest to a query as (cosine, name, summary), best first.
+def search(model_dir: str | Path, query: str, top: int = 5, by: str = "both") -> list[tuple[float, str, str]]:
+    """The functions that answer a query best as (score, name, summary), best first.
 
     Args:
         model_dir: directory of an embedder with an index.
         query: what the function should do.
         top: how many.
+        by: "dense", whose score is the cosine; "bm25", over names and summaries, whose score is BM25's; or "both",
+            joined by `evaluation.fusion.fuse_ranks`, whose score is the sum of reciprocal ranks.
     """
     index = Path(model_dir, INDEX)
-    functions = json.loads((index / "functions.json").read_text())
-    scores = np.load(index / "embeddings.npy") @ _embed_query(model_dir, query)
-    best = np.argsort(-scores, kind="stable")[:top]
-    return [(float(scores[i]), *functions[i]) for i in best]
+    functions = [tuple(each) for each in json.loads((index / "functions.json").read_text())]
+    names = [str(number) for number in range(len(functions))]
+    rankings: list[list[tuple[str, float]]] = []
+    if by in ("dense", "both"):
+        scores = np.load(index / "embeddings.npy") @ _embed_query(model_dir, query)
+        rankings.append([(names[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[: max(DEPTH, top)]])
+    if by in ("bm25", "both"):
+        texts = [f"{name.replace('.', ' ').replace('_', ' ')} {summary}" for name, summary in functions]
+        rankings += Bm25Index(dict(zip(names, texts, strict=True))).search([query], max(DEPTH, top))
+    found = rankings[0] if len(rankings) == 1 else fuse_ranks([[name for name, _ in ranking] for ranking in rankings])
+    return [(score, *functions[int(name)]) for name, score in found[:top]]
 
 
 def indexed_points(model_dir: str | Path) -> tuple[Points, np.ndarray]:

@@ -15,6 +15,7 @@ from transformers import set_seed
 from curation.atlas.points import PAGE
 from curation.packing import MANIFEST
 from curation.tokenizer import train_tokenizer
+from evaluation.fusion import evaluate_fused
 from evaluation.plots import plot_embedding_map, plot_loss_curves, plot_scores
 from evaluation.retrieval import RetrievalSet, evaluate_bm25, evaluate_embedder
 from nomic_bert.embedder import load_embedder, save_embedder
@@ -213,6 +214,7 @@ class Quickstart:
             print(f"Evaluating {name}", flush=True)
             model = self._embedder(directory)
             scores[name] = {part: evaluate_embedder(model, retrieval_set) for part, retrieval_set in sets.items()}
+        scores["stage 3 and BM25"] = {part: evaluate_fused(model, each) for part, each in sets.items()}
         write_json(self.directory / "scores.json", scores)
 
     def _scores(self) -> dict[str, dict[str, dict[str, float]]]:

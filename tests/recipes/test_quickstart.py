@@ -43,7 +43,7 @@ def smoke(repository, tmp_path_factory):
 def test_training_beats_no_training_on_seen_and_unseen_packages(smoke):
     directory, _ = smoke
     scores = json.loads((directory / "scores.json").read_text())
-    assert list(scores) == ["BM25", "untrained", "stage 1", "stage 2", "stage 3"]
+    assert list(scores) == ["BM25", "untrained", "stage 1", "stage 2", "stage 3", "stage 3 and BM25"]
     for part in ("seen", "unseen"):
         assert scores["stage 3"][part]["ndcg@10"] > scores["untrained"][part]["ndcg@10"] + 3
 
@@ -98,12 +98,17 @@ def test_held_out_text_is_not_trained_on(smoke):
 @pytest.mark.slow
 def test_search_answers_as_the_embedder_does(smoke):
     directory, _ = smoke
-    found = search(directory / "model", "shortest path between two nodes", top=3)
+    found = search(directory / "model", "shortest path between two nodes", top=3, by="dense")
     functions = json.loads((directory / "model/search_index/functions.json").read_text())
     query = load_embedder(directory / "model").encode_query("shortest path between two nodes")
     scores = np.load(directory / "model/search_index/embeddings.npy") @ query
     assert [name for _, name, _ in found] == [functions[i][0] for i in np.argsort(-scores)[:3]]
     assert found[0][0] == pytest.approx(scores.max(), abs=1e-5)
+    dense, words, both = (search(directory / "model", "shortest path", 200, by) for by in ("dense", "bm25", "both"))
+    ranks = [{name: rank for rank, (_, name, _) in enumerate(ranked, 1)} for ranked in (dense, words)]
+    for score, name, _ in both:
+        assert score == pytest.approx(sum(1 / (60 + rank[name]) for rank in ranks if name in rank))
+    assert [score for score, *_ in both] == sorted((score for score, *_ in both), reverse=True)
 
 
 def test_outputs_of_other_settings_are_refused(tmp_path):
