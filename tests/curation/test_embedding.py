@@ -178,3 +178,22 @@ def test_keys_are_the_same_in_every_process_and_differ_between_texts():
     # as b2sum -l 64 prints it
     assert text_key("river").to_bytes(8, "little", signed=True).hex() == "969a03e83c7f649f"
     assert len({text_key(str(number)) for number in range(10_000)}) == 10_000
+
+
+def test_openvino_embeds_as_torch_does_and_less_exactly_in_8_bits(tmp_path):
+    pytest.importorskip("openvino")
+    ours(tmp_path)
+    by = {
+        key: TextEmbedder(settings(str(tmp_path / "model"), **chosen), "cpu").encode("document", TEXTS)
+        for key, chosen in {
+            "torch": {},
+            "openvino": {"backend": "openvino"},
+            "int8": {"backend": "openvino", "precision": "int8"},
+        }.items()
+    }
+    torch.testing.assert_close(by["openvino"], by["torch"], atol=1e-5, rtol=0)
+    assert (by["int8"] * by["torch"]).sum(dim=1).min() > 0.99
+    assert (by["int8"] - by["torch"]).abs().max() > 1e-5
+    for wrong in ({"precision": "int8"}, {"backend": "openvino", "precision": "float16"}, {"backend": "onnx"}):
+        with pytest.raises(ValueError, match="must be torch or openvino|must be .* with "):
+            settings(str(tmp_path / "model"), **wrong)
