@@ -315,6 +315,16 @@ def test_older_checkpoints_go_after_the_new_one_is_on_the_disk(tmp_path, monkeyp
     assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
 
 
+def test_what_makes_a_checkpoint_complete_comes_after_the_rest_is_on_the_disk(tmp_path, monkeypatch):
+    """First everything but trainer_state.json is synced, then that with files.json."""
+    synced = []
+    monkeypatch.setattr(checkpoints, "sync_tree", lambda path: synced.append({each.name for each in path.iterdir()}))
+    contrastive_trainer(tmp_path, max_steps=1, warmup_steps=0, save_strategy="steps", save_steps=1).train()
+    before, after = synced
+    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", SETTINGS_FILE} <= before
+    assert after - before == {"trainer_state.json", FILES_FILE}
+
+
 def test_the_tokenizer_is_saved_as_it_was_given_whether_texts_were_read_or_not(begun, tmp_path):
     """Resumed at its end, a run reads no text; what it leaves must be the same."""
     tokenizer().save_pretrained(tmp_path)
