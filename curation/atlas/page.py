@@ -129,11 +129,11 @@ def _plot(data: dict[str, Any], labels: Sequence[Label], columns: list[dict[str,
         selection_glyph=None,
     )
     line = Segment(x0="x0", y0="y0", x1="x1", y1="y1", line_color=_INK, line_alpha=0.7, line_width=1.5)
-    links = _overlay("links", ("x0", "y0", "x1", "y1"), line)
+    links = _overlay("links", line, {"x0": [], "y0": [], "x1": [], "y1": []})
     dot = Scatter(x="x", y="y", size=9, fill_color="colour", line_color="#ffffff")
-    found = _overlay("found", ("x", "y", "colour"), dot)
+    found = _overlay("found", dot, {"x": [], "y": [], "colour": []})
     circle = Scatter(x="x", y="y", size=16, fill_color=None, line_color=_INK, line_width=2)
-    ring = _overlay("ring", ("x", "y"), circle)
+    ring = _overlay("ring", circle, {"x": [], "y": []})
     over = Text(
         x="x",
         y="y",
@@ -145,11 +145,10 @@ def _plot(data: dict[str, Any], labels: Sequence[Label], columns: list[dict[str,
         text_baseline="middle",
         background_fill_color="#ffffff",
         background_fill_alpha=0.82,
-        padding=3,
-        border_radius=4,
     )
-    words = _overlay("labels", ("x", "y", "text"), over)
-    words.data_source.data = {key: [getattr(label, key) for label in labels] for key in ("x", "y", "text")}
+    over.update(padding=3, border_radius=4)
+    shown = {key: [getattr(label, key) for label in labels] for key in ("x", "y", "text")}
+    words = _overlay("labels", over, shown)
     words.name = "words"
     scroll, pan = WheelZoomTool(), PanTool()
     hover = HoverTool(renderers=[dots], tooltips=_tooltip(columns), limit=1, attachment="horizontal")
@@ -176,9 +175,9 @@ def _plot(data: dict[str, Any], labels: Sequence[Label], columns: list[dict[str,
     )
 
 
-def _overlay(name: str, keys: tuple[str, ...], glyph: Any) -> GlyphRenderer:
-    """Something on top of the points, empty at first."""
-    source = ColumnDataSource({key: [] for key in keys}, name=name)
+def _overlay(name: str, glyph: Any, data: dict[str, list]) -> GlyphRenderer:
+    """Something on top of the points; the page's script fills what is empty at first."""
+    source = ColumnDataSource(data, name=name)
     return GlyphRenderer(data_source=source, glyph=glyph, nonselection_glyph=None, selection_glyph=None)
 
 
