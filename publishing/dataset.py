@@ -12,16 +12,15 @@ import pyarrow as pa
 from huggingface_hub import DatasetCardData
 from matplotlib.figure import Figure
 
-from textfiles.atomic import atomic_directory
 from textfiles.columns import ColumnTypes, typed_array
 from textfiles.lengths import percentile, summarize
 from textfiles.markdown import render_page
 from textfiles.parquet import read_facts, write_parquet
+from textfiles.replacing import replaceable_directory, require_replaceable
 from textfiles.rows import read_row_batches, rows_of
 from textfiles.shards import ShardFiles
 
 from .dataset_facts import DataPart, read_parts
-from .manifest import require_replaceable, write_manifest
 from .upload import PROJECT_TAG, require_repo_id
 
 _PLOT = "lengths.png"
@@ -92,12 +91,11 @@ def write_dataset(settings: DatasetSettings, directory: Path) -> None:
     configs = [re.sub(r"[^\w.-]+", "-", part.name) for part in parts]
     if len(set(configs)) < len(configs):
         raise ValueError(f"{settings.directory}: two sources would be one configuration on the hub: {configs}.")
-    with atomic_directory(directory) as written:
+    with replaceable_directory(directory) as written:
         made = [_write(part, config, written) for part, config in zip(parts, configs, strict=True)]
         if any(each.lengths for each in made):
             _plot(made, written / _PLOT)
         (written / "README.md").write_text(dataset_card(settings, made), encoding="utf-8")
-        write_manifest(written)
 
 
 def dataset_card(settings: DatasetSettings, parts: Sequence[WrittenPart]) -> str:
