@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nomic_bert.embedder import load_embedder
 from nomic_bert.encoding import EncodedBatch, encode_by_tokens, texts_that_fit
+from nomic_bert.identity import weights_hash
 from nomic_bert.openvino_encoder import PRECISIONS
 from nomic_bert.tokenizer_files import require_words
 from textfiles.settings import did_you_mean
@@ -91,7 +92,7 @@ class Prompt(NamedTuple):
 def _open(settings: ModelSettings, device: str) -> SentenceTransformer:
     if settings.backend == "openvino":
         dtype: Any = "int8" if settings.precision == "int8" else getattr(torch, settings.precision)
-        return load_embedder(settings.model_name_or_path, backend="openvino", device=device, dtype=dtype)
+        return load_embedder(settings.model_name_or_path, backend="openvino", dtype=dtype)
     return SentenceTransformer(
         settings.model_name_or_path,
         device=device,
@@ -105,11 +106,11 @@ class TextEmbedder:
 
     Args:
         settings: which model and how.
-        device: where it runs.
+        device: where it runs; OpenVINO runs on the CPU, whatever is said here.
 
     Raises:
         OSError: there is no such model.
-        ValueError: the backend cannot open it, or has not this device.
+        ValueError: the backend cannot open it.
     """
 
     def __init__(self, settings: ModelSettings, device: str | torch.device) -> None:
@@ -172,6 +173,12 @@ class TextEmbedder:
         tokens = self.settings.tokens_per_batch
         found = encode_by_tokens(self.model, texts, prompt=prompt.text, tokens_per_batch=tokens, on_batch=on_batch)
         return torch.from_numpy(found)
+
+    def weights_hash(self) -> str:
+        """`nomic_bert.identity.weights_hash` of the model; OpenVINO's are read from the checkpoint, in float32."""
+        if self.settings.backend == "openvino":
+            return weights_hash(load_embedder(self.settings.model_name_or_path, device="cpu", dtype=torch.float32))
+        return weights_hash(self.model)
 
     @property
     def texts_at_once(self) -> int:

@@ -19,7 +19,6 @@ from sentence_transformers.util import quantize_embeddings
 from curation.corpus import Corpus, Rows
 from curation.embedding import Prompt, TextEmbedder
 from nomic_bert.encoding import EncodedBatch
-from nomic_bert.identity import weights_hash
 from textfiles.atomic import atomic_file
 from textfiles.lengths import summarize
 from textfiles.parquet import read_facts, write_parquet
@@ -201,7 +200,8 @@ class CorpusVectors:
         manifest = {
             "model": {
                 "name_or_path": embedder.settings.model_name_or_path,
-                "weights": weights_hash(embedder.model),
+                "weights": embedder.weights_hash(),
+                "backend": embedder.settings.backend,
                 "precision": embedder.settings.precision,
                 "max_seq_length": embedder.model.max_seq_length,
                 "similarity": str(embedder.model.similarity_fn_name or "cosine"),

@@ -65,7 +65,8 @@ def load_embedder(
             which in the released checkpoints is no scaling.
         dtype: of the weights; None: as they are stored, and in OpenVINO bfloat16 where the CPU has instructions for
             it. "int8" is for OpenVINO.
-        backend: what computes the encoder. "openvino" is the faster one on CPUs, and only encodes.
+        backend: what computes the encoder. "openvino" is the faster one on CPUs, and only encodes. It runs as many
+            threads as `torch.get_num_threads()` says now.
 
     Raises:
         FileNotFoundError: the directory has no checkpoint, or no tokenizer.
@@ -74,8 +75,8 @@ def load_embedder(
             message names the file.
     """
     if backend == "openvino":
-        if device not in (None, "cpu"):
-            raise ValueError(f'backend="openvino" computes on the CPU, not on {device!r}.')
+        if device is not None and torch.device(device).type != "cpu":
+            raise ValueError(f'backend="openvino" computes on the CPU, not on {str(device)!r}.')
         embedder = _load_in_torch(checkpoint, max_seq_length, "cpu", layer_norm, rotary_scaling_factor, torch.float32)
         compute_in_openvino(embedder, checkpoint, None if dtype is None else str(dtype).removeprefix("torch."))
         return embedder

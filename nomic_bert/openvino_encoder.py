@@ -4,7 +4,7 @@ import copy
 import importlib.util
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import torch
@@ -14,11 +14,12 @@ from transformers.utils import logging
 
 from .modeling_nomic_bert import NomicBertModel
 from .rotary_nomic_bert import inverse_frequencies, length_limit, warn_if_too_long
-from .unpadding_nomic_bert import Sequences
+from .unpadding_nomic_bert import Sequences, plan_layout
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 
-# Of a call. Attention costs the square of a row, and products cost less a token the more tokens they have.
+# Of a call, and of a row that short texts share. Attention costs the square of a row, while a product costs less a
+# token the more tokens it has.
 _TOKENS, _ROW = 1_024, 128
 _STEP = 16  # tokens that rows are rounded up to: OpenVINO compiles kernels for every new shape
 _AWAY = -1e9  # added to a score where a token does not attend
@@ -34,17 +35,18 @@ class OpenVINOEncoder(nn.Module):
 
     Attributes:
         config: of the model.
-        precision: of the products, one of `PRECISIONS`; what is not a product is computed in float32 or, beside the
-            last two, in bfloat16 where the CPU has it.
+        precision: of the matrix products, one of `PRECISIONS`. Everything else is computed in float32 or, with the last
+            two, in bfloat16 where the CPU has instructions for it.
     """
 
     def __init__(
         self, model: NomicBertModel, precision: str | None, input_maxima: Mapping[str, np.ndarray] | None = None
     ) -> None:
-        """Compile a model, which is not needed afterwards.
+        """Compile a model.
 
         Args:
-            model: on any device, in any precision.
+            model: on any device, in any precision. It is not needed afterwards, but must not change: the graph may
+                share its memory.
             precision: None: bfloat16 where the CPU has instructions for it, else float32.
             input_maxima: for int8, what `nomic_bert.openvino_int8.measure_input_maxima` found.
 
@@ -63,7 +65,9 @@ class OpenVINOEncoder(nn.Module):
         has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision is None:
             precision = "bfloat16" if has_bfloat16 else "float32"
-            logger.warning_once(f"OpenVINO computes in {precision} here; dtype chooses another precision.")
+            logger.warning_once(
+                f"OpenVINO computes in {precision} on this CPU. Pass dtype to choose another precision."
+            )
         if precision not in PRECISIONS:
             raise ValueError(f"OpenVINO computes in {', '.join(PRECISIONS)}, not in {precision}.")
         if precision == "bfloat16" and not has_bfloat16:
@@ -98,8 +102,12 @@ class OpenVINOEncoder(nn.Module):
         """Of the hidden states, whatever the precision of the products."""
         return torch.float32
 
-    def save_pretrained(self, *_: Any, **__: Any) -> None:
-        """Refuse: the weights are inside the compiled graph."""
+    def state_dict(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: the weights are inside the compiled graph, and an empty dictionary would pass for a model's."""
+        raise TypeError('An embedder in OpenVINO has no weights to read. Load it without backend="openvino" for them.')
+
+    def save_pretrained(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse, for the same reason."""
         raise TypeError('An embedder in OpenVINO cannot be saved. Load it without backend="openvino" and save that.')
 
     def __reduce__(self) -> Any:
@@ -126,27 +134,27 @@ class OpenVINOEncoder(nn.Module):
             `last_hidden_state` (batch, tokens, hidden) in float32, 0 at padding.
 
         Raises:
-            ValueError: inputs that contradict each other, or another token type than 0.
+            ValueError: inputs that contradict each other, ids outside the vocabulary, or another token type than 0.
         """
         if token_type_ids is not None and bool(token_type_ids.any()):
             raise ValueError("The OpenVINO encoder reads single texts: token_type_ids must be 0.")
-        batch, width = input_ids.shape
-        if cu_seq_lens_q is not None:
-            sequences = Sequences.from_offsets(cu_seq_lens_q, width, torch.device("cpu"))
-        elif attention_mask is not None:
-            sequences = Sequences.from_mask(attention_mask)
-        else:
-            sequences = Sequences.dense(batch, width, torch.device("cpu"))
+        layout = plan_layout(input_ids, attention_mask, None, cu_seq_lens_q, pack=True)
+        sequences = cast(Sequences, layout.packed)
         if sequences.max_length > length_limit(self.config):
             warn_if_too_long(self.config, sequences.max_length)
-        packed = sequences.pack(input_ids)[0].numpy().astype(np.int64)
+        packed = layout.enter(input_ids)[0].numpy().astype(np.int64)
+        if outside := packed[(packed < 0) | (packed >= self.config.vocab_size)].tolist():  # a gather would not tell
+            raise ValueError(
+                f"input_ids has {outside[0]}, which is outside the vocabulary of {self.config.vocab_size:,} tokens. "
+                "Use the model's own tokenizer."
+            )
         hidden = np.empty((len(packed), self.config.hidden_size), dtype=np.float32)
         start = 0
         for rows, width in plan_rows(sequences.lengths):
             tokens = sum(map(sum, rows))
             hidden[start : start + tokens] = self._compute(packed[start : start + tokens], rows, width)
             start += tokens
-        return BaseModelOutput(last_hidden_state=sequences.unpack(torch.from_numpy(hidden)[None]))
+        return BaseModelOutput(last_hidden_state=layout.leave(torch.from_numpy(hidden)[None]))
 
     def _compute(self, ids: np.ndarray, rows: list[list[int]], width: int) -> np.ndarray:
         """Ids of texts (tokens,), in rows of so many tokens at most -> (tokens, hidden)."""
@@ -189,7 +197,7 @@ def plan_rows(lengths: tuple[int, ...]) -> Iterator[tuple[list[list[int]], int]]
     rows: list[list[int]] = []
     width = 0
     for length in filter(None, lengths):
-        if rows and sum(rows[-1]) + length <= width:
+        if rows and sum(rows[-1]) + length <= min(width, _TOKENS):  # the mask of a shared row is its square
             rows[-1].append(length)
         elif rows and length <= width and (len(rows) + 1) * width <= _TOKENS:
             rows.append([length])

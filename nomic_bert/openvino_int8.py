@@ -51,7 +51,7 @@ def measure_input_maxima(embedder: SentenceTransformer, texts: Iterable[str]) ->
     names = _map_names(model.config)
     handles = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names]
     try:
-        embedder.encode(list(texts), batch_size=1, show_progress_bar=False)
+        embedder.encode(list(texts), prompt="", batch_size=1, show_progress_bar=False)  # no default prompt either
     finally:
         for handle in handles:
             handle.remove()
@@ -88,10 +88,10 @@ def read_input_maxima(file: str | Path, config: NomicBertConfig) -> dict[str, np
     """
     try:
         maxima = load_file(file)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError) as error:  # the last: bfloat16, which numpy has not
         raise ValueError(f"{file} cannot be read ({error}). Copy it again, or delete it.") from error
     wanted = {name: _input_width(name, config) for name in _map_names(config)}
-    found = {name: value.shape[0] for name, value in maxima.items() if value.ndim == 1}
+    found = {name: value.shape[0] for name, value in maxima.items() if value.ndim == 1 and value.dtype == np.float32}
     if found != wanted or not all(np.isfinite(value).all() and value.min() >= 0 for value in maxima.values()):
         raise ValueError(f"{file} is of another model, or damaged. Delete it, and publish the model again.")
     return maxima

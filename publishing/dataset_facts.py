@@ -105,7 +105,7 @@ def _packed_or_embedded(directory: Path) -> DataPart:
     name = model["name_or_path"]
     settings = {
         "model": name if is_hub_name(name) else Path(name).name,
-        **_only(model, "weights", "precision", "max_seq_length"),
+        **_only(model, "weights", "backend", "precision", "max_seq_length"),
         "prompt": manifest["prompt"]["text"], **manifest["vectors"],
     }  # fmt: skip
     settings = {key: value for key, value in settings.items() if value is not None}

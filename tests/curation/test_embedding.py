@@ -183,14 +183,16 @@ def test_keys_are_the_same_in_every_process_and_differ_between_texts():
 def test_openvino_embeds_as_torch_does_and_less_exactly_in_8_bits(tmp_path):
     pytest.importorskip("openvino")
     ours(tmp_path)
-    by = {
-        key: TextEmbedder(settings(str(tmp_path / "model"), **chosen), "cpu").encode("document", TEXTS)
-        for key, chosen in {
-            "torch": {},
-            "openvino": {"backend": "openvino"},
-            "int8": {"backend": "openvino", "precision": "int8"},
-        }.items()
+    embedders = {
+        key: TextEmbedder(settings(str(tmp_path / "model"), **chosen), device)
+        for key, device, chosen in [
+            ("torch", "cpu", {}),
+            ("openvino", "cuda:0", {"backend": "openvino"}),  # as a rank of a machine with a GPU would say
+            ("int8", "cpu", {"backend": "openvino", "precision": "int8"}),
+        ]
     }
+    assert len({embedder.weights_hash() for embedder in embedders.values()}) == 1
+    by = {key: embedder.encode("document", TEXTS) for key, embedder in embedders.items()}
     torch.testing.assert_close(by["openvino"], by["torch"], atol=1e-5, rtol=0)
     assert (by["int8"] * by["torch"]).sum(dim=1).min() > 0.99
     assert (by["int8"] - by["torch"]).abs().max() > 1e-5

@@ -7,10 +7,12 @@ import threading
 import numpy as np
 import pytest
 import torch
+from safetensors import torch as torch_files
 from safetensors.numpy import load_file, save_file
 
 from nomic_bert.embedder import compute_in_openvino, load_embedder, save_embedder
 from nomic_bert.encoding import encode_by_tokens
+from nomic_bert.identity import weights_hash
 from nomic_bert.openvino_encoder import OpenVINOEncoder, plan_rows
 from nomic_bert.openvino_int8 import MAXIMA_FILE, measure_input_maxima, read_input_maxima, save_input_maxima
 from tests.checkpoints import save_nomic
@@ -91,13 +93,14 @@ def test_threads_share_an_embedder(embedders):
 def test_rows_hold_every_text_once_and_no_more_than_they_may():
     generator = random.Random(0)
     for _ in range(100):
-        lengths = tuple(generator.choice([0, 3, 17, 100, 300, 600, 2048]) for _ in range(generator.randrange(30)))
+        lengths = tuple(generator.choice([0, 3, 17, 100, 300, 600, 2040]) for _ in range(generator.randrange(30)))
         calls = list(plan_rows(lengths))
         assert [each for rows, _ in calls for row in rows for each in row] == [each for each in lengths if each]
         for rows, width in calls:
             assert max(map(sum, rows)) <= width
             assert width % 16 == 0
             assert len(rows) == 1 or len(rows) * width <= 1024
+            assert width <= 1024 or rows == [rows[0][:1]]  # a long row that is shared costs the square of its length
 
 
 def test_large_channels_do_not_cost_the_others_their_precision(tmp_path):
@@ -127,7 +130,15 @@ def test_int8_takes_the_ranges_that_the_directory_has(checkpoint, embedders, tmp
     assert np.abs(encode_by_tokens(other, TEXTS) - encode_by_tokens(embedders["int8"], TEXTS)).max() > 1e-6
 
 
-@pytest.mark.parametrize("damage", ["cut", "missing", "misshapen", "nan", "negative"])
+def test_ranges_are_measured_without_the_default_prompt(checkpoint):
+    embedder = load_embedder(checkpoint, device="cpu")
+    before = measure_input_maxima(embedder, ["query: text"])
+    embedder.default_prompt_name = "search_document"
+    after = measure_input_maxima(embedder, ["query: text"])
+    assert all(np.array_equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "misshapen", "nan", "negative", "bfloat16", "integers"])
 def test_damaged_ranges_are_named(checkpoint, tmp_path, damage):
     embedder = load_embedder(checkpoint, device="cpu")
     save_embedder(embedder, tmp_path / "saved")
@@ -141,9 +152,13 @@ def test_damaged_ranges_are_named(checkpoint, tmp_path, damage):
         del values[first]
     elif damage == "misshapen":
         values[first] = values[first][:-1]
-    else:
+    elif damage == "integers":
+        values[first] = values[first].astype(np.int32)
+    elif damage != "bfloat16":
         values[first][0] = np.nan if damage == "nan" else -1
-    if damage != "cut":
+    if damage == "bfloat16":
+        torch_files.save_file({name: torch.tensor(value).bfloat16() for name, value in values.items()}, file)
+    elif damage != "cut":
         save_file(values, file)
     with pytest.raises(ValueError, match=r"input_maxima\.safetensors .*[Dd]elete it"):
         load_embedder(tmp_path / "saved", backend="openvino", dtype="int8")
@@ -168,8 +183,28 @@ def test_what_it_cannot_do_is_refused(checkpoint, embedders, tmp_path):
     assert not (tmp_path / "x").exists()
     with pytest.raises(TypeError, match="cannot be copied"):
         copy.deepcopy(embedder)
+    with pytest.raises(TypeError, match="has no weights to read"):
+        weights_hash(embedder)
     with pytest.raises(ValueError, match="token_type_ids must be 0"):
         embedder[0].model(torch.tensor([[5, 6]]), token_type_ids=torch.tensor([[0, 1]]))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"attention_mask": torch.ones(2, 5)}, r"attention_mask must have the input's shape \(2, 3\)"),
+        ({"cu_seq_lens_q": torch.tensor([0, 3])}, "describes one packed row"),
+        ({"input_ids": torch.tensor([[5, 128]])}, "has 128, which is outside the vocabulary of 128 tokens"),
+        ({"input_ids": torch.tensor([[5, -1]])}, "has -1, which is outside"),
+    ],
+)
+def test_inputs_that_torch_refuses_are_refused(embedders, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        embedders["float32"][0].model(**{"input_ids": torch.full((2, 3), 5), **inputs})
+
+
+def test_a_device_is_the_cpu_by_any_name(checkpoint):
+    assert load_embedder(checkpoint, backend="openvino", dtype=torch.float32, device="cpu:0").device.type == "cpu"
 
 
 def test_beyond_its_length_it_warns_as_torch_does(checkpoint, embedders, monkeypatch):

@@ -12,6 +12,7 @@ from sentence_transformers.util import quantize_embeddings
 
 from curation import vectors as vectors_module
 from nomic_bert.embedder import load_embedder, save_embedder
+from nomic_bert.identity import weights_hash
 from recipes import embed
 from recipes.steps import embed as step
 from tests.checkpoints import save_nomic, save_other
@@ -65,6 +66,8 @@ def test_vectors_are_the_models_own_beside_ids_and_columns(place, tmp_path, caps
     tokenizer = SentenceTransformer(str(place / "ours"), device="cpu").tokenizer
     lengths = [len(tokenizer("search_document: " + TEXTS[n], truncation=False)["input_ids"]) for n in kept]
     most = manifest["model"]["max_seq_length"]
+    assert manifest["model"]["weights"] == weights_hash(SentenceTransformer(str(place / "ours"), device="cpu"))
+    assert manifest["model"]["backend"] == "torch"
     assert 0 < sum(length > most for length in lengths) < len(lengths)
     assert manifest["truncated"] == sum(length > most for length in lengths)
     assert manifest["tokens"] == sum(min(length, most) for length in lengths)
