@@ -32,7 +32,13 @@ def launched(tmp_path_factory):
     process = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIG, "--num_processes", "2"]
         + ["--main_process_port", port, "-m", "tests.trainers.run_zero2", str(output)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        # a place of its own: torch waits for ever on the lock that a killed build left in the common one
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "TORCH_EXTENSIONS_DIR": str(output / "extensions"),
+        },
         cwd=ROOT,
         capture_output=True,
         text=True,
