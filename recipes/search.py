@@ -32,11 +32,16 @@ def main(argv: list[str]) -> None:
         parser.error(f"{args.model_dir} is not a model directory (no config.json); `make quickstart` makes one.")
     if not args.query.strip():
         parser.error("the query is blank.")
+    if args.top < 1:
+        parser.error(f"--top must be at least 1, not {args.top}.")
     from recipes.quickstart_text.index import INDEX, build_index, search  # imports torch, which --help does not need
 
     if args.packages or not Path(args.model_dir, INDEX).is_dir():
         build_index(args.model_dir, args.packages.split(",") if args.packages else PACKAGES)
-    for score, name, summary in search(args.model_dir, args.query, args.top, args.by):
+    found = search(args.model_dir, args.query, args.top, args.by)
+    if not found:
+        print("No name or summary has a word of the query. Search without --bm25 to rank by meaning too.")
+    for score, name, summary in found:
         print(f"{score:.3f}  {name}\n       {summary}")
 
 

@@ -81,6 +81,6 @@ def _embed_query(model_dir: str | Path, query: str) -> np.ndarray:
     """As `load_embedder(model_dir).encode_query(query)`, without the seconds of importing sentence-transformers."""
     from nomic_bert.tokenizer_files import open_tokenizer
 
-    tokens = open_tokenizer(model_dir)(prefix_text("search_query") + query, return_tensors="pt")
+    tokens = open_tokenizer(model_dir)(prefix_text("search_query") + query, truncation=True, return_tensors="pt")
     hidden = NomicBertModel.from_pretrained(model_dir).eval()(tokens["input_ids"]).last_hidden_state
-    return torch.nn.functional.normalize(hidden[0].mean(dim=0), dim=0).numpy()
+    return torch.nn.functional.normalize(hidden[0].float().mean(dim=0), dim=0).numpy()

@@ -132,7 +132,13 @@ def test_a_directory_in_use_names_its_process(tmp_path):
 
 
 def test_search_names_what_is_wrong(tmp_path, repository):
-    for argv, said in ([str(tmp_path), "query"], "no config.json"), ([str(tmp_path), " "], "no config.json"):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").touch()
+    for argv, said in [
+        ([str(tmp_path), "query"], "no config.json"),
+        ([str(tmp_path / "model"), " "], "the query is blank"),
+        ([str(tmp_path / "model"), "query", "--top", "0"], "--top must be at least 1"),
+    ]:
         command = [sys.executable, str(repository / "recipes" / "search.py"), *argv]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         assert run.returncode == 2 and said in run.stderr

@@ -1,0 +1,40 @@
+"""A search in an index, with a model that was not trained by the quickstart."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from nomic_bert.embedder import load_embedder
+from recipes import search as command
+from recipes.quickstart_text.index import INDEX, search
+from tests.checkpoints import save_nomic
+
+FUNCTIONS = [["pkg.find", "find files by name"], ["pkg.sort", "sort a list"], ["pkg.listen", "open a socket"]]
+
+
+@pytest.fixture
+def model_dir(tmp_path):
+    model = load_embedder(save_nomic(tmp_path / "model"), device="cpu")
+    (tmp_path / "model" / INDEX).mkdir()
+    np.save(tmp_path / "model" / INDEX / "embeddings.npy", model.encode_document([text for _, text in FUNCTIONS]))
+    (tmp_path / "model" / INDEX / "functions.json").write_text(json.dumps(FUNCTIONS))
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize(("query", "dtype"), [("word " * 100, torch.float32), ("files", torch.bfloat16)])
+def test_long_queries_are_truncated_and_weights_may_be_stored_in_half(model_dir, query, dtype):
+    load_embedder(model_dir, device="cpu", dtype=dtype)[0].model.save_pretrained(model_dir)
+    embedder = load_embedder(model_dir, device="cpu")
+    assert embedder[0].model.dtype == dtype
+    expected = np.load(model_dir / INDEX / "embeddings.npy") @ embedder.encode_query(query)
+    found = {name: score for score, name, _ in search(model_dir, query, by="dense")}
+    assert [found[name] for name, _ in FUNCTIONS] == pytest.approx(expected, abs=1e-5 if dtype.itemsize > 2 else 0.01)
+
+
+def test_a_query_without_a_known_word_is_answered(model_dir, capsys):
+    command.main([str(model_dir), "zzz", "--bm25"])
+    assert "No name or summary has a word of the query" in capsys.readouterr().out
+    command.main([str(model_dir), "zzz"])
+    assert "pkg.sort" in capsys.readouterr().out
