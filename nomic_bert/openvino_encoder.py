@@ -1,6 +1,7 @@
 """The encoder computed by OpenVINO, which on CPUs is ahead of torch in every precision."""
 
 import copy
+import functools
 import importlib.util
 import threading
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,14 @@ _STEP = 16  # tokens that rows are rounded up to: OpenVINO compiles kernels for 
 _AWAY = -1e9  # added to a score where a token does not attend
 
 logger = logging.get_logger(__name__)
+
+
+@functools.cache
+def _core() -> Any:
+    """One for the process and never freed: with the last one its plugin is unloaded, and a later fork calls into it."""
+    import openvino
+
+    return openvino.Core()
 
 
 class OpenVINOEncoder(nn.Module):
@@ -56,12 +65,10 @@ class OpenVINOEncoder(nn.Module):
         super().__init__()
         if importlib.util.find_spec("openvino") is None:
             raise ValueError('backend="openvino" needs the package openvino: pip install "nomic-embed-hf[openvino]"')
-        import openvino
-
         from .openvino_graph import build_graph
         from .openvino_int8 import quantize
 
-        core = openvino.Core()
+        core = _core()
         has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision is None:
             precision = "bfloat16" if has_bfloat16 else "float32"

@@ -67,7 +67,7 @@ def test_a_command_runs(block: Block, published: Path, monkeypatch: pytest.Monke
 
 
 def test_the_pages_have_blocks_to_run() -> None:
-    assert [len(runnable("python")), len(runnable("bash"))] == [7, 3]
+    assert [len(runnable("python")), len(runnable("bash"))] == [9, 3]
 
 
 def test_finetuning_as_in_the_readme_leaves_an_embedder(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 import copy
 import random
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -223,3 +225,25 @@ def test_where_the_cpu_has_no_bfloat16_it_computes_in_float32_and_says_so(checkp
     assert OpenVINOEncoder(model, None).precision == "float32"
     assert OpenVINOEncoder(model, "bfloat16").precision == "float32"
     assert "no instructions for bfloat16" in told[-1]
+
+
+FREED_AND_FORKED = """
+import gc, sys, threading
+from torch.utils.data import DataLoader
+from nomic_bert.embedder import load_embedder
+embedders = [load_embedder(sys.argv[1], backend="openvino", dtype="int8") for _ in range(3)]
+work = lambda: [embedder.encode(["a", "b"], show_progress_bar=False) for embedder in embedders]
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+del embedders
+gc.collect()
+print(sum(len(batch) for batch in DataLoader(list(range(40)), batch_size=4, num_workers=2)))
+"""
+
+
+def test_what_was_freed_leaves_nothing_that_a_later_fork_calls(checkpoint):
+    """Workers of a data loader ended the process while OpenVINO's plugin was unloaded with its last embedder."""
+    run = subprocess.run([sys.executable, "-c", FREED_AND_FORKED, str(checkpoint)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.split()[-1] == "40"

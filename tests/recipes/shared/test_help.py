@@ -18,6 +18,7 @@ STEPS = {
     "embed": "recipes.steps.embed:embed",
     "filter_pairs": "recipes.steps.filter_pairs:filter_pairs",
     "make_pairs": "recipes.steps.make_pairs:make_pairs",
+    "map": "recipes.steps.map:draw_map",
     "mine_negatives": "recipes.steps.mine_negatives:mine_negatives",
     "pack_corpus": "recipes.steps.pack_corpus:pack_corpus",
     "quickstart": "recipes.steps.quickstart:quickstart",
