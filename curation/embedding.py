@@ -35,7 +35,7 @@ class ModelSettings:
         tokens_per_batch: tokens that a batch may reach, padding included; null: 2,048 on a CPU, on a GPU as much as
             its free memory holds, 65,536 at most. An embedding's last bits may depend on it, so give a number if other
             programs use the GPU and a run must give the same files again.
-        backend: torch, or for NomicBERT models on a CPU openvino, which is faster.
+        backend: torch, or for NomicBERT models on a CPU openvino.
         precision: of the weights: float32, float16 or bfloat16; with openvino of the products: float32, bfloat16 or
             int8.
         trust_remote_code: run the code of a model's repository.

@@ -9,14 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import bm25s
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+from sentence_transformers.util import semantic_search
 
 from textfiles.beir import BeirSet, load_beir
 from textfiles.texts import text_of
+
+from .ranking import DEPTH, Bm25Index, fuse_ranks
 
 _CUTOFF = 10
 _METRICS = ("ndcg", "recall", "mrr")
@@ -168,38 +170,31 @@ def score_hits(retrieval_set: RetrievalSet, ranked: Sequence[Sequence[tuple[str,
 
 
 def rank_bm25(retrieval_set: RetrievalSet) -> list[list[tuple[str, float]]]:
-    """The ten best documents of every query by BM25, as (document id, score); see `Bm25Index` for the variant."""
+    """The ten best documents of every query by BM25, as (document id, score), by `evaluation.ranking.Bm25Index`."""
     return Bm25Index(retrieval_set.documents).search(list(retrieval_set.queries.values()), _CUTOFF)
 
 
-class Bm25Index:
-    """BM25 over some documents: Lucene's variant with k1 1.5 and b 0.75.
+def evaluate_fused(model: SentenceTransformer, retrieval_set: RetrievalSet) -> dict[str, float]:
+    """Score an embedder and BM25 together, with the metrics and prompts of `evaluate_embedder`.
 
-    Words are lower-case, without English stop words, and not stemmed.
+    Their rankings are joined by `evaluation.ranking.fuse_ranks`.
 
-    Args:
-        documents: document id -> text.
+    Returns:
+        `ndcg@10`, `recall@10` and `mrr@10`, in percent.
+
+    Raises:
+        ValueError: an embedding is not finite.
     """
-
-    def __init__(self, documents: Mapping[str, str]) -> None:
-        self._ids = list(documents)
-        self._index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
-        self._index.index(bm25s.tokenize(list(documents.values()), stopwords="english", show_progress=False))
-
-    def search(self, queries: Sequence[str], top_k: int) -> list[list[tuple[str, float]]]:
-        """The best documents of each query as (document id, score), the best first, at most `top_k`.
-
-        A document that shares no word with a query is not retrieved for it.
-        """
-        tokens = bm25s.tokenize(list(queries), stopwords="english", show_progress=False)
-        found, scores = self._index.retrieve(
-            tokens, k=min(top_k, len(self._ids)), backend_selection="numpy", show_progress=False
-        )
-        ranked = []
-        for row, row_scores in zip(found.tolist(), scores.tolist(), strict=True):
-            hits = [(self._ids[document], score) for document, score in zip(row, row_scores, strict=True) if score > 0]
-            ranked.append(sorted(hits, key=lambda hit: (-hit[1], hit[0])))  # ties as the evaluator breaks them
-        return ranked
+    ids, queries = list(retrieval_set.documents), list(retrieval_set.queries.values())
+    documents = require_finite(model.encode_document(list(retrieval_set.documents.values()), convert_to_tensor=True))
+    asked = require_finite(model.encode_query(queries, convert_to_tensor=True))
+    nearest = semantic_search(asked, documents, top_k=DEPTH, score_function=model.similarity)
+    by_words = Bm25Index(retrieval_set.documents).search(queries, DEPTH)
+    fused = [
+        fuse_ranks([[ids[int(hit["corpus_id"])] for hit in near], [document for document, _ in words]])
+        for near, words in zip(nearest, by_words, strict=True)
+    ]
+    return score_hits(retrieval_set, fused)
 
 
 def retrieval_evaluator(

@@ -65,8 +65,8 @@ def load_embedder(
             which in the released checkpoints is no scaling.
         dtype: of the weights; None: as they are stored, and in OpenVINO bfloat16 where the CPU has instructions for
             it. "int8" is for OpenVINO.
-        backend: what computes the encoder. "openvino" is the faster one on CPUs, and only encodes. It runs as many
-            threads as `torch.get_num_threads()` says now.
+        backend: what computes the encoder. "openvino" is for CPUs, and only encodes. It runs as many threads as
+            `torch.get_num_threads()` says now.
 
     Raises:
         FileNotFoundError: the directory has no checkpoint, or no tokenizer.
@@ -274,9 +274,7 @@ def save_embedder(
 
 
 def _refuse_split_weights(model: Any) -> None:
-    """Refuse what has no weights to save, and the inside of a PeftModel, whose weights have the adapter's names."""
-    if isinstance(model, OpenVINOEncoder):
-        model.save_pretrained()  # raises
+    """Refuse the inside of a PeftModel, which would be saved with the names of the adapter's layers."""
     saves_adapter = getattr(model, "_hf_peft_config_loaded", False) or type(model).__module__.startswith("peft.")
     if not saves_adapter and any(".base_layer." in name for name, _ in model.named_parameters()):
         raise ValueError(

@@ -256,9 +256,7 @@ def _truncated(
     full = zip(numbers, found["input_ids"], strict=True)  # a tokenizer in Python does not say
     most = tokenizer.model_max_length
     longest = [number for number, ids in full if len(ids) >= most]
-    return [
-        n for n in longest if len(tokenizer(prompt + texts[n], verbose=False)["input_ids"]) > tokenizer.model_max_length
-    ]
+    return [number for number in longest if len(tokenizer(prompt + texts[number], verbose=False)["input_ids"]) > most]
 
 
 def _own_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

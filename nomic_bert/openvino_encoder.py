@@ -1,4 +1,4 @@
-"""The encoder computed by OpenVINO, which on CPUs is ahead of torch in every precision."""
+"""The encoder computed by OpenVINO, for CPUs; docs/results/encoding_speed.md says what that gains."""
 
 import copy
 import functools

@@ -13,7 +13,7 @@ import json
 import sys
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -280,19 +280,30 @@ def _parquet_batches(file: Path, columns: Sequence[str] | None) -> Iterator[tupl
         size, first, total = file.stat().st_size, 1, parquet.metadata.num_rows
         batches = parquet.iter_batches(ROWS_AT_ONCE, columns=None if columns is None else list(columns))
         while True:
-            try:
+            with naming_damage(file, first - 1):
                 batch = next(batches, None)
                 rows = [] if batch is None else batch.to_pylist()
-            except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-                raise ValueError(
-                    f"{file}, after row {first - 1}: cannot be read ({error}); fetch or write the file again."
-                ) from error
             if batch is None:
                 return
             numbers = range(first, first + len(batch))
             # without columns arrow gives no rows, though the file has some
             yield RowBatch(f"{file}, row", numbers, rows or [{} for _ in numbers]), size * numbers.stop // (total + 1)
             first += len(batch)
+
+
+@contextmanager
+def naming_damage(file: Path, row: int) -> Iterator[None]:
+    """Say of what Arrow cannot read which file it is in, and after which row, counted from 1.
+
+    Raises:
+        ValueError: in place of Arrow's own errors.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{file}, after row {row}: cannot be read ({error}); fetch or write the file again."
+        ) from error
 
 
 def open_parquet(file: Path) -> pq.ParquetFile:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
-from .rows import ROWS_AT_ONCE, open_parquet, require_columns
+from .rows import ROWS_AT_ONCE, naming_damage, open_parquet, require_columns
 
 VECTOR = "vector"
 
@@ -54,12 +54,8 @@ def read_vectors(
         first, dim = 1, None  # dim: numbers in a list, bytes of bits among them
         batches = parquet.iter_batches(ROWS_AT_ONCE, columns=[vector, *columns])
         while True:
-            try:
+            with naming_damage(file, first - 1):
                 batch = next(batches, None)
-            except (pa.ArrowException, OSError) as error:
-                raise ValueError(
-                    f"{file}, after row {first - 1}: cannot be read ({error}); fetch or write the file again."
-                ) from error
             if batch is None:
                 return
             numbers = range(first, first + len(batch))

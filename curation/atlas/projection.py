@@ -5,9 +5,7 @@ from openTSNE import TSNEEmbedding, affinity, initialization
 from sklearn.decomposition import PCA
 from tqdm.auto import tqdm
 
-_DIMENSIONS = (
-    50  # that t-SNE is given: what principal components leave out is mostly noise, and neighbours are found fast
-)
+_DIMENSIONS = 50  # that t-SNE is given: principal components leave out mostly noise, and neighbours are found fast
 _PHASES = ((250, 12.0, 0.5), (500, 1.0, 0.8))  # iterations, exaggeration, momentum: openTSNE's own
 _NEIGHBOURS = 15
 _FFT_FROM = 10_000  # points; below, the tree of Barnes and Hut is faster

@@ -5,13 +5,13 @@ from typing import Any
 from datasets import Dataset
 from mteb.models import ModelMeta
 
-from evaluation.retrieval import Bm25Index
+from evaluation.ranking import Bm25Index
 
 NAME = "baseline/bm25"
 
 
 class Bm25Search:
-    """The variant of `evaluation.retrieval.Bm25Index`, for retrieval tasks, in the form that `mteb.evaluate` takes."""
+    """The variant of `evaluation.ranking.Bm25Index`, for retrieval tasks, in the form that `mteb.evaluate` takes."""
 
     def __init__(self) -> None:
         self.mteb_model_meta = ModelMeta.create_empty(overwrites={"name": NAME, "revision": "lucene-k1_1.5-b_0.75"})

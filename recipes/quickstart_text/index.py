@@ -3,13 +3,13 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from curation.atlas.points import Points
-from evaluation.fusion import DEPTH, fuse_ranks
-from evaluation.retrieval import Bm25Index
+from evaluation.ranking import DEPTH, Bm25Index, fuse_ranks
 from nomic_bert import NomicBertModel
 from nomic_bert.prompts import prefix_text
 
@@ -44,7 +44,9 @@ def build_index(model_dir: str | Path, packages: Sequence[str], max_seq_length: 
     return index
 
 
-def search(model_dir: str | Path, query: str, top: int = 5, by: str = "both") -> list[tuple[float, str, str]]:
+def search(
+    model_dir: str | Path, query: str, top: int = 5, by: Literal["dense", "bm25", "both"] = "both"
+) -> list[tuple[float, str, str]]:
     """The functions that answer a query best as (score, name, summary), best first.
 
     Args:
@@ -52,7 +54,7 @@ def search(model_dir: str | Path, query: str, top: int = 5, by: str = "both") ->
         query: what the function should do.
         top: how many.
         by: "dense", whose score is the cosine; "bm25", over names and summaries, whose score is BM25's; or "both",
-            joined by `evaluation.fusion.fuse_ranks`, whose score is the sum of reciprocal ranks.
+            joined by `evaluation.ranking.fuse_ranks`, whose score is the sum of reciprocal ranks.
     """
     index = Path(model_dir, INDEX)
     functions = [tuple(each) for each in json.loads((index / "functions.json").read_text())]

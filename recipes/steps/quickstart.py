@@ -15,9 +15,8 @@ from transformers import set_seed
 from curation.atlas.points import PAGE
 from curation.packing import MANIFEST
 from curation.tokenizer import train_tokenizer
-from evaluation.fusion import evaluate_fused
 from evaluation.plots import plot_embedding_map, plot_loss_curves, plot_scores
-from evaluation.retrieval import RetrievalSet, evaluate_bm25, evaluate_embedder
+from evaluation.retrieval import RetrievalSet, evaluate_bm25, evaluate_embedder, evaluate_fused
 from nomic_bert.embedder import load_embedder, save_embedder
 from nomic_bert.prompts import PROMPTS
 from nomic_bert.tokenizer_files import open_tokenizer

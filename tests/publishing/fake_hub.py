@@ -4,15 +4,15 @@ import base64
 import hashlib
 import json
 import re
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import yaml
+
+from tests.serving import serving
 
 LARGE = 10_000  # bytes from which a file is an LFS object here
 
@@ -145,31 +145,11 @@ def running() -> Iterator[FakeHub]:
     """Serve until the block ends."""
     hub = FakeHub()
 
-    class Handler(BaseHTTPRequestHandler):
-        def _answer(self) -> None:
-            path = urlsplit(self.path).path
-            hub.requests.append((self.command, path, self.headers.get("authorization")))
-            body = self.rfile.read(int(self.headers.get("content-length") or 0))
-            status, headers, content = hub.respond(self.command, path, body)
-            written = json.dumps(content).encode()
-            self.send_response(status)
-            for key, value in {**headers, "content-type": "application/json"}.items():
-                self.send_header(key, value)
-            self.send_header("content-length", str(len(written)))
-            self.end_headers()
-            self.wfile.write(b"" if self.command == "HEAD" else written)
+    def respond(method: str, target: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        path = urlsplit(target).path
+        hub.requests.append((method, path, headers.get("authorization")))
+        status, more, content = hub.respond(method, path, body)
+        return status, {**more, "content-type": "application/json"}, json.dumps(content).encode()
 
-        do_GET = do_HEAD = do_POST = do_PUT = _answer
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(respond) as hub.address:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()

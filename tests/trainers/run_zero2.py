@@ -15,9 +15,19 @@ SETTINGS: dict[str, Any] = {"num_train_epochs": 2, "optim": "adamw_torch", "weig
 CLIPPING = {"clipped": 0.5, "free": 0.0}
 
 
+def toy_trainer(output_dir: Path, **settings: Any) -> MLMTrainer:
+    """A trainer whose model has biases of some size: at 0 they would end as large as the float noise is compared to."""
+    trainer = mlm_trainer(output_dir, **SETTINGS, **settings)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in trainer.model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+    return trainer
+
+
 def run(output_dir: Path, resume: bool = False, **settings: Any) -> dict[str, Any]:
     """Train; what was logged and where the weights ended."""
-    trainer = mlm_trainer(output_dir, **SETTINGS, **settings)
+    trainer = toy_trainer(output_dir, **settings)
     trainer.train(resume_from_checkpoint=resume)
     return result(trainer)
 
@@ -36,7 +46,7 @@ def main(output: Path) -> None:
     """Write every result of this rank to `output`/rank<rank>.pt."""
     results = {name: run(output / name, max_grad_norm=norm) for name, norm in CLIPPING.items()}
     saving = {"save_strategy": "steps", "save_steps": 2, "max_grad_norm": CLIPPING["clipped"]}
-    killed = mlm_trainer(output / "killed", **SETTINGS, **saving)
+    killed = toy_trainer(output / "killed", **saving)
     killed.add_callback(StopAt(5))
     try:
         killed.train()

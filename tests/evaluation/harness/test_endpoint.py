@@ -1,9 +1,7 @@
 """A served model, against a server of this process that speaks as OpenAI's does."""
 
 import json
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ from evaluation.harness.endpoint import Endpoint, open_endpoint
 from tests.checkpoints import save_tokenizer
 from tests.evaluation.harness.test_encoder import TEXTS, ask
 from tests.evaluation.tasks.stub import embed
+from tests.serving import serving
 
 KEY = "sk-secret"
 
@@ -33,43 +32,27 @@ class Server:
 
 
 @contextmanager
-def serving():
+def answering():
     server = Server()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            server.keys.append(self.headers.get("authorization"))
-            if server.failures:
-                status, body = server.failures.pop(0), f"not now, {self.headers.get('authorization')}".encode()
-            else:
-                server.requests.append((self.path, asked))
-                status, body = 200, json.dumps(server.answer(asked)).encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def respond(method, path, headers, body):
+        server.keys.append(headers.get("authorization"))
+        if server.failures:
+            return server.failures.pop(0), {}, f"not now, {headers.get('authorization')}".encode()
+        asked = json.loads(body)
+        server.requests.append((path, asked))
+        return 200, {}, json.dumps(server.answer(asked)).encode()
 
-        def log_message(self, *_):
-            pass
-
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.url = f"http://127.0.0.1:{running.server_port}/v1"
-    thread = threading.Thread(target=running.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(respond) as address:
+        server.url = f"{address}/v1"
         yield server
-    finally:
-        running.shutdown()
-        running.server_close()
-        thread.join()
 
 
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr(module, "_WAIT", 0.001)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with serving() as server:
+    with answering() as server:
         yield server
 
 

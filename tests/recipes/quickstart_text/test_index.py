@@ -1,6 +1,8 @@
 """A search in an index, with a model that was not trained by the quickstart."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -38,3 +40,11 @@ def test_a_query_without_a_known_word_is_answered(model_dir, capsys):
     assert "No name or summary has a word of the query" in capsys.readouterr().out
     command.main([str(model_dir), "zzz"])
     assert "pkg.sort" in capsys.readouterr().out
+
+
+def test_a_search_does_not_wait_for_sentence_transformers(model_dir, repository):
+    program = "import sys; from recipes.search import main; main(sys.argv[1:])"
+    program += "; assert not {'sentence_transformers', 'datasets', 'sklearn'} & set(sys.modules)"
+    command = [sys.executable, "-c", program, str(model_dir), "files"]
+    run = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert run.returncode == 0 and "pkg.find" in run.stdout, run.stderr

@@ -3,8 +3,8 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from evaluation.fusion import evaluate_fused, fuse_ranks
-from evaluation.retrieval import RetrievalSet, evaluate_bm25, evaluate_embedder
+from evaluation.ranking import fuse_ranks
+from evaluation.retrieval import RetrievalSet, evaluate_bm25, evaluate_embedder, evaluate_fused
 from tests.evaluation.test_retrieval import HashedWords
 
 
