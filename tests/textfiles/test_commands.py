@@ -104,7 +104,7 @@ WORKERS = """
 import multiprocessing, os, sys, time
 from textfiles.commands import end_with_parent
 def work(number):
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())  # one write: print's line and its end may come apart
     time.sleep(60)
 with multiprocessing.get_context("fork").Pool(2, end_with_parent) as pool:
     pool.map(work, range(2))
