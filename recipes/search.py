@@ -5,7 +5,7 @@ python recipes/search.py DIR QUERY [--top 5] [--packages scipy,sklearn] [--dense
 
 Embeddings and BM25 rank together, by reciprocal rank fusion: words find names, embeddings what is said otherwise. The
 first search with a model embeds the packages' functions and keeps them in DIR/search_index; the quickstart has done
-that for its model. Later ones take seconds, most of them Python's imports.
+that for its model. Later ones take about a second.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
         parser.error("the query is blank.")
     if args.top < 1:
         parser.error(f"--top must be at least 1, not {args.top}.")
-    from recipes.quickstart_text.index import INDEX, build_index, search  # imports torch, which --help does not need
+    from recipes.quickstart_text.index import INDEX, build_index, search  # --help does not need it
 
     if args.packages or not Path(args.model_dir, INDEX).is_dir():
         build_index(args.model_dir, args.packages.split(",") if args.packages else PACKAGES)

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from curation.atlas.points import Points
 from evaluation.ranking import DEPTH, Bm25Index, fuse_ranks
-from nomic_bert import NomicBertModel
-from nomic_bert.prompts import prefix_text
+from recipes.quickstart_text.query import embed_query
 
 INDEX = "search_index"
 
@@ -30,6 +28,7 @@ def build_index(model_dir: str | Path, packages: Sequence[str], max_seq_length: 
     # here, because these imports take longer than a whole search in a finished index
     from nomic_bert.embedder import load_embedder
     from nomic_bert.encoding import encode_by_tokens
+    from nomic_bert.prompts import prefix_text
     from recipes.quickstart_text.docstrings import docstring_pairs, read_docstrings
     from textfiles.atomic import atomic_directory
 
@@ -61,7 +60,7 @@ def search(
     names = [str(number) for number in range(len(functions))]
     rankings: list[list[tuple[str, float]]] = []
     if by in ("dense", "both"):
-        scores = np.load(index / "embeddings.npy") @ _embed_query(model_dir, query)
+        scores = np.load(index / "embeddings.npy") @ embed_query(model_dir, query)
         rankings.append([(names[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[: max(DEPTH, top)]])
     if by in ("bm25", "both"):
         texts = [f"{name.replace('.', ' ').replace('_', ' ')} {summary}" for name, summary in functions]
@@ -76,13 +75,3 @@ def indexed_points(model_dir: str | Path) -> tuple[Points, np.ndarray]:
     names, summaries = zip(*json.loads((index / "functions.json").read_text()), strict=True)
     columns: dict[str, list] = {"package": [name.partition(".")[0] for name in names], "function": list(names)}
     return Points(list(summaries), columns), np.load(index / "embeddings.npy")
-
-
-@torch.no_grad()
-def _embed_query(model_dir: str | Path, query: str) -> np.ndarray:
-    """As `load_embedder(model_dir).encode_query(query)`, without the seconds of importing sentence-transformers."""
-    from nomic_bert.tokenizer_files import open_tokenizer
-
-    tokens = open_tokenizer(model_dir)(prefix_text("search_query") + query, truncation=True, return_tensors="pt")
-    hidden = NomicBertModel.from_pretrained(model_dir).eval()(tokens["input_ids"]).last_hidden_state
-    return torch.nn.functional.normalize(hidden[0].float().mean(dim=0), dim=0).numpy()
