@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_model
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Normalize, Pooling, Transformer
-from sentence_transformers.util import load_file_path
+from sentence_transformers.util import get_device_name, load_file_path
 from transformers import AutoConfig, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
 
@@ -63,8 +63,9 @@ def load_embedder(
             directory's modules say, or where it has none, its training record; else not.
         rotary_scaling_factor: alpha of Eq. 5, for texts beyond the trained length; None: as the configuration says,
             which in the released checkpoints is no scaling.
-        dtype: of the weights; None: as they are stored, and in OpenVINO bfloat16 where the CPU has instructions for
-            it. "int8" is for OpenVINO.
+        dtype: of the weights; None: on a CUDA GPU half precision, bfloat16 from compute capability 8 on and float16
+            before; elsewhere as they are stored, and in OpenVINO bfloat16 where the CPU has instructions for it.
+            "int8" is for OpenVINO. To train or save the embedder, give torch.float32.
         backend: what computes the encoder. "openvino" is for CPUs, and only encodes. It runs as many threads as
             `torch.get_num_threads()` says now.
 
@@ -84,7 +85,16 @@ def load_embedder(
         raise ValueError(f'backend must be "torch" or "openvino", not {backend!r}.')
     if isinstance(dtype, str):
         raise ValueError(f'dtype={dtype!r} needs backend="openvino"; torch takes a torch.dtype.')
+    if dtype is None:
+        dtype = _half_of_gpu(device or get_device_name())
     return _load_in_torch(checkpoint, max_seq_length, device, layer_norm, rotary_scaling_factor, dtype)
+
+
+def _half_of_gpu(device: str) -> torch.dtype | None:
+    """The precision in half that a CUDA GPU is fast in; None: the device is another one."""
+    if torch.device(device).type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
 def _load_in_torch(
@@ -240,8 +250,10 @@ def embedder_around(
         model.config.save_pretrained(directory)
         save_model(model, str(Path(directory, "model.safetensors")), metadata={"format": "pt"})  # on any rank
         tokenizer.save_pretrained(directory)
-        device = str(model.device)
-        embedder = load_embedder(directory, max_seq_length=max_seq_length, device=device, layer_norm=layer_norm)
+        device, dtype = str(model.device), model.dtype
+        embedder = load_embedder(
+            directory, max_seq_length=max_seq_length, device=device, layer_norm=layer_norm, dtype=dtype
+        )
     embedder[0].model = model
     return embedder
 

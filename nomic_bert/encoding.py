@@ -183,7 +183,7 @@ def _reads_packed_rows(embedder: SentenceTransformer, prompt: str) -> bool:
         and model.config.model_type == NomicBertConfig.model_type
         # other codes for these weights do not take offsets, or ignore them
         and "cu_seq_lens_q" in inspect.signature(model.forward).parameters
-        and (isinstance(model, OpenVINOEncoder) or can_pack(model.config, next(model.parameters())))
+        and (isinstance(model, OpenVINOEncoder) or can_pack(model.config))
     )
 
 

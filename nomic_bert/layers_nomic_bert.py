@@ -1,7 +1,5 @@
 """The parts of the encoder: embeddings, attention, SwiGLU, their stack, and the pooler (paper §4.1.2)."""
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -121,11 +119,6 @@ class NomicBertEncoder(nn.Module):
     def __init__(self, config: NomicBertConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(NomicBertLayer(config) for _ in range(config.num_hidden_layers))
-
-    @property
-    def attention_dropout(self) -> float:
-        """The largest probability that a layer drops attention with, now."""
-        return max(cast(NomicBertLayer, layer).attn.dropout_probability for layer in self.layers)
 
     def forward(
         self,

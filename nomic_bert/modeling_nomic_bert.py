@@ -105,8 +105,7 @@ class NomicBertModel(NomicBertPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         hidden = self.embeddings(input_ids, inputs_embeds, token_type_ids)
-        texts = hidden.shape[0] if cu_seq_lens_q is None else cu_seq_lens_q.shape[0] - 1
-        pack = not output_attentions and can_pack(self.config, hidden, self.encoder.attention_dropout, texts)
+        pack = not output_attentions and can_pack(self.config)
         layout = plan_layout(hidden, attention_mask, position_ids, cu_seq_lens_q, pack)
         if not exports() and layout.positions.shape[1] > length_limit(self.config):  # the cheap test first
             warn_if_too_long(self.config, layout.longest)

@@ -6,8 +6,7 @@ sequences lie; the attention functions below read it.
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +23,27 @@ try:  # torch >= 2.10; older ones take the padded path on a GPU
 except ImportError:
     varlen_attn = None  # type: ignore[assignment]
 _VARLEN_TEXTS = 65_535  # CUDA's limit for that side of a grid of blocks
+# Padding that attention by SDPA may add to sequences of unlike lengths, as a share of their tokens: on a GPU every call
+# is a kernel launch, and on a CPU it costs nothing to speak of.
+_SLACK, _SLACK_ON_CPU = 0.25, 0.0
+
+
+class Run(NamedTuple):
+    """Neighbouring sequences that share one call of SDPA.
+
+    Attributes:
+        rows: number of the sequences.
+        width: tokens of the longest.
+        tokens: of all.
+        places: (tokens,) of the real tokens in the flattened batch (rows, width); None: nothing is padding.
+        mask: bool (rows, 1, 1, width), false at padding; None likewise.
+    """
+
+    rows: int
+    width: int
+    tokens: int
+    places: Tensor | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -102,9 +122,11 @@ class Sequences:
         return place - self.cu_seq_lens.long()[self.token_sequence]
 
     @cached_property
-    def runs(self) -> list[tuple[int, int]]:
-        """Neighbouring sequences of equal length as (count, length), so that they can share one attention call."""
-        return [(len(list(run)), length) for length, run in groupby(self.lengths) if length]
+    def runs(self) -> list[Run]:
+        """Neighbours of about equal length."""
+        device = self.cu_seq_lens.device
+        slack = _SLACK_ON_CPU if device.type == "cpu" else _SLACK
+        return [_run(lengths, device) for lengths in _alike(self.lengths, slack)]
 
     def split(self, tokens: int) -> list["Sequences"]:
         """Parts of a packed row on the CPU: neighbouring sequences of at most so many tokens, or a longer one."""
@@ -142,6 +164,31 @@ def _places(real: Tensor, total: int) -> Tensor:
 
 def _offsets(lengths: Tensor) -> Tensor:
     return F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+
+
+def _alike(lengths: tuple[int, ...], slack: float) -> list[list[int]]:
+    """Neighbouring lengths, where padding to the longest adds at most the share `slack`; those of 0 are left out."""
+    groups: list[list[int]] = []
+    longest = total = 0
+    for length in lengths:
+        if not length:
+            continue
+        longest, total = max(longest, length), total + length
+        if groups and (len(groups[-1]) + 1) * longest <= (1 + slack) * total:
+            groups[-1].append(length)
+        else:
+            groups.append([length])
+            longest = total = length
+    return groups
+
+
+def _run(lengths: list[int], device: torch.device) -> Run:
+    count, width, total = len(lengths), max(lengths), sum(lengths)
+    if count * width == total:
+        return Run(count, width, total)
+    real = torch.arange(width) < torch.tensor(lengths)[:, None]
+    places, mask = real.flatten().nonzero()[:, 0], real[:, None, None]
+    return Run(count, width, total, places.to(device, non_blocking=True), mask.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
@@ -272,24 +319,10 @@ def exports() -> bool:
     return is_exporting() or torch.jit.is_tracing()
 
 
-def can_pack(config: NomicBertConfig, hidden: Tensor, dropout: float = 0.0, texts: int = 1) -> bool:
-    """Whether packed attention serves a model and its input well.
-
-    Otherwise the model pads: eager is the reference, and SDPA over a padded batch is the better fallback on a GPU
-    (float32, dropout, old cards), where a loop over sequences would cost a kernel launch each.
-
-    Args:
-        config: names the attention implementation and the head size.
-        hidden: any tensor of the device and precision of the pass.
-        dropout: probability on attention, 0 outside training.
-        texts: that the row would hold.
-    """
+def can_pack(config: NomicBertConfig) -> bool:
+    """Whether a model computes on packed tokens: its attention is SDPA or FlashAttention. Eager is the reference."""
     implementation = config._attn_implementation
-    if _is_flash(implementation):
-        return True
-    if implementation != "sdpa":
-        return False
-    return hidden.device.type == "cpu" or _varlen_serves(hidden, dropout, config.head_dim, texts)
+    return implementation == "sdpa" or _is_flash(implementation)
 
 
 def _is_flash(implementation: str) -> bool:
@@ -297,16 +330,17 @@ def _is_flash(implementation: str) -> bool:
     return implementation.startswith("flash_attention") or "/" in implementation
 
 
-def _varlen_serves(hidden: Tensor, dropout: float, head_dim: int, texts: int) -> bool:
+def _varlen_serves(query: Tensor, dropout: float, texts: int) -> bool:
     """Whether torch's varlen kernel has this device, precision, head size and number of texts."""
-    if varlen_attn is None or hidden.device.type != "cuda" or dropout:
+    head_dim = query.shape[-1]
+    if varlen_attn is None or dropout or head_dim % 8 or head_dim > 256 or texts > _VARLEN_TEXTS:
         return False
-    if head_dim % 8 or head_dim > 256 or texts > _VARLEN_TEXTS:
-        return False
-    autocast = torch.is_autocast_enabled("cuda")
-    dtype = torch.get_autocast_dtype("cuda") if autocast else hidden.dtype
-    half = dtype in (torch.float16, torch.bfloat16)
-    return half and torch.cuda.get_device_capability(hidden.device) >= (8, 0)
+    return query.dtype in (torch.float16, torch.bfloat16) and _capability(query.device) >= (8, 0)
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    """CUDA's compute capability; (0, 0) where there is none."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
 
 
 @torch.compiler.disable  # a compiled layer would guard on the lengths: one compilation for every batch
@@ -340,23 +374,30 @@ def packed_attention(
             max_length_q=longest,
             max_length_k=longest,
         )[0]
-    if _varlen_serves(query, dropout, query.shape[-1], len(sequences.lengths)):
+    if _varlen_serves(query, dropout, len(sequences.lengths)):
         attended = varlen_attn(query[0], key[0], value[0], offsets, offsets, longest, longest)
         return cast(Tensor, attended)[None]
     return _sdpa_by_runs(query[0], key[0], value[0], sequences, dropout)[None]
 
 
 def _sdpa_by_runs(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, dropout: float) -> Tensor:
-    """One SDPA call for each run of equally long neighbours; (total, heads, head_dim) in and out."""
-    sizes = [count * length for count, length in sequences.runs]
+    """One SDPA call for each run of about equally long neighbours; (total, heads, head_dim) in and out."""
+    sizes = [run.tokens for run in sequences.runs]
     outputs = []
-    for (count, length), *states in zip(
-        sequences.runs, query.split(sizes), key.split(sizes), value.split(sizes), strict=True
-    ):
-        q, k, v = (x.view(count, length, *x.shape[1:]).transpose(1, 2) for x in states)
-        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        outputs.append(attended.transpose(1, 2).reshape(count * length, *query.shape[1:]))
+    for run, *states in zip(sequences.runs, query.split(sizes), key.split(sizes), value.split(sizes), strict=True):
+        q, k, v = (_as_batch(x, run).transpose(1, 2) for x in states)
+        attended = F.scaled_dot_product_attention(q, k, v, run.mask, dropout).transpose(1, 2)
+        flat = attended.reshape(run.rows * run.width, *query.shape[1:])
+        outputs.append(flat if run.places is None else flat.index_select(0, run.places))
     return torch.cat(outputs) if outputs else query
+
+
+def _as_batch(tokens: Tensor, run: Run) -> Tensor:
+    """(tokens, heads, head_dim) of a run -> (rows, width, heads, head_dim), 0 at padding."""
+    if run.places is not None:
+        empty = tokens.new_zeros(run.rows * run.width, *tokens.shape[1:])
+        tokens = empty.index_copy(0, run.places, tokens)
+    return tokens.view(run.rows, run.width, *tokens.shape[1:])
 
 
 def padded_attention(
@@ -368,7 +409,7 @@ def padded_attention(
     dropout: float,
     keep_probabilities: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Bidirectional attention over a padded batch: the reference (eager), the export path, and the GPU fallback.
+    """Bidirectional attention over a padded batch: the reference (eager), and the export path.
 
     Args:
         module: the attention module; its `config` names the implementation.

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import torch
 from transformers import TrainingArguments
 
 _REFUSED = {
@@ -20,6 +21,8 @@ class StepArguments(TrainingArguments):
 
     Attributes:
         global_batch_size: rows of an optimizer step, over all ranks and accumulated micro-batches.
+        half_precision: whether a GPU computes in half precision: bf16 from compute capability 8 on, fp16 before.
+            Without a GPU nothing changes. The weights stay in float32.
         remove_unused_columns: false, for the collators name the columns that they read.
         logging_nan_inf_filter: true would hide a NaN loss.
         ddp_find_unused_parameters: false, for every parameter is used in every step.
@@ -31,6 +34,7 @@ class StepArguments(TrainingArguments):
     """
 
     global_batch_size: int | None = None
+    half_precision: bool = False
     remove_unused_columns: bool = False
     logging_nan_inf_filter: bool = False
     ddp_find_unused_parameters: bool | None = False
@@ -41,6 +45,8 @@ class StepArguments(TrainingArguments):
         for name, reason in _REFUSED.items():
             if getattr(self, name):
                 raise ValueError(f"{name} is refused: {reason}.")
+        if self.half_precision:
+            self._choose_half()
         super().__post_init__()
         if self.train_sampling_strategy != "random":
             raise ValueError("train_sampling_strategy is refused: batches are a function of (seed, epoch, step).")
@@ -52,6 +58,13 @@ class StepArguments(TrainingArguments):
                 "one (CUDA_VISIBLE_DEVICES=0)."
             )
         self._refuse_invalid()
+
+    def _choose_half(self) -> None:
+        if self.bf16 or self.fp16:
+            raise ValueError("half_precision chooses between bf16 and fp16; leave these out.")
+        if torch.cuda.is_available() and not self.use_cpu:
+            self.bf16 = torch.cuda.get_device_capability() >= (8, 0)
+            self.fp16 = not self.bf16
 
     def _refuse_invalid(self) -> None:
         if self.max_steps < 1 and self.max_steps != -1:

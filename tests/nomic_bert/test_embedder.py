@@ -6,6 +6,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from nomic_bert import NomicBertConfig, NomicBertForMaskedLM
+from nomic_bert import embedder as embedder_module
 from nomic_bert.embedder import load_embedder, save_embedder
 from nomic_bert.prompts import PREFIXES, PROMPTS, prefix_text
 from tests.checkpoints import SPECIAL, save_as_berts
@@ -129,3 +130,14 @@ def test_the_length_limit_is_the_usable_one(checkpoint):
     assert load_embedder(checkpoint).max_seq_length == 256
     assert load_embedder(checkpoint, max_seq_length=32).max_seq_length == 32
     assert NomicBertConfig().n_positions == 8192
+
+
+def test_a_gpu_gets_weights_in_half_precision(checkpoint, monkeypatch):
+    for capability, dtype in {(9, 0): torch.bfloat16, (8, 0): torch.bfloat16, (7, 5): torch.float16}.items():
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, capability=capability: capability)
+        assert embedder_module._half_of_gpu("cuda:0") == dtype
+    assert embedder_module._half_of_gpu("cpu") is None
+    assert load_embedder(checkpoint)[0].model.dtype == torch.float32
+    monkeypatch.setattr(embedder_module, "_half_of_gpu", lambda _: torch.bfloat16)
+    assert load_embedder(checkpoint)[0].model.dtype == torch.bfloat16
+    assert load_embedder(checkpoint, dtype=torch.float32)[0].model.dtype == torch.float32

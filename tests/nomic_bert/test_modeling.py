@@ -1,4 +1,5 @@
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -280,24 +281,54 @@ def test_linear_maps_are_plain_modules_that_quantization_finds(tiny_model, texts
     assert torch.cosine_similarity(found.mean(1), expected.mean(1)).item() > 0.99
 
 
-def test_varlen_takes_what_its_kernel_can(tiny_config, monkeypatch):
-    """On a CPU: a stand-in for the kernel, a tensor that says it is on a GPU."""
+def test_varlen_takes_what_its_kernel_can(monkeypatch):
+    """On a CPU: a stand-in for the kernel, meta tensors for those on a GPU."""
     monkeypatch.setattr(unpadding_nomic_bert, "varlen_attn", object())
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    capability = [9, 0]
+    monkeypatch.setattr(unpadding_nomic_bert, "_capability", lambda _: tuple(capability))
 
-    class Hidden:
-        device, dtype = torch.device("cuda"), torch.bfloat16
+    def serves(head_dim=64, dtype=torch.bfloat16, dropout=0.0, texts=1):
+        query = torch.empty(1, 5, 2, head_dim, dtype=dtype, device="meta")
+        return unpadding_nomic_bert._varlen_serves(query, dropout, texts)
 
-    def serves(heads=4, **changes):
-        tiny_config.hidden_size, tiny_config.num_attention_heads = 4 * 256, heads
-        tiny_config._attn_implementation = "sdpa"
-        return unpadding_nomic_bert.can_pack(tiny_config, Hidden(), **changes)
+    assert serves() and serves(head_dim=256) and serves(dtype=torch.float16) and serves(texts=65_535)
+    assert not serves(head_dim=512) and not serves(head_dim=4)
+    assert not serves(texts=65_536) and not serves(dropout=0.1) and not serves(dtype=torch.float32)
+    capability[:] = 7, 5
+    assert not serves()
 
-    assert serves() and serves(heads=16) and serves(texts=65_535)
-    assert not serves(heads=2), "heads of 512"
-    assert not serves(heads=256), "heads of 4"
-    assert not serves(texts=65_536)
-    assert not serves(dropout=0.1)
+
+REAL_LENGTHS = [len(line.split()) for line in Path(__file__).read_text(encoding="utf-8").split("\n\n\n")]
+
+
+@pytest.mark.parametrize("lengths", [sorted(REAL_LENGTHS, reverse=True), [9, 0, 1, 8, 8, 8, 7, 0], [3, 3, 3]])
+def test_texts_of_unlike_lengths_share_attention_with_little_padding(tiny_model, monkeypatch, lengths):
+    """As on a GPU where no kernel takes packed rows: the result of each text alone, few calls, little padding."""
+    monkeypatch.setattr(unpadding_nomic_bert, "_SLACK_ON_CPU", unpadding_nomic_bert._SLACK)
+    calls = []
+    attend = F.scaled_dot_product_attention
+
+    def counted(query, *others):
+        calls.append(query.shape[0] * query.shape[2])
+        return attend(query, *others)
+
+    texts = [torch.randint(5, 500, (length,)) for length in lengths if length]
+    offsets = F.pad(torch.tensor(lengths).cumsum(0), (1, 0)).to(torch.int32)
+    expected = torch.cat([tiny_model(text[None]).last_hidden_state for text in texts], dim=1)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
+    row = torch.cat(texts)[None]
+    found = tiny_model(row, cu_seq_lens_q=offsets).last_hidden_state
+    assert_close(found, expected)
+    layers = tiny_model.config.num_hidden_layers
+    assert sum(lengths) <= sum(calls) / layers <= 1.25 * sum(lengths)
+    assert len(calls) / layers <= max(4, len(lengths) / 3)
+    weights = torch.randn_like(found)  # squares of normalized vectors would have no gradient
+    (found * weights).sum().backward()
+    gradient = tiny_model.embeddings.word_embeddings.weight.grad.clone()
+    tiny_model.zero_grad()
+    (expected * weights).sum().backward()
+    expected_gradient = tiny_model.embeddings.word_embeddings.weight.grad
+    assert_close(gradient / expected_gradient.norm(), expected_gradient / expected_gradient.norm(), 1e-6)
 
 
 @torch.no_grad()

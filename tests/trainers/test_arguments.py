@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 
 from trainers import ContrastiveConfig, MLMConfig
 
@@ -61,3 +62,22 @@ def test_invalid_shares_of_masked_tokens_are_refused(tmp_path):
 def test_ranks_wait_a_day_for_the_one_that_prepares_the_data(tmp_path, kind):
     assert kind(output_dir=str(tmp_path), use_cpu=True).ddp_timeout == 24 * 3600
     assert kind(output_dir=str(tmp_path), use_cpu=True, ddp_timeout=60).ddp_timeout == 60
+
+
+def test_half_precision_is_what_the_device_has(tmp_path, monkeypatch):
+    args = ContrastiveConfig(output_dir=str(tmp_path), use_cpu=True, half_precision=True)
+    assert not args.bf16 and not args.fp16, "a CPU"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    args._choose_half()
+    assert not args.bf16 and not args.fp16, "the CPU of a machine with a GPU"
+    args.use_cpu = False
+    for capability, chosen in {(9, 0): (True, False), (8, 0): (True, False), (7, 5): (False, True)}.items():
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
+        args.bf16 = args.fp16 = False
+        args._choose_half()
+        assert (args.bf16, args.fp16) == chosen
+
+
+def test_half_precision_contradicts_a_choice(tmp_path):
+    with pytest.raises(ValueError, match="leave these out"):
+        ContrastiveConfig(output_dir=str(tmp_path), use_cpu=True, half_precision=True, fp16=True)
