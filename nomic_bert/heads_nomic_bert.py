@@ -1,12 +1,29 @@
 """What the heads are made of: the inputs that they pass on, the masked language modelling head, and the losses."""
 
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
 from .configuration_nomic_bert import NomicBertConfig
+
+_LOGITS_AT_ONCE, _LOGITS_AT_ONCE_ON_CPU = 2**27, 2**24
+
+
+@dataclass
+class MaskedLMScore(ModelOutput):
+    """How well the labelled tokens of a batch are predicted.
+
+    Attributes:
+        loss: as of the model's ordinary output.
+        hits: labelled tokens that the model puts first.
+    """
+
+    loss: Tensor | None = None
+    hits: Tensor | None = None
 
 
 class EncoderInputs(TypedDict, total=False):
@@ -46,6 +63,70 @@ class NomicBertMLMPredictions(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., hidden) -> logits (..., vocab)."""
         return self.decoder(self.transform(hidden))
+
+    def score(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross entropy summed over tokens, and how many are predicted right, without holding all logits.
+
+        Args:
+            hidden: (tokens, hidden).
+            targets: (tokens,) ids.
+        """
+        decoder = self.decoder
+        if type(decoder) is nn.Linear and decoder.bias is None:
+            transformed = self.transform(hidden)
+            total, hits = SummedLinearCrossEntropy.apply(transformed, decoder.weight, targets, torch.is_grad_enabled())
+            return total, hits
+        logits = self(hidden)
+        return SummedCrossEntropy.apply(logits, targets), (logits.argmax(dim=-1) == targets).sum()
+
+
+class SummedLinearCrossEntropy(torch.autograd.Function):
+    """Cross entropy of `hidden @ weight.T`, summed over tokens, of which the logits of a few exist at a time.
+
+    Over a vocabulary the logits are the largest tensors of a training step. Their gradient is known as soon as they
+    are, up to the factor that the sum will have, so the forward pass computes the gradients too and keeps these.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, differentiable: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden (tokens, hidden), weight (vocab, hidden), ids (tokens,) -> the sum, and how many score highest."""
+        device = hidden.device.type
+        ctx.types = hidden.dtype, weight.dtype
+        if torch.is_autocast_enabled(device):
+            hidden, weight = (each.to(torch.get_autocast_dtype(device)) for each in (hidden, weight))
+        total, hits = hidden.new_zeros((), dtype=torch.float32), targets.new_zeros(())
+        to_hidden = torch.empty_like(hidden) if differentiable else None
+        to_weight = torch.zeros_like(weight, dtype=torch.float32) if differentiable else None
+        tokens = max(1, (_LOGITS_AT_ONCE_ON_CPU if device == "cpu" else _LOGITS_AT_ONCE) // len(weight))
+        with torch.autocast(device, enabled=False):
+            for start in range(0, len(hidden), tokens):
+                part, wanted = hidden[start : start + tokens], targets[start : start + tokens, None]
+                logits = part @ weight.T
+                hits += (logits.argmax(dim=-1, keepdim=True) == wanted).sum()
+                log_probabilities = F.log_softmax(logits, dim=-1, dtype=torch.float32)
+                total -= log_probabilities.gather(1, wanted).sum()
+                if to_hidden is None or to_weight is None:
+                    continue
+                slope = log_probabilities.exp_()  # probabilities, less 1 at the targets
+                slope.scatter_add_(1, wanted, slope.new_full(wanted.shape, -1.0))
+                slope = slope.to(logits.dtype)
+                torch.mm(slope, weight, out=to_hidden[start : start + tokens])
+                if slope.dtype == to_weight.dtype:
+                    to_weight.addmm_(slope.T, part)
+                else:
+                    to_weight += slope.T @ part
+        ctx.save_for_backward(to_hidden, to_weight)
+        ctx.mark_non_differentiable(hits)
+        return total, hits
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        """The kept gradients times that of the sum, in their own buffers, so there is no second backward."""
+        to_hidden, to_weight = ctx.saved_tensors
+        of_hidden, of_weight = ctx.types
+        return to_hidden.mul_(gradient).to(of_hidden), to_weight.mul_(gradient).to(of_weight), None, None
 
 
 class SummedCrossEntropy(torch.autograd.Function):

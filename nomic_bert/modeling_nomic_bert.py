@@ -19,7 +19,14 @@ from transformers.modeling_outputs import (
 
 from .configuration_nomic_bert import NomicBertConfig
 from .cpu_nomic_bert import linear_map  # noqa: F401 (transformers < 5 copies the files that this one names, no others)
-from .heads_nomic_bert import EncoderInputs, NomicBertMLMHead, SummedCrossEntropy, classification_loss, span_loss
+from .heads_nomic_bert import (
+    EncoderInputs,
+    MaskedLMScore,
+    NomicBertMLMHead,
+    SummedCrossEntropy,
+    classification_loss,
+    span_loss,
+)
 from .layers_nomic_bert import NomicBertEmbeddings, NomicBertEncoder, NomicBertPooler
 from .loading_nomic_bert import NomicBertPreTrainedModel
 from .rotary_nomic_bert import inverse_frequencies, length_limit, rotary_tables, warn_if_too_long
@@ -154,9 +161,11 @@ class NomicBertForMaskedLM(NomicBertPreTrainedModel):
         *,
         num_items_in_batch: Tensor | int | None = None,
         labelled_only: bool = False,
+        labelled: Tensor | None = None,
+        score_only: bool = False,
         return_dict: bool | None = None,
         **encoder_inputs: "Unpack[EncoderInputs]",
-    ) -> MaskedLMOutput | tuple:
+    ) -> MaskedLMOutput | MaskedLMScore | tuple:
         """Predict tokens.
 
         Args:
@@ -169,8 +178,11 @@ class NomicBertForMaskedLM(NomicBertPreTrainedModel):
             num_items_in_batch: masked tokens that the loss is averaged over, of all accumulated batches and ranks;
                 None: those of this batch.
             labelled_only: with labels, compute and return the logits of the labelled tokens alone,
-                (labelled, vocab) in the order of `labels[labels != -100]`. Training needs no others, and they are
-                most of its memory.
+                (labelled, vocab) in the order of `labels[labels != -100]`.
+            labelled: (labelled,) places of the labelled tokens in the flattened `labels`; None: they are looked for,
+                which waits for a GPU.
+            score_only: with labels, return a `MaskedLMScore` of the labelled tokens. Training needs no logits, and
+                they are most of its memory.
             return_dict: False returns a tuple.
             **encoder_inputs: as in `NomicBertModel.forward`.
 
@@ -180,16 +192,24 @@ class NomicBertForMaskedLM(NomicBertPreTrainedModel):
         encoded = self.bert(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **encoder_inputs
         )
-        hidden, loss = encoded.last_hidden_state, None
-        labelled = None if labels is None else labels != -100
-        if labelled is not None and labelled_only:
-            logits = self.cls.predictions(hidden[labelled])
+        hidden = encoded.last_hidden_state
+        if labels is None:
+            output = MaskedLMOutput(None, self.cls.predictions(hidden), encoded.hidden_states, encoded.attentions)
+            return output if _wants_dict(return_dict, self.config) else output.to_tuple()
+        if labelled is None:
+            labelled = (labels.flatten() != -100).nonzero().flatten()
+        targets = labels.flatten()[labelled]
+        average_over = max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch
+        if score_only:
+            total, hits = self.cls.predictions.score(hidden.flatten(0, 1).index_select(0, labelled), targets)
+            score = MaskedLMScore(total / average_over, hits)
+            return score if _wants_dict(return_dict, self.config) else score.to_tuple()
+        if labelled_only:
+            logits = of_labelled = self.cls.predictions(hidden.flatten(0, 1).index_select(0, labelled))
         else:
             logits = self.cls.predictions(hidden)
-        if labels is not None:
-            targets = labels[labelled]
-            total = SummedCrossEntropy.apply(logits if labelled_only else logits[labelled], targets)
-            loss = total / (max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch)
+            of_labelled = logits.flatten(0, 1).index_select(0, labelled)
+        loss = SummedCrossEntropy.apply(of_labelled, targets) / average_over
         output = MaskedLMOutput(loss, logits, encoded.hidden_states, encoded.attentions)
         return output if _wants_dict(return_dict, self.config) else output.to_tuple()
 

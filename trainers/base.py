@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -77,6 +77,7 @@ class StepTrainer(SafeTrainer):
     """
 
     args: StepArguments
+    host_inputs: ClassVar[frozenset[str]] = frozenset()  # of a batch, what is read on the host
     train_dataset: TrainBatches | None
     source_details: Mapping[str, Mapping[str, Any]]
 
@@ -110,7 +111,7 @@ class StepTrainer(SafeTrainer):
         self._best_loaded = False
         if train_batches is not None:
             self._refuse_zero_rate()
-        self._stopwatch, self._tokens_logged = Stopwatch(), 0
+        self._stopwatch, self._tokens_logged, self._tokens_here = Stopwatch(), 0, 0
         self._sigterm = StopAtSigterm(self.accelerator)
         self._cost = CostMeter(args.device, reads_machine=args.local_process_index == 0)
         self.add_callback(self._sigterm)
@@ -261,11 +262,12 @@ class StepTrainer(SafeTrainer):
         self.before_training()
         if self.is_world_process_zero():
             print("\n".join(self.describe()), flush=True)
-        self._stopwatch = Stopwatch()
+        self._stopwatch, self._tokens_here = Stopwatch(), 0
         before = read_training(str(resume_from_checkpoint)) if resume_from_checkpoint else []
         self._cost.begin(before[-1].get("cost", {}) if before else {})
         with self._sigterm.listening():
             output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        self._gather_tokens()
         self._cost.gather()
         if self._sigterm.stopped:
             if self.is_world_process_zero():
@@ -297,11 +299,32 @@ class StepTrainer(SafeTrainer):
             self._stopwatch.start()
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        # Trainer's copies wait until the device has done all that was queued before them
+        return {
+            name: value.to(self.args.device, non_blocking=True)
+            if isinstance(value, Tensor) and name not in self.host_inputs
+            else value
+            for name, value in inputs.items()
+        }
+
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        # Trainer gathers after every batch, and waits for it; nobody reads the sum before a log or a save
+        self._tokens_here += inputs["input_ids"].numel()
+
+    def _gather_tokens(self) -> None:
+        """Add what all ranks have seen since the last call; to be called on every rank."""
+        tokens, self._tokens_here = self._tokens_here, 0
+        if self.args.world_size > 1:
+            tokens = int(self.accelerator.reduce(torch.tensor(tokens, device=self.args.device), reduction="sum"))
+        self.state.num_input_tokens_seen += tokens
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """See Trainer; training logs gain tokens a second and `interval_metrics`.
 
         Trainer's own speed, from `start_time` on, is left out: it counts the time of evaluations.
         """
+        self._gather_tokens()
         if "loss" in logs and self._stopwatch.runs:
             seconds = self._stopwatch.lap()
             tokens = self.state.num_input_tokens_seen - self._tokens_logged
@@ -348,16 +371,17 @@ class StepTrainer(SafeTrainer):
             f"{type(self).__name__} has no predict(): use evaluate(dataset) for metrics, nomic_bert.embedder to embed."
         )
 
-    def rows_of_step(self) -> str:
+    def rows_of_step(self, step: int) -> str:
         """See SafeTrainer."""
         assert self.train_dataset is not None
         plan = self.train_dataset.plan
-        epoch, step = divmod(self.state.global_step, plan.steps_per_epoch)
+        epoch, step = divmod(step, plan.steps_per_epoch)
         source, rows = plan.batch(epoch, step)
         first = ", ".join(map(str, rows[:8]))
         return f"source {source!r}, rows {first}, ... (all: train_dataset.plan.batch({epoch}, {step}))"
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._gather_tokens()
         self._cost.gather()
         with self._stopwatch.paused():
             super()._save_checkpoint(model, trial)

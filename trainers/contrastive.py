@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,12 +21,13 @@ from nomic_bert.training_record import STAGES
 
 from .adapters import encoder_of, is_adapted
 from .base import StepTrainer, as_sources, weighted_mean
+from .chunk_budget import CPU_CHUNK_TOKENS, fitting_tokens, free_memory, peak_memory
 from .collators import PairCollator
 from .contrastive_config import ContrastiveConfig
 from .distributed import gather_with_gradient, rank_and_ranks
 from .encoders import require_encoder, require_packing
 from .grad_cache import PackedTexts, backward_through_chunks, encode
-from .losses import info_nce
+from .losses import LOSS_BYTES, info_nce
 from .negatives import have_negatives
 from .record import sources_of_plan
 from .sampling import BatchPlan, EvaluationBatches, TrainBatches
@@ -62,6 +63,7 @@ class ContrastiveTrainer(StepTrainer):
     """
 
     args: ContrastiveConfig
+    host_inputs = frozenset({"input_ids", "lengths"})  # rows are put together on the host
 
     def __init__(
         self,
@@ -84,6 +86,7 @@ class ContrastiveTrainer(StepTrainer):
         # truncating leaves traces in a tokenizer: the one that is saved must not depend on how often it was used
         self._tokenizer = copy.deepcopy(processing_class)
         self._tallies: dict[str, Tensor] = {}
+        self._chunk_tokens = args.chunk_tokens or CPU_CHUNK_TOKENS
         self._evaluators = evaluators
         if eval_dataset is None and evaluators:
             eval_dataset = {}  # Trainer wants a set to evaluate on
@@ -141,6 +144,43 @@ class ContrastiveTrainer(StepTrainer):
         collator = self._collator(prompts, self.args.num_hard_negatives if mined else 0, seed=0)
         return EvaluationBatches(sources, self.args.global_batch_size, collator, 0, *rank_and_ranks())
 
+    def before_training(self) -> None:
+        """Find the chunk that fits the memory, where none is set; see StepTrainer."""
+        if self.args.chunk_tokens is None and self.args.device.type == "cuda":
+            self._chunk_tokens = self._fitting_tokens()
+
+    def _fitting_tokens(self) -> int:
+        """Tokens of a chunk that this GPU holds beside the optimizer's state, gradients on their way and the loss."""
+        args, device = self.args, self.args.device
+        model = cast(PreTrainedModel, self.model)
+        longest = max(args.query_max_length, args.document_max_length)
+        trained = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
+        vectors = args.global_batch_size * (2 + args.num_hard_negatives) * model.config.hidden_size * 4
+        # two moments of Adam, and where there are ranks buckets of gradients; vectors of the batch and their
+        # gradients, normalized and not, gathered and not
+        reserved = (2 + (args.world_size > 1)) * trained + 8 * vectors + LOSS_BYTES
+
+        def encode_and_return(tokens: int) -> None:
+            lengths = torch.tensor([longest] * (tokens // longest) + [tokens % longest] * (tokens % longest > 0))
+            texts = PackedTexts(torch.zeros(tokens, dtype=torch.long), lengths, device)
+            with self.accelerator.autocast():
+                pooled = encode(model, texts, tokens)
+            pooled.sum().backward()
+            model.zero_grad()
+
+        was_training = model.training
+        model.train()
+        try:
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                encode_and_return(128)  # libraries begin, and layers are compiled
+                return fitting_tokens(
+                    lambda tokens: peak_memory(partial(encode_and_return, tokens), device),
+                    free_memory(device),
+                    reserved,
+                )
+        finally:
+            model.train(was_training)
+
     def describe(self) -> list[str]:
         """See StepTrainer."""
         batches, args = self.train_dataset, self.args
@@ -151,7 +191,9 @@ class ContrastiveTrainer(StepTrainer):
             *super().describe(),
             f"scale {args.scale:g} (temperature {1 / args.scale:g}), {args.num_hard_negatives} hard negatives a row, "
             f"scope {args.hard_negative_scope}; texts to {args.query_max_length:,} and "
-            f"{args.document_max_length:,} tokens, in chunks of {args.chunk_tokens:,}; equal documents "
+            f"{args.document_max_length:,} tokens, in chunks of {self._chunk_tokens:,}"
+            + (" (fit the free memory)" if args.chunk_tokens is None and args.device.type != "cpu" else "")
+            + f"; equal documents "
             f"{'are masked' if args.mask_duplicate_documents else 'are negatives'}"
             + (f"; at {', '.join(map(str, args.matryoshka_dims))} dimensions" if args.matryoshka_dims else ""),
         ]
@@ -207,12 +249,13 @@ class ContrastiveTrainer(StepTrainer):
         duplicates = torch.zeros((), device=self.args.device)
         if self.args.mask_duplicate_documents:
             inputs["document_keys"] = keys = self.accelerator.gather(inputs["document_keys"])
-            duplicates += len(keys) - len(keys.unique())
+            ordered = keys.sort().values
+            duplicates += (ordered[1:] == ordered[:-1]).sum()  # unique() would wait for the device
         loss, accuracy = backward_through_chunks(
             model,
-            PackedTexts(inputs["input_ids"], inputs["lengths"]),
+            PackedTexts(inputs["input_ids"], inputs["lengths"], self.args.device),
             partial(self._loss, inputs=inputs, gather=True),
-            self.args.chunk_tokens,
+            self._chunk_tokens,
             self.accelerator.backward,
             partial(self.accelerator.no_sync, model),
         )
@@ -258,9 +301,9 @@ class ContrastiveTrainer(StepTrainer):
         if inputs is None:
             return None, torch.zeros(1, 2, device=self.args.device), torch.zeros(1, 2, device=self.args.device)
         inputs = self._prepare_inputs(inputs)
-        texts = PackedTexts(inputs["input_ids"], inputs["lengths"])
+        texts = PackedTexts(inputs["input_ids"], inputs["lengths"], self.args.device)
         with torch.no_grad():
-            loss, accuracy = self._loss(encode(model, texts, self.args.chunk_tokens), inputs, gather=False)
+            loss, accuracy = self._loss(encode(model, texts, self._chunk_tokens), inputs, gather=False)
         queries = inputs["num_queries"]
         place = list(self._evaluated.sources).index(inputs["source"])
         weights = torch.tensor([[queries, place]], dtype=torch.float32, device=self.args.device)

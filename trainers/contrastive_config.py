@@ -21,7 +21,8 @@ class ContrastiveConfig(StepArguments):
 
     Attributes:
         global_batch_size: rows of a step over all ranks: the pool that negatives come from, at evaluation too.
-        chunk_tokens: real tokens that a device encodes with gradient at a time; the rest waits (GradCache).
+        chunk_tokens: real tokens that a device encodes with gradient at a time; the rest waits (GradCache). None: on a
+            GPU as many as its free memory holds, measured before step 1, and 16,384 on a CPU.
         scale: 1 / temperature, fixed.
         query_max_length: tokens, prefix and special tokens included; longer queries are cut.
         document_max_length: likewise for documents and hard negatives.
@@ -43,7 +44,7 @@ class ContrastiveConfig(StepArguments):
     """
 
     global_batch_size: int = 256  # type: ignore[assignment]
-    chunk_tokens: int = 16_384
+    chunk_tokens: int | None = None
     scale: float = 50.0
     query_max_length: int = 2048
     document_max_length: int = 2048
@@ -79,7 +80,7 @@ class ContrastiveConfig(StepArguments):
             raise ValueError(f"scale must be greater than 0, got {self.scale}.")
         at_least = {"chunk_tokens": 1, "query_max_length": 2, "document_max_length": 2, "num_hard_negatives": 0}
         for name, least in at_least.items():
-            if getattr(self, name) < least:
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         per_device = divide_batch(self, "the number of ranks", self.world_size)
         if self.per_device_train_batch_size not in (8, per_device):  # 8 is the default of TrainingArguments

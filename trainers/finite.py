@@ -1,25 +1,34 @@
 """NaN and infinity stop a run before they reach weights, a checkpoint or the choice of the best one."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from nomic_bert.transfers import fetch
 
-def read_loss_and_norm(loss: Tensor, gradient_norm: Tensor | float | None) -> tuple[float, float]:
-    """Both numbers of a step on the host, in one wait for the device.
+
+def read_loss_and_norm(loss: Tensor, gradient_norm: Tensor | float | None) -> Callable[[], tuple[float, float]]:
+    """Begin to copy both numbers of a step to the host.
 
     Args:
         loss: scalar, of this rank.
         gradient_norm: of all ranks, before clipping; None where it is unknown, as in the first step under DeepSpeed.
 
     Returns:
-        The loss and the norm; an unknown norm counts as 0.
+        Waits for the copy, and returns the loss and the norm; an unknown norm counts as 0.
     """
-    norm = torch.as_tensor(0.0 if gradient_norm is None else gradient_norm, dtype=torch.float32, device=loss.device)
-    values = torch.stack([loss.detach().float(), norm]).tolist()
-    return values[0], values[1]
+    norm = torch.zeros_like(loss, dtype=torch.float32) if gradient_norm is None else gradient_norm
+    if not isinstance(norm, Tensor):
+        norm = torch.full_like(loss, norm, dtype=torch.float32)
+    values = fetch(torch.stack([loss.detach().float(), norm.float()]))
+
+    def wait() -> tuple[float, float]:
+        loss_value, norm_value = values().tolist()
+        return loss_value, norm_value
+
+    return wait
 
 
 def require_finite_weights(model: nn.Module, what_now: str) -> None:

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,11 +10,15 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from nomic_bert.transfers import fetch, to_device
+
 EXIT_CODE = 128 + signal.SIGTERM  # what a shell reports of a process that SIGTERM ended
 
 
 class StopAtSigterm(TrainerCallback):
     """Saves and stops after the current optimizer step once any rank was sent SIGTERM.
+
+    On several GPUs it is the step after that: each reads what the ranks answered when its next step has been queued.
 
     Cluster schedulers send it before they take a machine away, to one process or to all. transformers'
     `enable_jit_checkpoint` decides on every rank alone, so ranks that are signalled at different moments would wait
@@ -27,12 +31,14 @@ class StopAtSigterm(TrainerCallback):
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
         self._requested = False
+        self._asked: Callable[[], torch.Tensor] | None = None
         self.stopped = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take note of SIGTERM inside, in place of ending; in a thread other than the main one, nothing changes."""
         self._requested = self.stopped = False
+        self._asked = None
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -60,8 +66,12 @@ class StopAtSigterm(TrainerCallback):
     def _any_rank_requested(self, device: torch.device) -> bool:
         if self._accelerator.num_processes == 1:
             return self._requested
-        requests = torch.tensor(int(self._requested), device=device)
-        return bool(self._accelerator.reduce(requests, reduction="sum"))
+        own = to_device(torch.tensor(int(self._requested)), device)
+        answer = fetch(self._accelerator.reduce(own, reduction="sum"))
+        if device.type == "cpu":
+            return bool(answer())
+        before, self._asked = self._asked, answer
+        return before is not None and bool(before())
 
 
 def ignore_sigterm(worker: int) -> None:

@@ -13,6 +13,7 @@ HardNegativeScope = Literal["global", "own"]
 # The pool of documents must not set the memory; several copies of this many float32 logits are held at a time.
 _LOGITS_AT_ONCE = 2**24
 _LOGITS_AT_ONCE_ON_CPU = 2**20
+LOSS_BYTES = 6 * 4 * _LOGITS_AT_ONCE  # on a GPU at most: logits, masked ones, their gradients, and two to spare
 
 
 def mean_pool(hidden: Tensor, lengths: Tensor) -> Tensor:

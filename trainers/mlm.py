@@ -14,6 +14,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from nomic_bert import NomicBertConfig
 from nomic_bert.flops import matmul_rate, training_flops
 from nomic_bert.training_record import STAGES
+from nomic_bert.transfers import to_device
 
 from .arguments import StepArguments, divide_batch
 from .base import StepTrainer, as_sources, weighted_mean
@@ -97,6 +98,7 @@ class MLMTrainer(StepTrainer):
     """
 
     args: MLMConfig
+    host_inputs = frozenset({"cu_seq_lens_q"})  # the model reads offsets on the host without waiting for a GPU
 
     def __init__(
         self,
@@ -217,6 +219,19 @@ class MLMTrainer(StepTrainer):
         rate = matmul_rate(args.device, precision)
         return float(self.accelerator.reduce(torch.tensor(rate, device=args.device), reduction="sum"))
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        labelled = (inputs["labels"].flatten() != -100).nonzero().flatten()  # here nothing waits to know their number
+        return super()._prepare_inputs({**inputs, "labelled": to_device(labelled, self.args.device)})
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | None:
+        # Trainer's copies to the device, and back of it, wait for it
+        if not batch_samples:
+            return None
+        labelled = torch.stack([(batch["labels"] != -100).sum() for batch in batch_samples]).sum()
+        if self.args.world_size == 1:
+            return labelled
+        return self.accelerator.gather(to_device(labelled, device)).sum()
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -226,11 +241,10 @@ class MLMTrainer(StepTrainer):
     ) -> Any:
         """See Trainer; counts what the next log says of these tokens."""
         labels = inputs["labels"]
-        targets = labels[labels != -100]  # before the forward pass: it waits for the device
-        loss, output = super().compute_loss(model, {**inputs, "labelled_only": True}, True, num_items_in_batch)
+        loss, output = super().compute_loss(model, {**inputs, "score_only": True}, True, num_items_in_batch)
         lengths = inputs["cu_seq_lens_q"].diff().long() if "cu_seq_lens_q" in inputs else None
-        self._tally[0] += (output["logits"].detach().argmax(dim=-1) == targets).sum()
-        self._tally[1] += len(targets)
+        self._tally[0] += output["hits"]
+        self._tally[1] += len(inputs["labelled"])
         self._tally[2] += labels.numel()
         self._tally[3] += labels.numel() * labels.shape[1] if lengths is None else lengths.square().sum()
         return (loss, output) if return_outputs else loss
@@ -266,11 +280,10 @@ class MLMTrainer(StepTrainer):
         sums = torch.zeros(3, device=self.args.device)
         if inputs is not None:
             inputs = self._prepare_inputs(inputs)
-            targets = inputs["labels"][inputs["labels"] != -100]
+            labelled = len(inputs["labelled"])
             with torch.no_grad(), self.compute_loss_context_manager():
-                output = model(**inputs, labelled_only=True)
-            hits = (output.logits.argmax(dim=-1) == targets).sum()
-            sums = torch.stack([output.loss.float() * len(targets), hits.float(), sums[0] + len(targets)])
+                output = model(**inputs, score_only=True)
+            sums = torch.stack([output.loss.float() * labelled, output.hits.float(), sums[0] + labelled])
         return None, sums[None, :2], sums[None, 2:]
 
     def summarize(self, sums: EvalPrediction) -> dict[str, float]:

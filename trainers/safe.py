@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -37,8 +37,9 @@ from .run_settings import refuse_other_settings, write_settings
 class SafeTrainer(Trainer):
     """Trainer, whose every checkpoint is finite, on the disk before an older one goes, and resumed as it was begun.
 
-    A loss or a norm of the gradient that is not finite stops the run before the update. Weights that are not finite
-    are never saved. A checkpoint holds no pickled arguments, but the settings that decide the result
+    A loss or a norm of the gradient that is not finite stops the run before the update; on a GPU at most one update
+    later, because these numbers are read when the next step has been queued. Weights that are not finite are never
+    saved. A checkpoint holds no pickled arguments, but the settings that decide the result
     (`run_settings.SETTINGS_FILE`), with which alone it can be resumed.
     """
 
@@ -47,6 +48,7 @@ class SafeTrainer(Trainer):
         self._settings = settings
         self._best_so_far: Path | None = None
         self._step_loss = torch.zeros((), device=self.args.device)  # of this rank; `training_step` adds to it
+        self._unread: tuple[int, Callable[[], tuple[float, float]]] | None = None  # a step, its loss and norm
         if resume_from_checkpoint:
             self._prepare_to_resume(Path(resume_from_checkpoint))
         if self.args.should_save:
@@ -54,8 +56,8 @@ class SafeTrainer(Trainer):
             if resume_from_checkpoint:
                 self._finish_removals(Path(resume_from_checkpoint))
 
-    def rows_of_step(self) -> str:
-        """The rows that the step under way trains on, for an error."""
+    def rows_of_step(self, step: int) -> str:
+        """The rows that a step, counted from 0, trains on, for an error."""
         raise NotImplementedError
 
     def _prepare_to_resume(self, checkpoint: Path) -> None:
@@ -119,23 +121,45 @@ class SafeTrainer(Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """See Trainer, which calls this once a step, after clipping and before the update."""
         grad_norm = super()._get_grad_norm(model, grad_norm)
-        loss, norm = read_loss_and_norm(self._step_loss, grad_norm)
+        reading = self.state.global_step, read_loss_and_norm(self._step_loss, grad_norm)
         self._step_loss = torch.zeros_like(self._step_loss)
-        if not math.isfinite(loss):
-            self._stop_before_update(f"loss is {loss}")
-        if not math.isfinite(norm) and not self._loss_scale_is_too_large():
-            self._stop_before_update(f"norm of the gradient is {norm}")
+        self._require_finite_step()
+        self._unread = reading
+        if not self._reads_late():
+            self._require_finite_step()
         return grad_norm
+
+    def _reads_late(self) -> bool:
+        """Whether the numbers of a step are read in the next one, so that a GPU never waits for the host's reading.
+
+        fp16's scaler waits for every step by itself, and a CPU computes a step before it queues the next.
+        """
+        return self.args.device.type != "cpu" and self._scaler() is None
+
+    def _require_finite_step(self) -> None:
+        """Read the loss and norm of the last step that were not read yet, if there are such."""
+        if self._unread is None:
+            return
+        (step, read), self._unread = self._unread, None
+        loss, norm = read()
+        if not math.isfinite(loss):
+            self._stop_at(step, f"loss is {loss}")
+        if not math.isfinite(norm) and not self._loss_scale_is_too_large():
+            self._stop_at(step, f"norm of the gradient is {norm}")
+
+    def _scaler(self) -> Any:
+        """fp16's, where it is in use."""
+        scaler = getattr(self.accelerator, "scaler", None)
+        return scaler if scaler is not None and scaler.is_enabled() else None
 
     def _loss_scale_is_too_large(self) -> bool:
         """Whether fp16's scale of the loss may be the reason, in which case the scaler leaves this update out."""
-        scaler = getattr(self.accelerator, "scaler", None)
-        return scaler is not None and scaler.is_enabled() and scaler.get_scale() >= 1
+        scaler = self._scaler()
+        return scaler is not None and scaler.get_scale() >= 1
 
-    def _stop_before_update(self, what: str) -> None:
+    def _stop_at(self, step: int, what: str) -> None:
         raise FloatingPointError(
-            f"The {what} at step {self.state.global_step + 1}, on {self.rows_of_step()}. Training stopped. "
-            f"{self._what_is_left()}"
+            f"The {what} at step {step + 1}, on {self.rows_of_step(step)}. Training stopped. {self._what_is_left()}"
         )
 
     def _what_is_left(self) -> str:
@@ -147,6 +171,7 @@ class SafeTrainer(Trainer):
         return f"The last checkpoint, {checkpoint}, holds finite weights."
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        self._require_finite_step()
         require_finite_weights(cast(nn.Module, self.model), f"They are not saved. {self._what_is_left()}")
         super()._save(output_dir, state_dict)
         if self.args.should_save:
@@ -162,6 +187,7 @@ class SafeTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         directory, limit = self._checkpoint_directory(), self.args.save_total_limit
+        self._require_finite_step()
         require_finite_weights(cast(nn.Module, self.model), f"They are not saved. {self._what_is_left()}")
         # a stale trainer_state.json would make a half-overwritten checkpoint look complete
         if self.args.should_save:
@@ -176,6 +202,7 @@ class SafeTrainer(Trainer):
             remove_older_checkpoints(directory, limit, self.state.best_model_checkpoint)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        self._require_finite_step()
         with self._keeping_all_checkpoints():  # the finished model is not written yet
             return super()._finalize_training(*args, **kwargs)
 

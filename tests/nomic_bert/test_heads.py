@@ -5,6 +5,7 @@ import inspect
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer, TrainingArguments
 from transformers.models.nomic_bert import modeling_nomic_bert as native
 
@@ -15,6 +16,7 @@ from nomic_bert import (
     NomicBertForSequenceClassification,
     NomicBertForTokenClassification,
     NomicBertModel,
+    heads_nomic_bert,
 )
 
 HEADS = [
@@ -121,15 +123,62 @@ def test_masked_lm_gradients_are_those_of_cross_entropy_over_all_logits(tiny_con
     labels = torch.where((torch.rand(ids.shape) < 0.3) & (mask == 1), ids, -100)
     full = F.cross_entropy(model(ids, attention_mask=mask).logits.flatten(0, 1), labels.flatten())
     expected = torch.autograd.grad(full, list(model.parameters()))
-    for short in (False, True):
-        loss = model(ids, attention_mask=mask, labels=labels, labelled_only=short).loss
-        found = torch.autograd.grad(loss, list(model.parameters()))
+    for how in ({}, {"labelled_only": True}, {"score_only": True}):
+        loss = model(ids, attention_mask=mask, labels=labels, **how).loss
+        found = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
         for gradient, value in zip(found, expected, strict=True):
             assert_close(gradient, value, 1e-6)
-    loss = model(ids, attention_mask=mask, labels=labels).loss
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):  # never a wrong gradient in silence
-        loss.backward()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):  # never a wrong one in silence
+            loss.backward()
+
+
+class LargestTensor(TorchDispatchMode):
+    """Values of the largest tensor that an operation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.values = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        made = result if isinstance(result, tuple | list) else [result]
+        self.values = max(self.values, *(each.numel() for each in made if isinstance(each, torch.Tensor)), 0)
+        return result
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_score_holds_the_logits_of_few_tokens_and_is_that_of_all(tiny_config, autocast, monkeypatch):
+    """More labelled tokens than fit at once, the last part smaller; places are given, as a trainer knows them."""
+    torch.manual_seed(0)
+    model = NomicBertForMaskedLM(tiny_config)
+    ids = torch.randint(5, 500, (4, 64))
+    labels = torch.where(torch.rand(ids.shape) < 0.6, ids, -100)
+    places = (labels.flatten() != -100).nonzero().flatten()
+    inputs = {"input_ids": ids, "labels": labels, "labelled": places, "num_items_in_batch": 1000}
+    scores = {}
+    for at_once in (2**24, 100 * tiny_config.vocab_size):
+        monkeypatch.setattr(heads_nomic_bert, "_LOGITS_AT_ONCE_ON_CPU", at_once)
+        with LargestTensor() as largest, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            score = model(**inputs, score_only=True)
+        gradients = torch.autograd.grad(score.loss, list(model.parameters()))
+        scores[at_once] = score.loss.item(), score.hits.item(), torch.cat([each.flatten() for each in gradients])
+    assert len(places) > 100 and largest.values == 100 * tiny_config.vocab_size
+    (all_loss, all_hits, all_gradient), (loss, hits, gradient) = scores.values()
+    assert hits == all_hits and loss == pytest.approx(all_loss, rel=1e-6)
+    assert (gradient - all_gradient).norm() < (5e-3 if autocast else 1e-6) * all_gradient.norm()
+    with torch.no_grad():
+        logits = model(ids).logits[labels != -100]
+        assert model(**inputs, score_only=True).hits == (logits.argmax(-1) == labels[labels != -100]).sum()
+
+
+def test_a_decoder_of_another_kind_is_called(tiny_config):
+    model = NomicBertForMaskedLM(tiny_config)
+    ids = torch.randint(5, 500, (2, 16))
+    plain = model(ids, labels=ids, score_only=True)
+    model.cls.predictions.decoder = with_bias = torch.nn.Linear(64, 512)
+    with_bias.weight.data.copy_(model.bert.embeddings.word_embeddings.weight)
+    with_bias.bias.data.fill_(0.5)  # the same for every token, so it changes no probability
+    assert_close(model(ids, labels=ids, score_only=True).loss, plain.loss)
 
 
 @pytest.mark.parametrize(

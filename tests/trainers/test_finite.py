@@ -1,6 +1,7 @@
 """NaN in a gradient, in weights or in a metric: nothing is updated, saved or chosen by it."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -62,6 +63,20 @@ def test_before_the_first_checkpoint_none_is_spoken_of(tmp_path):
     trainer.add_callback(SpoilTheGradient(trainer.model, 1))
     with pytest.raises(FloatingPointError, match="There is no checkpoint yet"):
         trainer.train()
+
+
+@pytest.mark.parametrize("saving", [SAVING, {}])
+@pytest.mark.parametrize("step", [2, 4])
+def test_what_a_gpu_reads_a_step_late_names_its_own_step_and_is_saved_nowhere(tmp_path, monkeypatch, step, saving):
+    """In the last step nothing follows that would read it but the end of the run."""
+    monkeypatch.setattr(safe.SafeTrainer, "_reads_late", lambda _: True)
+    trainer = contrastive_trainer(tmp_path, max_steps=4, **saving)
+    trainer.add_callback(SpoilTheGradient(trainer.model, step))
+    rows = re.escape(trainer.rows_of_step(step - 1))
+    with pytest.raises(FloatingPointError, match=f"gradient is nan at step {step}, on {rows}"):
+        trainer.train()
+    assert trainer.state.global_step == step  # the update was made, and no other
+    assert latest_checkpoint(tmp_path) == (tmp_path / f"checkpoint-{step - 1}" if saving else None)
 
 
 @pytest.mark.parametrize("save_strategy", ["steps", "no"])

@@ -81,7 +81,7 @@ class SavedBytes:
             return info_nce(embeddings[:queries], embeddings[queries:], torch.arange(queries))
 
         with torch.autograd.graph.saved_tensors_hooks(self.keep, lambda kept: kept.tensor):
-            backward_through_chunks(encoder().train(), texts, loss_function, 100)
+            backward_through_chunks(encoder().train(), texts, loss_function, 1000)
         return self.most
 
 
@@ -91,12 +91,12 @@ class _Kept:
 
 
 def test_activations_do_not_grow_with_the_batch(monkeypatch):
-    """16 times the texts, and 256 times the logits, in chunks and blocks of the same size."""
+    """16 times the texts, and 256 times the logits, in chunks and blocks of the same size; only vectors are more."""
     monkeypatch.setattr(losses, "_LOGITS_AT_ONCE_ON_CPU", 64)
     most = {}
     for queries in (8, 128):
-        input_ids = torch.randint(5, 95, (2 * queries * 10,), generator=torch.Generator().manual_seed(1))
-        most[queries] = SavedBytes().most_of(PackedTexts(input_ids, torch.full((2 * queries,), 10)), queries)
+        input_ids = torch.randint(5, 95, (2 * queries * 100,), generator=torch.Generator().manual_seed(1))
+        most[queries] = SavedBytes().most_of(PackedTexts(input_ids, torch.full((2 * queries,), 100)), queries)
     assert most[128] < 1.05 * most[8]
 
 
@@ -117,9 +117,10 @@ def test_dropout_falls_on_the_same_places_in_both_passes(texts):
     assert loss_function(encode(model, texts, 60))[0].item() != expected_loss.item()  # dropout is on
 
 
-@pytest.mark.parametrize("chunk_tokens", [1, 33, 100])
+@pytest.mark.parametrize("chunk_tokens", [1, 33, 100, 10_000])
 def test_chunks_keep_the_budget_and_hold_every_text_once(texts, chunk_tokens):
     chunks = texts.chunks(chunk_tokens)
+    assert len(chunks) == len(texts.rows(range(len(texts.sizes)), chunk_tokens))  # one after another, the fewest
     assert sorted(text for chunk in chunks for text in chunk) == list(range(len(texts.lengths)))
     for chunk in chunks:
         assert len(chunk) == 1 or sum(texts.sizes[text] for text in chunk) <= chunk_tokens
@@ -143,6 +144,40 @@ def test_all_but_the_last_chunk_hold_back_the_all_reduce(texts):
     model = encoder()
     backward_through_chunks(model, texts, loss_function, 40, backward, no_sync)
     assert (len(held), len(reduced)) == (len(texts.chunks(40)) - 1, 1)
+
+
+def spread_texts(count=3000):
+    lengths = torch.randint(5, 300, (count,), generator=torch.Generator().manual_seed(2))
+    return PackedTexts(torch.zeros(int(lengths.sum()), dtype=torch.long), lengths)
+
+
+@pytest.mark.parametrize("share", [0.99, 0.55, 0.34, 0.26, 0.13])
+def test_the_chunk_encoded_once_is_full_and_the_others_are_nearly_equal(share):
+    """Cut one after another, chunks of a third leave a last one of nothing, and the whole batch is encoded twice."""
+    texts = spread_texts()
+    total = sum(texts.sizes)
+    budget = int(share * total)
+    *cached, last = ([texts.sizes[text] for text in chunk] for chunk in texts.chunks(budget))
+    assert sum(last) + cached[-1][-1] > budget
+    assert len(cached) == -(-(total - sum(last)) // budget)
+    tokens = [sum(chunk) for chunk in cached]
+    assert min(tokens) > 0.9 * max(tokens)
+
+
+def test_every_text_but_those_of_the_last_chunk_is_encoded_twice(texts):
+    model, tokens = encoder(), []
+    model.register_forward_pre_hook(lambda _, __, given: tokens.append(given["input_ids"].numel()), with_kwargs=True)
+    backward_through_chunks(model, texts, loss_function, 100)
+    kept = sum(texts.sizes[text] for text in texts.chunks(100)[-1])
+    assert kept > 70 and sum(tokens) == 2 * sum(texts.sizes) - kept
+
+
+def test_texts_on_the_host_are_encoded_where_the_model_is(texts):
+    """Shown by torch's device without memory."""
+    model, devices = encoder().to("meta"), []
+    model.register_forward_pre_hook(lambda _, __, given: devices.append(given["input_ids"].device), with_kwargs=True)
+    found = encode(model, PackedTexts(texts.input_ids, texts.lengths, torch.device("meta")), 100)
+    assert found.device.type == "meta" and len(devices) > 1 and {device.type for device in devices} == {"meta"}
 
 
 def test_one_chunk_is_one_pass(texts):

@@ -79,7 +79,8 @@ def test_help_names_every_field_once_with_its_default(step):
 
 def test_defaults_and_types_are_those_of_the_fields():
     keys = {key.name: key for key in own_keys("trainers", "ContrastiveConfig")}
-    assert keys["chunk_tokens"][1:3] == ("integer", "16384")
+    assert keys["chunk_tokens"][1:3] == ("integer or null", "null")
+    assert keys["global_batch_size"][1:3] == ("integer", "256")
     assert keys["hard_negative_scope"][1:3] == ("global or own", "global")
     assert keys["matryoshka_dims"][1:3] == ("list or null", "null")
     assert keys["mask_duplicate_documents"][1:3] == ("true or false", "false")
