@@ -3,7 +3,7 @@
 #
 #   PYTHON=python3.12        the Python that makes .venv; for `make gpu`, the Python that runs
 #   PIP_ARGS="..."           passed to pip, for example an index that has torch's CPU build
-#   ARGS="--smoke"           passed to the quickstart
+#   ARGS="--smoke"           passed to the quickstart and to gpu-train
 #   PYTEST_ARGS="-k rotary"  passed to pytest
 #   TEST_PROCESSES=2         that share the test files; each needs a core and about 3 GB
 #   BENCHMARKS="train_mlm"   which benchmarks `make gpu` runs after the tests; empty: none
@@ -27,7 +27,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint docs crash gpu readers clean
+.PHONY: help quickstart test lint docs crash gpu gpu-train readers clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -49,6 +49,9 @@ docs: $(VENV)/.installed-test  ## build the documentation into outputs/site, str
 # With the packages that $(PYTHON) has: nothing is installed, constrained or fetched.
 gpu:  ## every test and every benchmark that needs a GPU, with the packages found (no .venv), in ten minutes
 	@$(PYTHON) benchmarks/gpu.py --seconds $(GPU_SECONDS) --results $(RESULTS) --benchmarks $(BENCHMARKS) -- $(PYTEST_ARGS)
+
+gpu-train:  ## a 12-layer embedder in about ten minutes on one GPU (estimated), with the packages found; --smoke tries it on a CPU
+	HF_HUB_OFFLINE=1 $(PYTHON) recipes/gpu_train.py $(ARGS)
 
 crash: $(VENV)/.installed-test  ## kill every command at its file-system events, restart it, compare what it leaves
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m crash $(PYTEST_ARGS) tests/crash

@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
 
+from nomic_bert.compiling import compile_layers
 from nomic_bert.embedder import load_embedder
 from nomic_bert.encoding import EncodedBatch, encode_by_tokens, texts_that_fit
 from nomic_bert.identity import weights_hash
@@ -38,6 +39,7 @@ class ModelSettings:
         backend: torch, or for NomicBERT models on a CPU openvino.
         precision: of the weights: float32, float16 or bfloat16; with openvino of the products: float32, bfloat16 or
             int8.
+        torch_compile: compile the model's layers, on a GPU; worth it from some 100,000 texts.
         trust_remote_code: run the code of a model's repository.
     """
 
@@ -46,6 +48,7 @@ class ModelSettings:
     tokens_per_batch: int | None = None
     backend: str = "torch"
     precision: str = "float32"
+    torch_compile: bool = False
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
@@ -62,9 +65,11 @@ class ModelSettings:
     def identity(self) -> dict[str, Any]:
         """What must be the same for the embeddings to be the same: the settings, and the weights of a local model.
 
-        The tokens of a batch are not among it, so that a run that was too large for the memory can go on with fewer.
+        The tokens of a batch are not among it, so that a run that was too large for the memory can go on with fewer,
+        nor is whether layers are compiled.
         """
-        settings = {key: value for key, value in dataclasses.asdict(self).items() if key != "tokens_per_batch"}
+        how = ("tokens_per_batch", "torch_compile")
+        settings = {key: value for key, value in dataclasses.asdict(self).items() if key not in how}
         weights = sorted(Path(self.model_name_or_path).rglob("*.safetensors"))
         return {**settings, "weights": [[file.name, _hash_file(file)] for file in weights]}
 
@@ -119,6 +124,8 @@ class TextEmbedder:
         require_words(self.model, settings.model_name_or_path)
         if settings.max_seq_length is not None:
             self.model.max_seq_length = settings.max_seq_length
+        if settings.torch_compile and self.model.device.type != "cpu":
+            compile_layers(self.model)
 
     def encode(self, side: Side, texts: list[str], prompt: str | None = None) -> Tensor:
         """Embed some queries or documents.

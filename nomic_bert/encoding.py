@@ -19,6 +19,7 @@ from transformers import BatchEncoding, DataCollatorWithPadding, PreTrainedToken
 
 from .configuration_nomic_bert import NomicBertConfig
 from .openvino_encoder import OpenVINOEncoder
+from .transfers import fetch, to_device
 from .unpadding_nomic_bert import can_pack
 
 # Of 512 to 8,192 tokens, a 768 wide model on one core took 6 % less time with 1,024 than with 2,048 and 3 % more with
@@ -69,7 +70,8 @@ def encode_by_tokens(
     also with `encode`.
 
     For several GPUs: `pool = embedder.start_multi_process_pool()`, `embedder.encode(texts, pool=pool)`,
-    `embedder.stop_multi_process_pool(pool)`, under `if __name__ == "__main__":`.
+    `embedder.stop_multi_process_pool(pool)`, under `if __name__ == "__main__":`. For more than some 100,000 texts on a
+    GPU, compile the layers first: `nomic_bert.compiling.compile_layers(embedder)`.
 
     Args:
         embedder: any model of sentence-transformers.
@@ -127,10 +129,10 @@ def _embed_packed(embedder: SentenceTransformer, batch: _Batch) -> Tensor:
     ids = torch.tensor(list(chain.from_iterable(tokens["input_ids"] for _, tokens in batch)), dtype=torch.long)
     lengths = torch.tensor([len(tokens["input_ids"]) for _, tokens in batch])
     offsets = nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
-    row = {"input_ids": _to(device, ids[None]), "cu_seq_lens_q": offsets}  # the model reads offsets on the host
+    row = {"input_ids": to_device(ids[None], device), "cu_seq_lens_q": offsets}  # the model reads offsets on the host
     hidden = embedder[0](row)["token_embeddings"][0]
     # unsafe: a check of the lengths would wait
-    means = torch.segment_reduce(hidden.float(), "mean", lengths=_to(device, lengths), initial=0, unsafe=True)
+    means = torch.segment_reduce(hidden.float(), "mean", lengths=to_device(lengths, device), initial=0, unsafe=True)
     features = {"sentence_embedding": means.to(hidden.dtype)}
     for module in list(embedder)[2:]:
         features = module(features)
@@ -329,17 +331,22 @@ def _embedded(
     batches: Iterable[_Batch],
     normalize: bool,
 ) -> Iterator[tuple[_Batch, np.ndarray]]:
-    """Batches with their embeddings, fetched from the device only when it has got its next batch."""
-    waiting: tuple[_Batch, Tensor] | None = None
+    """Batches with their embeddings.
+
+    The copy of a batch is queued right behind it, and waited for when the next batch has been queued, so that a GPU
+    has work while the host prepares the batch after that.
+    """
+    waiting: tuple[_Batch, Callable[[], Tensor]] | None = None
     for batch in batches:
         embeddings = embed(embedder, batch)[:, : embedder.truncate_dim]
         if normalize:
             embeddings = nn.functional.normalize(embeddings, dim=1)
+        copied = fetch(embeddings.float())
         if waiting is not None:
-            yield waiting[0], waiting[1].float().cpu().numpy()
-        waiting = batch, embeddings
+            yield waiting[0], waiting[1]().numpy()
+        waiting = batch, copied
     if waiting is not None:
-        yield waiting[0], waiting[1].float().cpu().numpy()
+        yield waiting[0], waiting[1]().numpy()
 
 
 def _told(
@@ -379,8 +386,3 @@ def _collect(
             progress.update(len(batch))
     assert embeddings is not None
     return embeddings
-
-
-def _to(device: torch.device, tensor: Tensor) -> Tensor:
-    """Copy a host tensor to the device; to a GPU from pinned memory, because only that copy does not wait."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -27,6 +27,7 @@ class StepArguments(TrainingArguments):
         logging_nan_inf_filter: true would hide a NaN loss.
         ddp_find_unused_parameters: false, for every parameter is used in every step.
         ddp_timeout: seconds that ranks wait for one another: the first start copies or downloads all sources.
+        torch_compile: compile the layers, on a GPU; on a CPU only where `torch_compile_backend` is named too.
         include_num_input_tokens_seen: how tokens are counted; none is padding here.
 
     Raises:
@@ -40,6 +41,7 @@ class StepArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = False
     ddp_timeout: int = 86_400
     include_num_input_tokens_seen: str | bool = "all"
+    torch_compile: bool = False
 
     def __post_init__(self) -> None:
         for name, reason in _REFUSED.items():
@@ -47,6 +49,7 @@ class StepArguments(TrainingArguments):
                 raise ValueError(f"{name} is refused: {reason}.")
         if self.half_precision:
             self._choose_half()
+        self._backend_named = self.torch_compile_backend is not None
         super().__post_init__()
         if self.train_sampling_strategy != "random":
             raise ValueError("train_sampling_strategy is refused: batches are a function of (seed, epoch, step).")
@@ -65,6 +68,11 @@ class StepArguments(TrainingArguments):
         if torch.cuda.is_available() and not self.use_cpu:
             self.bf16 = torch.cuda.get_device_capability() >= (8, 0)
             self.fp16 = not self.bf16
+
+    @property
+    def compiles(self) -> bool:
+        """Whether layers are compiled: as `torch_compile` asks, on this device."""
+        return bool(self.torch_compile) and (self.device.type != "cpu" or self._backend_named)
 
     def _refuse_invalid(self) -> None:
         if self.max_steps < 1 and self.max_steps != -1:

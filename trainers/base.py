@@ -12,9 +12,9 @@ from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedTokenizerBase
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_utils import PredictionOutput, SchedulerType, TrainOutput
 
+from nomic_bert.compiling import compile_layers
 from nomic_bert.training_record import STAGE_BEFORE, TRAINING_FILE, read_training, write_training
 
 from . import record, run_settings
@@ -67,7 +67,9 @@ class StepTrainer(SafeTrainer):
     the whole evaluation set into metrics, so that no metric is a mean of batch means.
 
     A training log has `tokens_per_second`, of all ranks, since the last such log; evaluating and saving do not count.
-    With `torch_compile` each layer is compiled, not the whole model, which would compile anew for every batch shape.
+    With `torch_compile` each layer is compiled on a GPU, not the whole model, which would compile anew for every batch
+    shape. On a CPU that takes longer than a short run gains, so layers are compiled there only where a
+    `torch_compile_backend` is named.
 
     What is saved carries a record of its training (`nomic_bert.training_record`), that of the start among it.
 
@@ -117,8 +119,9 @@ class StepTrainer(SafeTrainer):
         self.add_callback(self._sigterm)
         self.add_callback(self._cost)
         if args.torch_compile:
-            compile_layers(model, str(args.torch_compile_backend), args.torch_compile_mode)
             self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # accelerate would compile the whole
+        if args.compiles:
+            compile_layers(model, str(args.torch_compile_backend), args.torch_compile_mode)
 
     def evaluation_batches(self, dataset: Any) -> EvaluationBatches:
         """Batches of an evaluation set as the user gave it."""
@@ -197,6 +200,7 @@ class StepTrainer(SafeTrainer):
             f"{args.gradient_accumulation_steps} accumulated x {share:,}",
             f"{total:,} steps, {steps:,} an epoch; warmup {args.get_warmup_steps(total):,} steps to learning rate "
             f"{args.learning_rate:g}, then {SchedulerType(args.lr_scheduler_type).value}",
+            *(["layers compiled by torch"] if args.compiles else []),
             ", ".join(
                 f"{name.replace('_', ' ')} {value:g}" for name, value in record.dropout_facts(self.model).items()
             ),
@@ -399,19 +403,6 @@ class StepTrainer(SafeTrainer):
     def _load_best_model(self) -> None:
         super()._load_best_model()
         self._best_loaded = True
-
-
-def compile_layers(model: nn.Module, backend: str, mode: str | None) -> None:
-    """Compile the forward pass of each layer in place, for any shape; names of weights stay as they are.
-
-    Args:
-        model: of transformers' layers.
-        backend: as in torch.compile.
-        mode: likewise; None: the default.
-    """
-    for layer in model.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
-            layer.compile(dynamic=True, backend=backend, mode=mode)
 
 
 def weighted_mean(sums: np.ndarray, weights: np.ndarray) -> float:

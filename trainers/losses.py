@@ -1,7 +1,9 @@
 """From token vectors to a contrastive loss: mean pooling and InfoNCE (paper §4.2, Eqs. 1 and 2)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -95,13 +97,45 @@ def _loss_and_hits(
     """Summed over the queries: the loss, and how many positives score highest."""
     # Autocast would round the cosines to bfloat16, in steps of 0.2 at scale 50.
     with torch.autocast(queries.device.type, enabled=False):
-        logits = scale * (queries @ documents.T)
+        logits = scale * _ExactProducts.apply(queries, documents)
         if own_rows_of:
             logits = logits.masked_fill(_other_rows_negatives(labels, len(documents), own_rows_of), -torch.inf)
         if keys is not None:
             logits = logits.masked_fill(_copies_of_positives(labels, keys), -torch.inf)
         loss = F.cross_entropy(logits, labels, reduction="sum")
     return loss, (logits.detach().argmax(dim=1) == labels).float().sum()
+
+
+class _ExactProducts(torch.autograd.Function):
+    """`queries @ documents.T` and its gradients in float32, where settings of torch would round the factors.
+
+    transformers turns on TF32 with torch_compile, which rounds them to 11 bits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, documents: Tensor) -> Tensor:
+        ctx.save_for_backward(queries, documents)
+        with _exact_products():
+            return queries @ documents.T
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        queries, documents = ctx.saved_tensors
+        with _exact_products():
+            return gradient @ documents, gradient.T @ queries
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    kinds = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    rounding = {kind: kind.fp32_precision for kind in kinds if kind.fp32_precision in ("tf32", "bf16")}
+    try:
+        for kind in rounding:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in rounding.items():
+            kind.fp32_precision = precision
 
 
 def _other_rows_negatives(labels: Tensor, documents: int, documents_per_query: int) -> Tensor:

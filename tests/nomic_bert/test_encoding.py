@@ -1,5 +1,6 @@
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -171,6 +172,43 @@ def test_embeddings_are_the_same_where_blocks_are_tokenized_ahead(tmp_path, monk
     monkeypatch.setattr(encoding, "_CHARACTERS_AT_ONCE", 100)
     monkeypatch.setattr(encoding, "map", encoding._one_ahead, raising=False)
     np.testing.assert_allclose(encode_by_tokens(embedder, TEXTS, tokens_per_batch=64), expected, atol=1e-6)
+
+
+class Stream:
+    """A GPU's queue, acted: work begins when the host has queued it and all before it is done."""
+
+    def __init__(self, preparing: float, computing: float) -> None:
+        self.preparing, self.computing = preparing, computing
+        self.host = self.done = self.busy = 0.0
+
+    def batches(self, count):
+        for number in range(count):
+            self.host += self.preparing
+            yield [(number, {})]
+
+    def embed(self, _, batch):
+        self.done = max(self.host, self.done) + self.computing
+        self.busy += self.computing
+        return torch.full((1, 2), float(batch[0][0]))
+
+    def fetch(self, tensor):
+        copied = self.done
+
+        def wait():
+            self.host = max(self.host, copied)
+            return tensor
+
+        return wait
+
+
+@pytest.mark.parametrize("preparing", [0.5, 6.0, 9.0])
+def test_a_gpu_computes_while_the_host_prepares_the_next_batch(monkeypatch, preparing):
+    """Batches of 10 ms; with copies queued behind the following batch, 6 ms to prepare one would leave 62 % busy."""
+    stream = Stream(preparing, computing=10.0)
+    monkeypatch.setattr(encoding, "fetch", stream.fetch)
+    results = encoding._embedded(SimpleNamespace(truncate_dim=None), stream.embed, stream.batches(100), False)
+    assert [(batch[0][0], part[0, 0]) for batch, part in results] == [(number, number) for number in range(100)]
+    assert stream.busy / stream.host > 0.98
 
 
 def test_a_gpus_batch_grows_with_its_memory_between_bounds():

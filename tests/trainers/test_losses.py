@@ -8,6 +8,7 @@ from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainers import losses
 from trainers.losses import info_nce, mean_pool
@@ -44,6 +45,37 @@ def test_both_readings_of_equation_2_by_hand(embeddings, scope):
         terms.append(-math.log(scores[3 * i] / sum(scores.values())))
     loss, _ = info_nce(queries, documents, torch.arange(4) * 3, 10.0, scope, documents_per_query=3)
     assert loss.item() == pytest.approx(sum(terms) / 4, rel=1e-5)
+
+
+def test_settings_of_torch_that_round_products_reach_neither_logits_nor_gradients():
+    """As `torch_compile` sets TF32 for GPUs, this sets bfloat16 for this CPU, where it has instructions for it."""
+    generator = torch.Generator().manual_seed(0)
+    queries, documents = (
+        F.normalize(torch.randn(64, 256, generator=generator), dim=-1).requires_grad_() for _ in range(2)
+    )
+    expected, _ = info_nce(queries, documents, torch.arange(64))
+    wanted = torch.autograd.grad(expected, (queries, documents))
+    seen = []
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten.mm.default:
+                seen.append((torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision))
+            return function(*args, **(kwargs or {}))
+
+    torch.backends.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = "tf32", "bf16"
+    try:
+        with Products():
+            loss, _ = info_nce(queries, documents, torch.arange(64))
+            found = torch.autograd.grad(loss, (queries, documents))
+        assert seen == [("ieee", "ieee")] * 3
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    finally:
+        torch.backends.fp32_precision = "none"
+        torch.backends.mkldnn.matmul.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "none"
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    for gradient, value in zip(found, wanted, strict=True):
+        torch.testing.assert_close(gradient, value, rtol=1e-5, atol=1e-8)
 
 
 class _Given(SentenceTransformer):
