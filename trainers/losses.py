@@ -127,7 +127,7 @@ class _ExactProducts(torch.autograd.Function):
 
 @contextmanager
 def _exact_products() -> Iterator[None]:
-    kinds = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    kinds: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     rounding = {kind: kind.fp32_precision for kind in kinds if kind.fp32_precision in ("tf32", "bf16")}
     try:
         for kind in rounding:
