@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate.utils import gather_object
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
@@ -27,7 +26,8 @@ from .contrastive_config import ContrastiveConfig
 from .distributed import gather_with_gradient, rank_and_ranks
 from .encoders import require_encoder, require_packing
 from .grad_cache import PackedTexts, backward_through_chunks, encode
-from .losses import LOSS_BYTES, info_nce
+from .losses import LOSS_BYTES, pooled_loss
+from .memory import count_contrastive_step, describe_memory
 from .negatives import have_negatives
 from .record import sources_of_plan
 from .sampling import BatchPlan, EvaluationBatches, TrainBatches
@@ -196,6 +196,17 @@ class ContrastiveTrainer(StepTrainer):
             + f"; equal documents "
             f"{'are masked' if args.mask_duplicate_documents else 'are negatives'}"
             + (f"; at {', '.join(map(str, args.matryoshka_dims))} dimensions" if args.matryoshka_dims else ""),
+            *describe_memory(
+                self,
+                partial(
+                    count_contrastive_step,
+                    cast(Any, self.model).config,
+                    args,
+                    args.world_size,
+                    chunk_tokens=self._chunk_tokens,
+                ),
+                "lower chunk_tokens, which changes no result",
+            ),
         ]
         for source, rows in plan.rows.items():
             prompts, weight = batches.collator.prompts[source], plan.weight(source)
@@ -266,29 +277,18 @@ class ContrastiveTrainer(StepTrainer):
         return loss
 
     def _loss(self, pooled: Tensor, inputs: dict[str, Any], gather: bool) -> tuple[Tensor, Tensor]:
-        """InfoNCE, summed over the Matryoshka dimensions, and the accuracy at the largest of them."""
-        args, count = self.args, inputs["num_queries"]
-        if args.matryoshka_dims:
-            pooled = F.layer_norm(pooled, pooled.shape[-1:])
-        queries, documents = pooled[:count], pooled[count:]
-        per_query = len(documents) // count
-        labels = torch.arange(count, device=pooled.device)
-        if gather:  # not at evaluation, where every rank has whole pools of its own
-            labels = labels + count * rank_and_ranks()[0]
-            documents = gather_with_gradient(documents)
-        results = [
-            info_nce(
-                F.normalize(queries[:, :dim], dim=-1),
-                F.normalize(documents[:, :dim], dim=-1),
-                labels * per_query,
-                args.scale,
-                args.hard_negative_scope,
-                per_query,
-                inputs.get("document_keys"),
-            )
-            for dim in sorted(args.matryoshka_dims or [pooled.shape[-1]], reverse=True)
-        ]
-        return torch.stack([loss for loss, _ in results]).sum(), results[0][1]
+        """As `pooled_loss`; at evaluation nothing is gathered, for every rank has whole pools of its own."""
+        args = self.args
+        return pooled_loss(
+            pooled,
+            inputs["num_queries"],
+            args.scale,
+            args.hard_negative_scope,
+            args.matryoshka_dims,
+            inputs.get("document_keys"),
+            gather_with_gradient if gather else None,
+            rank_and_ranks()[0],
+        )
 
     def prediction_step(
         self,

@@ -1,6 +1,6 @@
 """From token vectors to a contrastive loss: mean pooling and InfoNCE (paper §4.2, Eqs. 1 and 2)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -31,6 +31,51 @@ def mean_pool(hidden: Tensor, lengths: Tensor) -> Tensor:
     sequence = torch.repeat_interleave(lengths, output_size=len(hidden))
     sums = hidden.new_zeros(len(lengths), hidden.shape[-1], dtype=torch.float32)
     return sums.index_add(0, sequence, hidden.float()) / lengths[:, None]
+
+
+def pooled_loss(
+    pooled: Tensor,
+    num_queries: int,
+    scale: float = 50.0,
+    hard_negative_scope: HardNegativeScope = "global",
+    matryoshka_dims: Sequence[int] | None = None,
+    document_keys: Tensor | None = None,
+    gather: Callable[[Tensor], Tensor] | None = None,
+    rank: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """InfoNCE of mean-pooled vectors, summed over the Matryoshka dimensions, and the accuracy at the largest of them.
+
+    Args:
+        pooled: (texts, dim): the queries, then row by row the document and its hard negatives; not normalized.
+        num_queries: of them.
+        scale: as in `info_nce`.
+        hard_negative_scope: likewise.
+        matryoshka_dims: as in `ContrastiveConfig`.
+        document_keys: as in `info_nce`, of all ranks.
+        gather: the documents of all ranks from this rank's; None: this rank's alone are the pool.
+        rank: of this process, whose documents are at its place among those gathered.
+    """
+    if matryoshka_dims:
+        pooled = F.layer_norm(pooled, pooled.shape[-1:])
+    queries, documents = pooled[:num_queries], pooled[num_queries:]
+    per_query = len(documents) // num_queries
+    labels = torch.arange(num_queries, device=pooled.device)
+    if gather is not None:
+        labels = labels + num_queries * rank
+        documents = gather(documents)
+    results = [
+        info_nce(
+            F.normalize(queries[:, :dim], dim=-1),
+            F.normalize(documents[:, :dim], dim=-1),
+            labels * per_query,
+            scale,
+            hard_negative_scope,
+            per_query,
+            document_keys,
+        )
+        for dim in sorted(matryoshka_dims or [pooled.shape[-1]], reverse=True)
+    ]
+    return torch.stack([loss for loss, _ in results]).sum(), results[0][1]
 
 
 def info_nce(

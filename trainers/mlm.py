@@ -3,6 +3,7 @@
 import math
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +21,7 @@ from .arguments import StepArguments, divide_batch
 from .base import StepTrainer, as_sources, weighted_mean
 from .collators import MaskedLMCollator
 from .distributed import rank_and_ranks
+from .memory import count_mlm_step, describe_memory
 from .record import sources_of_plan
 from .sampling import BatchPlan, EvaluationBatches, TrainBatches, permute
 
@@ -186,6 +188,11 @@ class MLMTrainer(StepTrainer):
             *super().describe(),
             f"{batches.plan.batch_size * tokens:,} tokens a step, {self.args.mlm_probability:.0%} masked, "
             f"attention {where}",
+            *describe_memory(
+                self,
+                partial(count_mlm_step, cast(Any, self.model).config, self.args, tokens, self.args.world_size),
+                "lower per_device_train_batch_size, which changes no result",
+            ),
             *([] if self._peak is None else [f"peak {self._peak / 1e12:,.3g} TFLOP/s of all ranks, {source}"]),
         ]
 

@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 from nomic_bert import NomicBertForMaskedLM
 from trainers import MLMConfig
+from trainers.memory import count_mlm_step, half_precision_of, memory_line
 from trainers.sampling import BatchPlan
-
-_STATE_BYTES = 16  # of a parameter: weight, gradient and AdamW's two moments, in float32
 
 
 class BlockCounts(NamedTuple):
@@ -40,8 +39,7 @@ def describe_blocks(blocks: BlockCounts, args: MLMConfig, model: NomicBertForMas
     steps = plan.steps_per_epoch
     total = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    micro_batch = share * blocks.tokens
-    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+    precision = str(half_precision_of(args) or "float32").removeprefix("torch.")
     return "\n".join(
         [
             f"{blocks.train:,} blocks of {blocks.tokens:,} tokens, {blocks.train * blocks.tokens:,} tokens an epoch; "
@@ -50,8 +48,7 @@ def describe_blocks(blocks: BlockCounts, args: MLMConfig, model: NomicBertForMas
             f"accumulated x {share:,} blocks",
             f"{total:,} steps, {steps:,} an epoch; {args.get_warmup_steps(total):,} warm up to a learning rate of "
             f"{args.learning_rate:g}",
-            f"memory of a device: {parameters * _STATE_BYTES / 2**30:.2f} GiB for {parameters:,} parameters with "
-            f"gradients and AdamW; activations of {micro_batch:,} tokens in {precision}, of which about "
-            f"{micro_batch * args.mlm_probability:,.0f} are predicted",
+            f"{parameters:,} parameters, {share * blocks.tokens:,} tokens at once in {precision}; "
+            + memory_line(count_mlm_step(model.config, args, blocks.tokens, ranks)),
         ]
     )

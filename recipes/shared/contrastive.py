@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from curation.layouts import has_negatives, layout_of, unknown_layout
 from curation.sources import Source, is_hub_id, open_pairs
 from evaluation.evaluators import EvaluatorSettings, build_evaluator
-from nomic_bert import NomicBertModel
+from nomic_bert import NomicBertConfig, NomicBertModel
 from nomic_bert.checkpoint_files import require_checkpoint
 from nomic_bert.embedder import embedder_around, save_embedder
 from nomic_bert.prompts import prefix_text
@@ -74,7 +75,9 @@ def _train(recipe: ContrastiveArguments, args: ContrastiveConfig, *, with_negati
         require_checkpoint(recipe.model_name_or_path)
         tokenizer = open_tokenizer(recipe.model_name_or_path)
         if recipe.dry_run:
-            print(describe_mixture(sources, args, tokenizer))
+            dropout: Any = dropout_settings(recipe.dropout)
+            config = NomicBertConfig.from_pretrained(recipe.model_name_or_path, **dropout)
+            print(describe_mixture(sources, args, tokenizer, config))
             return None
         pairs = {source.name: open_pairs(source) for source in sources}  # one rank copies, the others wait: no barrier
         trainer = ContrastiveTrainer(

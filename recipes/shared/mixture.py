@@ -7,14 +7,21 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from curation.sources import Preview, Source, preview
+from nomic_bert import NomicBertConfig
 from trainers import ContrastiveConfig
+from trainers.memory import CHUNK_TOKENS, count_contrastive_step, memory_line
 from trainers.sampling import BatchPlan
 
 _SAMPLE = 200  # rows of a source whose texts are measured
 _HEADER = ["source", "rows", "weight", "batches", "rows left out", "prefixes", "query tokens", "document tokens", "cut"]
 
 
-def describe_mixture(sources: Sequence[Source], args: ContrastiveConfig, tokenizer: PreTrainedTokenizerBase) -> str:
+def describe_mixture(
+    sources: Sequence[Source],
+    args: ContrastiveConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    config: NomicBertConfig | None = None,
+) -> str:
     """A table of the sources, and the steps that they make; nothing is downloaded but a few rows of each.
 
     Token lengths are the median and the 95th percentile over a sample, prefix and special tokens included, and `cut`
@@ -25,6 +32,7 @@ def describe_mixture(sources: Sequence[Source], args: ContrastiveConfig, tokeniz
         sources: of the mixture.
         args: the stage's settings, with the prompts of all sources.
         tokenizer: of the model to be trained.
+        config: of the model, for an estimate of a GPU's memory; None: there is none.
 
     Raises:
         ValueError: a source is smaller than a global batch, or the hub does not tell its rows.
@@ -43,7 +51,11 @@ def describe_mixture(sources: Sequence[Source], args: ContrastiveConfig, tokeniz
             paper = source.paper_rows
             row += [f"{paper:,}", f"{paper // plan.batch_size:,}"] if paper else ["", ""]
         rows.append(row)
-    return "\n".join([*_aligned(rows), "", *_totals(sources, plan, args)])
+    memory = []
+    if config is not None:
+        count = count_contrastive_step(config, args, args.world_size)
+        memory = [memory_line(count, args.chunk_tokens or CHUNK_TOKENS)]
+    return "\n".join([*_aligned(rows), "", *_totals(sources, plan, args), *memory])
 
 
 def _row(

