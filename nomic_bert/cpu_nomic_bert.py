@@ -1,13 +1,22 @@
-"""How a CPU computes where nothing is trained: products by oneDNN, and so many tokens at once as its caches hold."""
+"""How a CPU computes. Without training: products by oneDNN, and so many tokens at once as its caches hold.
+
+In training: rotary embedding in one pass, and attention in the precision whose backward pass is the faster.
+"""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .unpadding_nomic_bert import exports
+from .unpadding_nomic_bert import Sequences, exports
 
 # Tokens at once: whole sequences by all layers, and of a longer one SwiGLU.
 CPU_ROW, CPU_CHUNK = 2_048, 1_024
 _ONEDNN_WORTH = 65_536  # values of a weight: with so few, oneDNN takes longer to begin than it saves
+# Tokens of the longest sequence up to which SDPA is faster in float32. In bfloat16 its backward pass takes several
+# times as long on sequences of 48 tokens, as long on 256, and half as long on 1,024.
+_SHORT = 192
+
 _HAS_ONEDNN = (  # both are in every build for x86 CPUs, where torch multiplies float32 matrices by MKL
     torch.backends.mkl.is_available()
     and torch.backends.mkldnn.is_available()
@@ -57,3 +66,62 @@ def _suits_onednn(linear: nn.Module, hidden: Tensor) -> bool:
         and linear.weight.device.type == "cpu"
         and hidden.dtype == linear.weight.dtype == torch.float32
     )
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this CPU multiplies matrices in bfloat16 by instructions of its own (AVX512-BF16 or AMX)."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not tell
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def trains_on_cpu(module: nn.Module, hidden: Tensor) -> bool:
+    """Whether a pass belongs to training on a CPU, as GradCache's without gradients does, and nothing traces it."""
+    traced = exports() or torch.compiler.is_compiling()
+    return hidden.device.type == "cpu" and module.training and not traced
+
+
+def rotate_for_training(projected: Tensor, cos: Tensor, sin: Tensor, sequences: Sequences | None) -> Tensor:
+    """Rotary embedding of the queries and keys in a fused projection, as `rotary_nomic_bert.apply_rotary`.
+
+    It takes half of its time, for no gradient of a slice is padded with zeros, and only the tables are kept for the
+    backward pass.
+
+    Args:
+        projected: queries, keys and values (batch, tokens, 3, heads, head_dim).
+        cos: (batch, tokens, head_dim / 2) in float32, as `sin`.
+        sin: as `cos`.
+        sequences: of a packed row, whose lengths decide on the precision; None: a padded batch.
+
+    Returns:
+        The same shape, in float32 where attention is faster in it.
+    """
+    short = sequences is not None and sequences.max_length <= _SHORT
+    dtype = torch.float32 if short and projected.dtype == torch.bfloat16 else projected.dtype
+    rotated: Tensor = _Rotation.apply(projected, cos, sin, dtype)
+    return rotated
+
+
+class _Rotation(torch.autograd.Function):
+    """The backward pass of a rotation is the rotation back."""
+
+    @staticmethod
+    def forward(projected: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
+        rotated = torch.empty(projected.shape, dtype=dtype)
+        rotated[:, :, 2] = projected[:, :, 2]
+        cos, sin = cos[:, :, None, None], sin[:, :, None, None]
+        first, second = projected[:, :, :2].chunk(2, dim=-1)
+        to_first, to_second = rotated[:, :, :2].chunk(2, dim=-1)
+        to_first.copy_((first * cos).sub_(second * sin))  # in float32, as the tables are
+        to_second.copy_((second * cos).add_(first * sin))
+        return rotated
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        projected, cos, sin, _ = inputs
+        ctx.save_for_backward(cos, sin)
+        ctx.dtype = projected.dtype
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        cos, sin = ctx.saved_tensors
+        return _Rotation.apply(gradient, cos, -sin, ctx.dtype), None, None, None

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration_nomic_bert import NomicBertConfig
-from .cpu_nomic_bert import CPU_CHUNK, CPU_ROW, is_cpu_inference, linear_map
+from .cpu_nomic_bert import CPU_CHUNK, CPU_ROW, is_cpu_inference, linear_map, rotate_for_training, trains_on_cpu
 from .rotary_nomic_bert import apply_rotary
 from .unpadding_nomic_bert import Layout, Sequences, packed_attention, padded_attention
 
@@ -58,8 +58,11 @@ class NomicBertAttention(nn.Module):
         """(batch, tokens, hidden) -> the same, and where attention is eager, its probabilities."""
         heads, head_dim = self.config.num_attention_heads, self.config.head_dim
         projected = linear_map(self.Wqkv, hidden).unflatten(-1, (3, heads, head_dim))
-        query, key = apply_rotary(projected[:, :, :2], *rotary).unbind(2)
-        value = projected[:, :, 2]
+        if trains_on_cpu(self, hidden):
+            query, key, value = rotate_for_training(projected, *rotary, sequences).unbind(2)
+        else:
+            query, key = apply_rotary(projected[:, :, :2], *rotary).unbind(2)
+            value = projected[:, :, 2]
         dropout = self.dropout_probability
         if sequences is not None:
             attended, probabilities = packed_attention(self, query, key, value, sequences, dropout), None

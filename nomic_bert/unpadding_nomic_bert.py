@@ -377,7 +377,8 @@ def packed_attention(
     if _varlen_serves(query, dropout, len(sequences.lengths)):
         attended = varlen_attn(query[0], key[0], value[0], offsets, offsets, longest, longest)
         return cast(Tensor, attended)[None]
-    return _sdpa_by_runs(query[0], key[0], value[0], sequences, dropout)[None]
+    with torch.autocast("cpu", enabled=False):  # it would round what training left in float32
+        return _sdpa_by_runs(query[0], key[0], value[0], sequences, dropout)[None]
 
 
 def _sdpa_by_runs(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, dropout: float) -> Tensor:

@@ -201,7 +201,8 @@ class StepTrainer(SafeTrainer):
             f"{total:,} steps, {steps:,} an epoch; warmup {args.get_warmup_steps(total):,} steps to learning rate "
             f"{args.learning_rate:g}, then {SchedulerType(args.lr_scheduler_type).value}",
             *(["layers compiled by torch"] if args.compiles else []),
-            ", ".join(
+            f"precision {record.precision_name(self.accelerator.mixed_precision, cast(nn.Module, self.model))}, "
+            + ", ".join(
                 f"{name.replace('_', ' ')} {value:g}" for name, value in record.dropout_facts(self.model).items()
             ),
         ]
