@@ -97,6 +97,7 @@ class OpenVINOEncoder(nn.Module):
                 "ENABLE_CPU_PINNING": False,  # else several processes would share one core
             },
         )
+        self._unscaled = inverse_frequencies(self.config, torch.ones(1)).numpy()
         self._of_thread = threading.local()
 
     @property
@@ -176,10 +177,12 @@ class OpenVINOEncoder(nn.Module):
         real = texts >= 0
         padded = np.zeros_like(positions)
         padded[real] = ids
-        every = torch.tensor([length for row in rows for length in row])
-        frequencies = inverse_frequencies(self.config, every)[torch.from_numpy(texts.clip(min=0))]
+        every = [length for row in rows for length in row]
+        frequencies = self._unscaled  # to the trained length they are the same for all
+        if max(every) > self.config.max_trained_positions:
+            frequencies = inverse_frequencies(self.config, torch.tensor(every)).numpy()[texts.clip(min=0)]
         # not torch's cosine, whose threads would go on spinning beside OpenVINO's
-        angles = (positions[..., None] * frequencies.numpy()).astype(np.float32)[:, None]
+        angles = (positions[..., None] * frequencies).astype(np.float32)[:, None]
         attends = real[:, None] if max(map(len, rows)) == 1 else texts[:, :, None] == texts[:, None]
         mask = np.where(attends[:, None], np.float32(0), np.float32(_AWAY))
         inputs = {"input_ids": padded, "cos": np.cos(angles), "sin": np.sin(angles), "mask": mask}
