@@ -27,7 +27,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint docs crash gpu gpu-train readers clean
+.PHONY: help quickstart test tests lint style types docs crash gpu gpu-train readers clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -35,13 +35,21 @@ help:  ## list the targets
 quickstart: $(VENV)/.installed-quickstart  ## train, evaluate and search with a small model (about 13 minutes on 2 cores)
 	$(BIN)/python recipes/quickstart.py $(ARGS)
 
-test: lint  ## lint, types and every test that needs no GPU
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+# The types beside the tests: mypy takes a minute and a half when it has no cache.
+test: style  ## lint, types and every test that needs no GPU
+	$(MAKE) --jobs 2 --no-print-directory types tests
 
-lint: $(VENV)/.installed-test  ## ruff (rules and format) and mypy
+lint: style types  ## ruff (rules and format) and mypy
+
+style: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+
+types: $(VENV)/.installed-test
 	$(BIN)/python -m mypy
+
+tests: $(VENV)/.installed-test
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 docs: $(VENV)/.installed-test  ## build the documentation into outputs/site, strict about dead links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

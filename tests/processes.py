@@ -33,6 +33,15 @@ _SERVER = multiprocessing.get_context("forkserver")
 _TIME_LIMIT = 240  # seconds
 
 Program = Path | str | Callable[..., Any]
+_STARTED: list["Forked"] = []
+
+
+@atexit.register
+def _kill_what_runs() -> None:
+    """What a failed test left behind: multiprocessing, whose own function comes after this one, would wait for it."""
+    for process in _STARTED:
+        if not process.has_ended:
+            process.kill()
 
 
 class Forked:
@@ -70,6 +79,7 @@ class Forked:
             if threads is not None:
                 os.environ["OMP_NUM_THREADS"] = threads
         self.pid: int = self._process.pid  # type: ignore[assignment]
+        _STARTED.append(self)
 
     @property
     def printed(self) -> str:
