@@ -125,9 +125,17 @@ def describe_memory(trainer: Any, count: Callable[..., GPUCount], remedy: str) -
         count: called with the compute capability.
         remedy: what to change if it is too much.
     """
-    args, kind = trainer.args, type(trainer.accelerator.unwrap_model(trainer.model))
-    counted = kind in (NomicBertForMaskedLM, NomicBertModel) and not args.gradient_checkpointing
-    if args.device.type != "cuda" or not counted or trainer.is_deepspeed_enabled:
+    args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
+    counted = (
+        args.device.type == "cuda"
+        and type(model) in (NomicBertForMaskedLM, NomicBertModel)
+        and model.dtype == torch.float32
+        and model.config._attn_implementation == "sdpa"
+        and args.optim.startswith("adamw_torch")
+        and not args.gradient_checkpointing
+        and not trainer.is_deepspeed_enabled
+    )
+    if not counted:
         return []
     found = count(capability=torch.cuda.get_device_capability(args.device))
     total = torch.cuda.get_device_properties(args.device).total_memory

@@ -56,9 +56,10 @@ def read(name):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONFIGS)))
 def test_every_key_of_every_config_exists(file):
-    argv = ["--config", str(file)]
-    if file.parent.name == "smoke":
-        argv = ["--config", str(file.parents[1] / file.name), *argv]
+    layers = [file]
+    while layers[0].parent.name in ("smoke", "gpu"):  # laid over the file of that name in the folder above
+        layers.insert(0, layers[0].parents[1] / file.name)
+    argv = [word for layer in layers if layer.exists() for word in ("--config", str(layer))]
     if file.parent != CONFIGS:
         argv += GIVEN[file.stem]
     if file.stem.startswith(("stage", "finetune", "matryoshka")):

@@ -1,6 +1,7 @@
 """The count of a step on meta tensors is what a CPU allocates for the same step of the trainers."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
-from nomic_bert import NomicBertModel
+from nomic_bert import NomicBertModel, cpu_nomic_bert, layers_nomic_bert
 from nomic_bert.gpu_count import count_encoding, counting_gpu
 from tests.trainers import toys
 from trainers import memory
@@ -17,6 +18,12 @@ from trainers.memory import count_contrastive_step, count_mlm_step
 
 WIDE = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 4, "max_trained_positions": 256}
 LENGTH = 32
+
+
+@pytest.fixture(autouse=True)
+def a_cpu_computes_as_a_gpu(monkeypatch):
+    monkeypatch.setattr(cpu_nomic_bert, "_SHORT", 0)  # attention over short texts stays in bfloat16
+    monkeypatch.setattr(layers_nomic_bert, "trains_on_cpu", lambda *_: False, raising=False)
 
 
 def allocated_at_once(work):
@@ -64,6 +71,21 @@ def test_contrastive_training_takes_what_was_counted(tmp_path, chunks, bf16):
     found = allocated_at_once(trainer.train)
     counted = count_contrastive_step(model.config, trainer.args)
     assert found == pytest.approx(counted.peak - weight_bytes(trainer), rel=0.05)
+
+
+def test_a_run_on_a_gpu_says_what_it_takes(tmp_path, monkeypatch):
+    trainer = toys.mlm_trainer(tmp_path, toys.mlm(**WIDE), toys.blocks(8))
+    assert not [line for line in trainer.describe() if "memory" in line], "a CPU"
+    monkeypatch.setattr(type(trainer.args), "device", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    size = SimpleNamespace(total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: size)
+    (line,) = [line for line in trainer.describe() if "memory" in line]
+    assert line.startswith("estimated peak memory of a GPU: 0.0 GiB") and line.endswith("this one has 80.0 GiB")
+    size.total_memory = 1000
+    assert "lower per_device_train_batch_size" in "".join(trainer.describe())
+    trainer.model.half()
+    assert not [line for line in trainer.describe() if "memory" in line], "weights that are not counted"
 
 
 def test_encoding_takes_what_was_counted():
