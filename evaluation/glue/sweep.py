@@ -24,9 +24,8 @@ from evaluation.glue.results import BENCHMARK, SETTINGS
 from evaluation.glue.settings import begin_directory, versions
 from evaluation.glue.starts import RunFiles, Start
 from evaluation.glue.tasks import GLUE
-from evaluation.glue.training import encode_split, fine_tune
+from evaluation.glue.training import encode_split, fine_tune, open_classifier_tokenizer
 from nomic_bert.identity import weights_hash
-from nomic_bert.tokenizer_files import open_tokenizer
 from textfiles.atomic import atomic_directory, read_json, write_json
 from textfiles.locks import try_lock
 
@@ -198,7 +197,7 @@ class Sweep:
 
     @functools.cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        return open_tokenizer(self.tokenizer or self.model)
+        return open_classifier_tokenizer(self.model, self.tokenizer, trust_remote_code=self.trust_remote_code)
 
     def _splits(self, task: str) -> dict[str, Dataset]:
         """Encoded splits of a task, kept until those of another task are needed."""

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
     EvalPrediction,
@@ -33,6 +34,7 @@ from evaluation.glue.data import Split
 from evaluation.glue.metrics import score_logits
 from evaluation.glue.protocol import Protocol, RunSettings
 from evaluation.glue.tasks import GLUE, GlueTask
+from nomic_bert.tokenizer_files import open_tokenizer
 
 _EVAL_BATCH_SIZE = 64  # ours: no score depends on it
 
@@ -41,6 +43,26 @@ def encode_split(split: Split, tokenizer: PreTrainedTokenizerBase, max_seq_lengt
     """Token ids, token types and `labels` of a split, unpadded; of two texts the longer is truncated until both fit."""
     encoded = tokenizer(*split.texts, truncation=True, max_length=max_seq_length)
     return Dataset.from_dict({**encoded, "labels": split.targets})
+
+
+def open_classifier_tokenizer(
+    checkpoint: str, tokenizer: str | None = None, *, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint, which gives token types to a model that tells two texts apart by them.
+
+    transformers 5 gives token types only where the tokenizer's files say so, which not every BERT-like checkpoint's do.
+
+    Args:
+        checkpoint: directory or hub name.
+        tokenizer: likewise; None: the checkpoint's own.
+        trust_remote_code: whether to run the code of the checkpoint's repository.
+    """
+    opened = open_tokenizer(tokenizer or checkpoint)
+    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
+    names = opened.model_input_names
+    if (getattr(config, "type_vocab_size", None) or 0) > 1 and "token_type_ids" not in names:
+        opened.model_input_names = [*names, "token_type_ids"]
+    return opened
 
 
 def load_classifier(checkpoint: str, task: GlueTask, *, trust_remote_code: bool = False) -> PreTrainedModel:
