@@ -121,6 +121,29 @@ def _outcome(one: ProgramResult) -> tuple[str, str, str]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LibraryResult:
+    """A library that embeds with a published directory, by the line that docs/use.md has for it.
+
+    Attributes:
+        library: name for people.
+        versions: package -> version; empty: it could not be installed.
+        differences: name of a prompt -> largest difference of a component from `encode` with that prompt; "similarity":
+            of what a database finds between a query and a document.
+        failure: why there are no differences; None: it ran.
+    """
+
+    library: str
+    versions: Mapping[str, str]
+    differences: Mapping[str, float]
+    failure: str | None = None
+
+    @property
+    def is_as_expected(self) -> bool:
+        """Whether its embeddings are those of the text with its prefix, but for the rounding of float32."""
+        return bool(self.differences) and all(found <= 1e-5 for found in self.differences.values())
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelTests:
     """transformers' common model tests, run on the classes of `nomic_bert`.
 
@@ -147,10 +170,12 @@ class ReaderResults:
 
     Attributes:
         directories: "bert", "quickstart", "matryoshka" -> the run on such a directory.
+        libraries: in the order of the page.
         model_tests: None: they were not run.
     """
 
     directories: Mapping[str, ProgramResults]
+    libraries: Sequence[LibraryResult] = ()
     model_tests: ModelTests | None = None
 
 
@@ -163,8 +188,9 @@ def read_results(file: Path = RESULTS_FILE) -> ReaderResults | None:
         key: ProgramResults(**{**run, "programs": [ProgramResult.from_json(one) for one in run["programs"]]})
         for key, run in content["directories"].items()
     }
-    tests = content["model_tests"]
-    return ReaderResults(directories=directories, model_tests=None if tests is None else ModelTests(**tests))
+    libraries = [LibraryResult(**one) for one in content["libraries"]]
+    tests = None if content["model_tests"] is None else ModelTests(**content["model_tests"])
+    return ReaderResults(directories=directories, libraries=libraries, model_tests=tests)
 
 
 def write_results(results: ReaderResults, file: Path = RESULTS_FILE) -> None:

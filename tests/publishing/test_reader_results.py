@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from publishing.reader_results import (
+    LibraryResult,
     ModelTests,
     ProgramResult,
     ProgramResults,
@@ -13,6 +14,7 @@ from publishing.reader_results import (
     write_results,
 )
 from tests.readers.directories import DIRECTORIES
+from tests.readers.libraries import TRIED
 from tests.readers.programs import AUTHORS, PROGRAMS
 from tests.readers.run import PAGE, directory_programs, results_page
 
@@ -72,10 +74,30 @@ def test_the_oldest_version_is_of_a_program_that_agreed_to_the_last_length():
     assert ProgramResults(date="", hardware="", model="", programs=programs).oldest("transformers") == "4.41.2"
 
 
+def test_a_library_is_as_expected_if_its_embeddings_are_those_of_the_text_with_its_prefix():
+    def library(differences, **changes):
+        return LibraryResult(library="library", versions={"library": "1"}, differences=differences, **changes)
+
+    good = library({"document": 1e-8, "query": 2e-8})
+    no_prefix = library({"document": 1e-8, "query": 0.1})
+    failed = library({}, failure="KeyError")
+    assert [one.is_as_expected for one in (good, no_prefix, failed)] == [True, False, False]
+    page = results_page(ReaderResults(directories={}, libraries=[good, failed]))
+    assert "document 1e-08, query 2e-08" in page and "did not run: KeyError" in page
+
+
+def test_each_library_has_lines_to_run_in_the_guide():
+    for library in TRIED:
+        assert library.lines
+        for line in library.lines:
+            compile(line, library.name, "eval")
+
+
 def test_results_are_read_as_they_were_written(tmp_path):
     run = ProgramResults(date="d", hardware="h", model="m", programs=[a_result({12: 1e-7}, {12: 2e-7})])
     tests = ModelTests(version="5", passed=2, failed=1, skipped=0, differences={"test_a": "b"}, surprises=["test_a"])
-    results = ReaderResults(directories={"bert": run}, model_tests=tests)
+    libraries = [LibraryResult(library="l", versions={"l": "1"}, differences={"document": 1e-8})]
+    results = ReaderResults(directories={"bert": run}, libraries=libraries, model_tests=tests)
     write_results(results, tmp_path / "readers.json")
     assert read_results(tmp_path / "readers.json") == results
     assert read_results(tmp_path / "absent.json") is None
@@ -89,14 +111,17 @@ def test_the_page_is_made_from_the_figures():
 
 def test_published_results_are_whole_and_as_expected():
     results = read_results()
-    assert results is not None
-    published = [directory for directory in DIRECTORIES if directory.key in results.directories]
-    assert published and published[0] is DIRECTORIES[0]
-    for directory in published:
+    assert results is not None and results.model_tests is not None
+    assert [*results.directories] == [directory.key for directory in DIRECTORIES]
+    for directory in DIRECTORIES:
         run = results.directories[directory.key]
         assert [one.program for one in run.programs] == [program.name for program in directory_programs(directory)]
+        for one, program in zip(run.programs, directory_programs(directory), strict=True):
+            assert one.versions[program.packages[0]].split("+")[0] == program.label.rpartition(" ")[2]
         assert [one for one in run.programs if not one.is_as_expected] == []
-    assert results.model_tests is None or not results.model_tests.surprises
+    assert [one.library for one in results.libraries] == [library.name for library in TRIED]
+    assert [one for one in results.libraries if not one.is_as_expected] == []
+    assert results.model_tests.surprises == []
 
 
 def test_known_refusals_name_programs_that_there_are():

@@ -16,6 +16,12 @@ _NODE_LLAMA = ("node-llama-cpp@3.21.1",)
 _LLAMA_CONVERTER = (_TORCH, "numpy<2", "transformers==4.57.6", "sentencepiece", "protobuf<6", "pyyaml", "requests")
 # Beside what transformers' own model tests import.
 MODEL_TESTS = (*_NEW, "parameterized==0.9.0", "pytest", "accelerate", "datasets", "safetensors", "pillow")
+# The libraries of docs/use.md that embed by sentence-transformers; they agree on versions, so one environment has all.
+LIBRARIES = (
+    *_NEW, "langchain-huggingface==1.2.3", "llama-index-embeddings-huggingface==0.8.0", "haystack-ai==3.4.1",
+    "sentence-transformers-haystack==2.0.0", "bertopic==0.17.4", "chromadb==1.5.9", "lancedb==0.40.0",
+    "qdrant-client==1.20.0",
+)  # fmt: skip
 
 _ROUNDING = 1e-5  # of float32
 

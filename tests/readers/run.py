@@ -22,7 +22,14 @@ from pathlib import Path
 
 import numpy as np
 
-from publishing.reader_results import ModelTests, ProgramResult, ProgramResults, ReaderResults, write_results
+from publishing.reader_results import (
+    LibraryResult,
+    ModelTests,
+    ProgramResult,
+    ProgramResults,
+    ReaderResults,
+    write_results,
+)
 from textfiles.atomic import read_json, write_json
 from textfiles.markdown import render_page, table
 
@@ -37,6 +44,7 @@ from .environments import (
     without_secrets,
 )
 from .job import cut_job, prepare_job
+from .libraries import PAGE_OF_LINES, TRIED, try_library
 from .programs import AUTHORS, MODEL_TESTS, PROGRAMS, Program
 
 _HERE = Path(__file__).parent
@@ -66,15 +74,17 @@ def main(argv: list[str]) -> int:
     chosen = [one for one in DIRECTORIES if not args.directories or one.key in args.directories]
     directories = chosen if args.model is None else [_own_directory(args.model)]
     runs = {directory.key: try_directory(directory, output, args) for directory in directories}
+    libraries = try_libraries(output, args) if DIRECTORIES[0] in directories else []
     model_tests = None if args.model is not None else try_model_tests(output, args)
     for directory in directories:
         print(f"\nA model of {directory.description}:\n")
         print(table(ProgramResults.header, runs[directory.key].rows(), numbers=3))
     if args.publish:
-        results = ReaderResults(directories=runs, model_tests=model_tests)
+        results = ReaderResults(directories=runs, libraries=libraries, model_tests=model_tests)
         write_results(results)
         PAGE.write_text(results_page(results), encoding="utf-8")
     wrong = [f"{one.program} {one.versions}" for run in runs.values() for one in run.programs if not one.is_as_expected]
+    wrong += [f"{one.library} {one.versions}" for one in libraries if not one.is_as_expected]
     wrong += [] if model_tests is None else model_tests.surprises
     if wrong:
         print("\nNot as expected:", *wrong, sep="\n  ")
@@ -148,7 +158,8 @@ def try_program(
                 _convert_for_llama_cpp(job / "model", scratch, environment, environments, program)
             found = _run(program, environment, scratch)
         except (NotInstalled, RuntimeError) as error:
-            return ProgramResult(**nothing, versions=versions, failure=str(error))
+            failure = str(error).replace(str((job / "model").resolve()), "DIR")  # pages name no machine's folders
+            return ProgramResult(**nothing, versions=versions, failure=failure)
     expected = np.load(job / "expected.npy")
     alone = {length: _difference(found["alone"][n], expected[n]) for n, length in enumerate(tokens)}
     together: dict[int, float] = {}
@@ -157,6 +168,26 @@ def try_program(
             together[tokens[n]] = max(together.get(tokens[n], 0.0), _difference(embedding, expected[n]))
     seen = {"alone": alone, "together": together, "precision": found.get("precision")}
     return ProgramResult(**{**nothing, **seen}, versions=versions)
+
+
+def try_libraries(output: Path, args: argparse.Namespace) -> list[LibraryResult]:
+    """The lines of docs/use.md on the usual directory; those that have a result are not run again."""
+    model, kept = output / DIRECTORIES[0].key / "job" / "model", output / "libraries"
+    newest = max(path.stat().st_mtime for path in (PAGE_OF_LINES, _HERE / "read_library.py", model / "config.json"))
+    kept.mkdir(exist_ok=True)
+    found = []
+    for library in TRIED:
+        file = kept / f"{library.key}.json"
+        is_known = file.is_file() and file.stat().st_mtime > newest
+        known = LibraryResult(**read_json(file, "Remove it.")) if is_known else None
+        wanted = not args.only or any(word in " ".join((library.name, *library.packages)) for word in args.only)
+        if wanted and (known is None or not known.is_as_expected):
+            print(f"docs/use.md: {library.name}", flush=True)
+            known = try_library(library, model, output / "environments", _call)
+            print(f"  {known.failure or known.differences}", flush=True)
+            write_json(file, asdict(known))
+        found += [] if known is None else [known]
+    return found
 
 
 def try_model_tests(output: Path, args: argparse.Namespace) -> ModelTests | None:
