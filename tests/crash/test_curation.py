@@ -1,4 +1,4 @@
-"""From raw rows to training files: each step killed wherever it touches the file system, and its files damaged."""
+"""From raw rows to training files, vectors and a map: each step killed where it touches the disk, its files damaged."""
 
 import json
 import random
@@ -104,6 +104,12 @@ CASES = [
         says_finished="holds an audit already",
     ),
 ]
+MAP = Case(
+    "map",
+    "recipes/map.py",
+    ("--model_name_or_path", "model", "--texts", "corpus.jsonl.gz", "--output_dir", "outputs"),
+    prepare_vectors,
+)
 COPY = "a copy of the rows is as large as they are, and is read as memory: only its ends are checked"
 every_step = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -112,6 +118,12 @@ every_step = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @every_step
 def test_a_step_ends_with_the_same_files_wherever_it_was_killed(tmp_path, case):
     assert_survives(case, tmp_path)
+
+
+@pytest.mark.crash
+def test_a_map_is_the_same_wherever_the_command_was_killed(tmp_path):
+    """A finished one is not read again, so there are no damages to notice."""
+    assert_survives(MAP, tmp_path)
 
 
 @pytest.mark.crash
