@@ -10,7 +10,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_nomic_bert import NomicBertConfig
 
-_LOGITS_AT_ONCE, _LOGITS_AT_ONCE_ON_CPU = 2**27, 2**24
+_LOGITS_AT_ONCE, _LOGITS_AT_ONCE_ON_CPU = 2**27, 2**22
 
 
 @dataclass
@@ -97,8 +97,7 @@ class SummedLinearCrossEntropy(torch.autograd.Function):
         if torch.is_autocast_enabled(device):
             hidden, weight = (each.to(torch.get_autocast_dtype(device)) for each in (hidden, weight))
         total, hits = hidden.new_zeros((), dtype=torch.float32), targets.new_zeros(())
-        to_hidden = torch.empty_like(hidden) if differentiable else None
-        to_weight = torch.zeros_like(weight, dtype=torch.float32) if differentiable else None
+        to_hidden, to_weight = torch.empty_like(hidden), None
         tokens = max(1, (_LOGITS_AT_ONCE_ON_CPU if device == "cpu" else _LOGITS_AT_ONCE) // len(weight))
         with torch.autocast(device, enabled=False):
             for start in range(0, len(hidden), tokens):
@@ -107,24 +106,31 @@ class SummedLinearCrossEntropy(torch.autograd.Function):
                 hits += (logits.argmax(dim=-1, keepdim=True) == wanted).sum()
                 log_probabilities = F.log_softmax(logits, dim=-1, dtype=torch.float32)
                 total -= log_probabilities.gather(1, wanted).sum()
-                if to_hidden is None or to_weight is None:
+                if not differentiable:
                     continue
                 slope = log_probabilities.exp_()  # probabilities, less 1 at the targets
                 slope.scatter_add_(1, wanted, slope.new_full(wanted.shape, -1.0))
                 slope = slope.to(logits.dtype)
                 torch.mm(slope, weight, out=to_hidden[start : start + tokens])
-                if slope.dtype == to_weight.dtype:
+                if to_weight is None:
+                    to_weight = (slope.T @ part).float()
+                elif slope.dtype == to_weight.dtype:
                     to_weight.addmm_(slope.T, part)
                 else:
                     to_weight += slope.T @ part
-        ctx.save_for_backward(to_hidden, to_weight)
+        if to_weight is None:
+            to_weight = torch.zeros_like(weight) if differentiable else weight.new_zeros(())
+        ctx.kept = [to_hidden, to_weight]  # no input and no output: autograd need not watch over them
         ctx.mark_non_differentiable(hits)
         return total, hits
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
         """The kept gradients times that of the sum, in their own buffers, so there is no second backward."""
-        to_hidden, to_weight = ctx.saved_tensors
+        if not ctx.kept:
+            raise RuntimeError("The loss was differentiated before; its gradients are no longer there.")
+        to_hidden, to_weight = ctx.kept
+        ctx.kept = []  # so that the optimizer's gradients can be these buffers, not copies
         of_hidden, of_weight = ctx.types
         return to_hidden.mul_(gradient).to(of_hidden), to_weight.mul_(gradient).to(of_weight), None, None
 
