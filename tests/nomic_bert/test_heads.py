@@ -128,7 +128,9 @@ def test_masked_lm_gradients_are_those_of_cross_entropy_over_all_logits(tiny_con
         found = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
         for gradient, value in zip(found, expected, strict=True):
             assert_close(gradient, value, 1e-6)
-        with pytest.raises(RuntimeError, match="modified by an inplace operation|differentiated before"):  # never a wrong one in silence
+        with pytest.raises(
+            RuntimeError, match="modified by an inplace operation|differentiated before"
+        ):  # never a wrong one in silence
             loss.backward()
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nomic_bert import NomicBertConfig
 from nomic_bert.rotary_nomic_bert import apply_rotary, inverse_frequencies, rotary_tables
@@ -73,3 +74,43 @@ def test_tables_stay_in_float32_under_half_precision():
     cos, sin = rotary_tables(torch.ones(1, 1, D // 2), torch.tensor([[5]]))
     assert cos.dtype == sin.dtype == torch.float32
     assert apply_rotary(torch.ones(1, 1, D, dtype=torch.bfloat16), cos, sin).dtype == torch.bfloat16
+
+
+class Kernels(TorchDispatchMode):
+    """Operations that compute, and the bytes of what they make; views and memory that is only taken do not count."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if not (function.is_view or function.overloadpacket.__name__.startswith(("empty", "detach"))):
+            self.count += 1
+            self.bytes += result.nbytes
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rotation_and_its_gradients_are_those_of_the_formula_in_four_kernels(dtype):
+    """On the queries and keys of one projection, as a layer has them; the gradient's gradient too."""
+    torch.manual_seed(0)
+    cos, sin = rotary_tables(inverse_frequencies(config(), torch.tensor([9])), torch.arange(9)[None])
+    projection = torch.randn(1, 9, 3, 2, D).to(dtype).requires_grad_()
+    exact = projection.detach().double().requires_grad_()
+    with Kernels() as forward:
+        found = apply_rotary(projection[:, :, :2], cos, sin)
+    assert forward.count == 4 and forward.bytes == found.numel() * (4 + found.element_size())
+    first, second = exact[:, :, :2].chunk(2, -1)
+    c, s = cos[:, :, None, None].double(), sin[:, :, None, None].double()
+    expected = torch.cat((first * c - second * s, second * c + first * s), -1)
+    rounding = 1e-6 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(found.double(), expected, atol=rounding, rtol=rounding)
+    weights = torch.randn(found.shape)
+    (slope,) = torch.autograd.grad((found.float() ** 2 * weights).sum(), projection, create_graph=True)
+    (wanted,) = torch.autograd.grad((expected**2 * weights).sum(), exact, create_graph=True)
+    torch.testing.assert_close(slope.double(), wanted, atol=4 * rounding, rtol=4 * rounding)
+    curvature, wanted = (
+        torch.autograd.grad(each.sum(), leaf)[0] for each, leaf in ((slope, projection), (wanted, exact))
+    )
+    torch.testing.assert_close(curvature.double(), wanted, atol=8 * rounding, rtol=8 * rounding)
