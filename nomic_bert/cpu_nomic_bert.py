@@ -1,6 +1,6 @@
 """How a CPU computes. Without training: products by oneDNN, and so many tokens at once as its caches hold.
 
-In training: rotary embedding in one pass, and attention in the precision whose backward pass is the faster.
+In training: attention in the precision whose backward pass is the faster.
 """
 
 from typing import Any
@@ -74,54 +74,13 @@ def has_fast_bfloat16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def trains_on_cpu(module: nn.Module, hidden: Tensor) -> bool:
-    """Whether a pass belongs to training on a CPU, as GradCache's without gradients does, and nothing traces it."""
-    traced = exports() or torch.compiler.is_compiling()
-    return hidden.device.type == "cpu" and module.training and not traced
-
-
-def rotate_for_training(projected: Tensor, cos: Tensor, sin: Tensor, sequences: Sequences | None) -> Tensor:
-    """Rotary embedding of the queries and keys in a fused projection, as `rotary_nomic_bert.apply_rotary`.
-
-    It takes half of its time, for no gradient of a slice is padded with zeros, and only the tables are kept for the
-    backward pass.
+def rotated_dtype(projected: Tensor, sequences: Sequences | None) -> torch.dtype:
+    """The precision that attention trains in: the projection's, save on a CPU over short texts in bfloat16.
 
     Args:
-        projected: queries, keys and values (batch, tokens, 3, heads, head_dim).
-        cos: (batch, tokens, head_dim / 2) in float32, as `sin`.
-        sin: as `cos`.
-        sequences: of a packed row, whose lengths decide on the precision; None: a padded batch.
-
-    Returns:
-        The same shape, in float32 where attention is faster in it.
+        projected: queries, keys and values.
+        sequences: of a packed row, whose lengths decide; None: a padded batch.
     """
     short = sequences is not None and sequences.max_length <= _SHORT
-    dtype = torch.float32 if short and projected.dtype == torch.bfloat16 else projected.dtype
-    rotated: Tensor = _Rotation.apply(projected, cos, sin, dtype)
-    return rotated
-
-
-class _Rotation(torch.autograd.Function):
-    """The backward pass of a rotation is the rotation back."""
-
-    @staticmethod
-    def forward(projected: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
-        rotated = torch.empty(projected.shape, dtype=dtype)
-        rotated[:, :, 2] = projected[:, :, 2]
-        cos, sin = cos[:, :, None, None], sin[:, :, None, None]
-        first, second = projected[:, :, :2].chunk(2, dim=-1)
-        to_first, to_second = rotated[:, :, :2].chunk(2, dim=-1)
-        to_first.copy_((first * cos).sub_(second * sin))  # in float32, as the tables are
-        to_second.copy_((second * cos).add_(first * sin))
-        return rotated
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        projected, cos, sin, _ = inputs
-        ctx.save_for_backward(cos, sin)
-        ctx.dtype = projected.dtype
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        cos, sin = ctx.saved_tensors
-        return _Rotation.apply(gradient, cos, -sin, ctx.dtype), None, None, None
+    in_full = short and projected.device.type == "cpu" and projected.dtype == torch.bfloat16
+    return torch.float32 if in_full else projected.dtype

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration_nomic_bert import NomicBertConfig
-from .cpu_nomic_bert import CPU_CHUNK, CPU_ROW, is_cpu_inference, linear_map, rotate_for_training, trains_on_cpu
-from .rotary_nomic_bert import apply_rotary
+from .cpu_nomic_bert import CPU_CHUNK, CPU_ROW, is_cpu_inference, linear_map, rotated_dtype
+from .rotary_nomic_bert import apply_rotary, is_traced, rotate_projection
 from .unpadding_nomic_bert import Layout, Sequences, packed_attention, padded_attention
 
 try:  # transformers >= 4.52; older ones read and train, without gradient checkpointing
@@ -58,8 +58,8 @@ class NomicBertAttention(nn.Module):
         """(batch, tokens, hidden) -> the same, and where attention is eager, its probabilities."""
         heads, head_dim = self.config.num_attention_heads, self.config.head_dim
         projected = linear_map(self.Wqkv, hidden).unflatten(-1, (3, heads, head_dim))
-        if trains_on_cpu(self, hidden):
-            query, key, value = rotate_for_training(projected, *rotary, sequences).unbind(2)
+        if self.training and not is_traced():
+            query, key, value = rotate_projection(projected, *rotary, rotated_dtype(projected, sequences)).unbind(2)
         else:
             query, key = apply_rotary(projected[:, :, :2], *rotary).unbind(2)
             value = projected[:, :, 2]

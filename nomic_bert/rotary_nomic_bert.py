@@ -5,7 +5,7 @@ it for later calls. Here every sequence is scaled by its own length, from scratc
 embedding depends on its text alone.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,39 +93,66 @@ def apply_rotary(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Returns:
         The rotated states, in their own shape and precision; the rotation itself runs in float32.
     """
-    between = (1,) * (states.dim() - 3)
-    cos = cos.view(*cos.shape[:2], *between, cos.shape[-1])
-    sin = sin.view(*sin.shape[:2], *between, sin.shape[-1])
-    if exports() or torch.compiler.is_compiling():  # a compiler makes one kernel of it
-        first, second = states.chunk(2, dim=-1)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(states.dtype)
-    if torch.is_grad_enabled() and states.requires_grad:
-        return cast(Tensor, _Rotation.apply(states, cos, sin, 1))
-    return _rotate(states, cos, sin, 1)
+    cos, sin = _beside_heads(cos, states), _beside_heads(sin, states)
+    if not is_traced() and not (torch.is_grad_enabled() and states.requires_grad):
+        return _rotate(states, cos, sin, 1, torch.empty(states.shape, dtype=states.dtype, device=states.device))
+    first, second = states.chunk(2, dim=-1)  # a compiler makes one kernel of it
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(states.dtype)
+
+
+def rotate_projection(projected: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rotate the queries and keys in a fused projection, as `apply_rotary`, for training without a compiler.
+
+    No gradient of a slice is padded with zeros, and only the tables are kept for the backward pass.
+
+    Args:
+        projected: queries, keys and values (batch, tokens, 3, heads, head_dim).
+        cos: (batch, tokens, head_dim / 2) in float32, as `sin`.
+        sin: as `cos`.
+        dtype: of the result.
+
+    Returns:
+        The same shape.
+    """
+    rotated: Tensor = _Rotation.apply(projected, _beside_heads(cos, projected), _beside_heads(sin, projected), dtype, 1)
+    return rotated
+
+
+def is_traced() -> bool:
+    """Whether the pass is being exported or compiled: then each step must be written as a formula."""
+    return exports() or torch.compiler.is_compiling()
 
 
 class _Rotation(torch.autograd.Function):
-    """The gradient of a rotation is the rotation back, in as few kernels."""
+    """The gradient of a rotation is the rotation back."""
 
     @staticmethod
-    def forward(states: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:  # type: ignore[override]
-        return _rotate(states, cos, sin, direction)
+    def forward(projected: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype, direction: int) -> Tensor:
+        rotated = torch.empty(projected.shape, dtype=dtype, device=projected.device)
+        rotated[:, :, 2] = projected[:, :, 2]
+        _rotate(projected[:, :, :2], cos, sin, direction, rotated[:, :, :2])
+        return rotated
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int], output: Tensor) -> None:
-        _, cos, sin, ctx.direction = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        projected, cos, sin, _, ctx.direction = inputs
         ctx.save_for_backward(cos, sin)
+        ctx.dtype = projected.dtype
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, None, None, None]:  # type: ignore[override]
-        return _Rotation.apply(gradient, *ctx.saved_tensors, -ctx.direction), None, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        return _Rotation.apply(gradient, *ctx.saved_tensors, ctx.dtype, -ctx.direction), None, None, None, None
 
 
-def _rotate(states: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
-    """In 4 kernels, which read the states and write the result; as a formula it takes 8, with five tensors between."""
+def _rotate(states: Tensor, cos: Tensor, sin: Tensor, direction: int, rotated: Tensor) -> Tensor:
+    """Into `rotated`, in 4 kernels that read the states and write the result; as a formula it takes 8."""
     first, second = states.chunk(2, dim=-1)
-    rotated = torch.empty(states.shape, dtype=states.dtype, device=states.device)
     to_first, to_second = rotated.chunk(2, dim=-1)
     torch.addcmul(first * cos, second, sin, value=-direction, out=to_first)
     torch.addcmul(second * cos, first, sin, value=direction, out=to_second)
     return rotated
+
+
+def _beside_heads(table: Tensor, states: Tensor) -> Tensor:
+    """(batch, tokens, n) -> (batch, tokens, 1, ..., n), which broadcasts against the states."""
+    return table.view(*table.shape[:2], *(1,) * (states.dim() - 3), table.shape[-1])

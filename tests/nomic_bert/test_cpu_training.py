@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from nomic_bert.cpu_nomic_bert import has_fast_bfloat16, rotate_for_training, trains_on_cpu
-from nomic_bert.rotary_nomic_bert import apply_rotary, rotary_tables
+from nomic_bert.cpu_nomic_bert import has_fast_bfloat16, rotated_dtype
+from nomic_bert.rotary_nomic_bert import apply_rotary, rotary_tables, rotate_projection
 from nomic_bert.unpadding_nomic_bert import Sequences, packed_attention
 
 
@@ -14,7 +14,8 @@ def rotated(projected, lengths, packed=True):
     tables = rotary_tables(10000.0 ** -torch.linspace(0, 1, projected.shape[-1] // 2), positions)
     sequences = Sequences(tuple(lengths), torch.tensor([0, *lengths]).cumsum(0).int(), 1, sum(lengths))
     expected = torch.cat([apply_rotary(projected[:, :, :2], *tables), projected[:, :, 2:]], dim=2)
-    return rotate_for_training(projected, *tables, sequences if packed else None), expected
+    dtype = rotated_dtype(projected, sequences if packed else None)
+    return rotate_projection(projected, *tables, dtype), expected
 
 
 def test_rotation_and_its_gradient_are_those_of_the_reference():
@@ -49,13 +50,6 @@ def test_autocast_does_not_round_what_attention_is_given():
     expected = packed_attention(Module, *states, sequences, 0.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(packed_attention(Module, *states, sequences, 0.0), expected)
-
-
-def test_gradcache_s_pass_without_gradients_belongs_to_training():
-    module = torch.nn.Linear(1, 1)
-    with torch.no_grad():
-        assert trains_on_cpu(module.train(), torch.ones(1))
-        assert not trains_on_cpu(module.eval(), torch.ones(1))
 
 
 @pytest.mark.parametrize("instructions", [{"avx512_bf16": True}, {"amx_bf16": True}, {"avx2": True}, {}])

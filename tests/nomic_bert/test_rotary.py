@@ -6,7 +6,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nomic_bert import NomicBertConfig
-from nomic_bert.rotary_nomic_bert import apply_rotary, inverse_frequencies, rotary_tables
+from nomic_bert.rotary_nomic_bert import apply_rotary, inverse_frequencies, rotary_tables, rotate_projection
 
 D, TRAINED, THETA = 16, 64, 1000.0
 
@@ -92,18 +92,24 @@ class Kernels(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rotation_and_its_gradients_are_those_of_the_formula_in_four_kernels(dtype):
+def test_rotation_and_its_gradients_are_those_of_the_formula_in_few_kernels(dtype):
     """On the queries and keys of one projection, as a layer has them; the gradient's gradient too."""
     torch.manual_seed(0)
-    cos, sin = rotary_tables(inverse_frequencies(config(), torch.tensor([9])), torch.arange(9)[None])
+    tables = rotary_tables(inverse_frequencies(config(), torch.tensor([9])), torch.arange(9)[None])
     projection = torch.randn(1, 9, 3, 2, D).to(dtype).requires_grad_()
     exact = projection.detach().double().requires_grad_()
-    with Kernels() as forward:
-        found = apply_rotary(projection[:, :, :2], cos, sin)
-    assert forward.count == 4 and forward.bytes == found.numel() * (4 + found.element_size())
+    values, own = projection[:, :, :2].numel(), projection.element_size()
+    with Kernels() as inference, torch.no_grad():
+        alone = apply_rotary(projection[:, :, :2], *tables)
+    assert inference.count == 4 and inference.bytes == values * (4 + own)
+    with Kernels() as training:
+        found = rotate_projection(projection, *tables, dtype)
+    assert training.count == 5 and training.bytes == values * (4 + 1.5 * own)
+    assert torch.equal(found[:, :, :2], alone) and torch.equal(found[:, :, 2], projection[:, :, 2])
     first, second = exact[:, :, :2].chunk(2, -1)
-    c, s = cos[:, :, None, None].double(), sin[:, :, None, None].double()
-    expected = torch.cat((first * c - second * s, second * c + first * s), -1)
+    cos, sin = (table[:, :, None, None].double() for table in tables)
+    expected = torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+    expected = torch.cat((expected, exact[:, :, 2:]), 2)
     rounding = 1e-6 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(found.double(), expected, atol=rounding, rtol=rounding)
     weights = torch.randn(found.shape)
