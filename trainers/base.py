@@ -1,6 +1,7 @@
 """What both trainers share: exact batches of the step, checkpoints, finite weights, speed, numbers before step 1."""
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -94,6 +95,10 @@ class StepTrainer(SafeTrainer):
         optimizers: tuple,
     ) -> None:
         refuse_untrainable(model)
+        if args.world_size > 1:
+            # accelerate then names no device to DistributedDataParallel, which would copy the offsets of packed rows to it,
+            # though they are read on the host; all other inputs are there already
+            os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
         self._start_weights = run_settings.start_of(model) if train_batches is not None else {}
         super().__init__(
             model=model,
