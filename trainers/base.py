@@ -96,8 +96,8 @@ class StepTrainer(SafeTrainer):
     ) -> None:
         refuse_untrainable(model)
         if args.world_size > 1:
-            # accelerate then names no device to DistributedDataParallel, which would copy the offsets of packed rows to it,
-            # though they are read on the host; all other inputs are there already
+            # accelerate then names no device to DistributedDataParallel, which would copy the offsets of packed rows to
+            # it, though they are read on the host; all other inputs are there already
             os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
         self._start_weights = run_settings.start_of(model) if train_batches is not None else {}
         super().__init__(
