@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from transformers import TrainingArguments
 
+from nomic_bert.cpu_nomic_bert import has_fast_bfloat16
+
 _REFUSED = {
     "auto_find_batch_size": "it would change the batch size without being asked",
     "ignore_data_skip": "it would train on rows twice, and skipping rows costs nothing here",
@@ -21,8 +23,9 @@ class StepArguments(TrainingArguments):
 
     Attributes:
         global_batch_size: rows of an optimizer step, over all ranks and accumulated micro-batches.
-        half_precision: whether a GPU computes in half precision: bf16 from compute capability 8 on, fp16 before.
-            Without a GPU nothing changes. The weights stay in float32.
+        half_precision: whether to compute in half precision where it is faster: on a GPU bf16 from compute capability 8
+            on and fp16 before, on a CPU bf16 if it has instructions for it (AVX512-BF16, AMX). The weights stay in
+            float32.
         remove_unused_columns: false, for the collators name the columns that they read.
         logging_nan_inf_filter: true would hide a NaN loss.
         ddp_find_unused_parameters: false, for every parameter is used in every step.
@@ -68,6 +71,9 @@ class StepArguments(TrainingArguments):
         if torch.cuda.is_available() and not self.use_cpu:
             self.bf16 = torch.cuda.get_device_capability() >= (8, 0)
             self.fp16 = not self.bf16
+        elif self.use_cpu or not torch.accelerator.is_available():
+            self.bf16 = has_fast_bfloat16()
+            self.use_cpu = self.use_cpu or self.bf16  # transformers wants it said
 
     @property
     def compiles(self) -> bool:

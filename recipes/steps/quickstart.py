@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from sentence_transformers import SentenceTransformer
 from transformers import set_seed
 
@@ -18,7 +17,6 @@ from curation.packing import MANIFEST
 from curation.tokenizer import train_tokenizer
 from evaluation.plots import plot_embedding_map, plot_loss_curves, plot_scores
 from evaluation.retrieval import RetrievalSet, evaluate_bm25, evaluate_embedder, evaluate_fused
-from nomic_bert.cpu_nomic_bert import has_fast_bfloat16
 from nomic_bert.embedder import load_embedder, save_embedder
 from nomic_bert.prompts import PROMPTS
 from nomic_bert.tokenizer_files import open_tokenizer
@@ -176,13 +174,12 @@ class Quickstart:
         self._recipe(
             "stage1.py", "stage1", train_data=str(self.blocks), tokenizer=str(self.tokenizer),
             model_name_or_path=str(self.models["untrained"]), output_dir=str(self.directory / "stage1"),
-            **precision_settings(),
         )  # fmt: skip
 
     def _contrastive(self, number: int, start: str, sources: list[dict[str, str]]) -> None:
         self._recipe(
             f"stage{number}.py", f"stage{number}", model_name_or_path=str(self.models[start]), sources=sources,
-            output_dir=str(self.directory / f"stage{number}"), **precision_settings(),
+            output_dir=str(self.directory / f"stage{number}"),
         )  # fmt: skip
 
     def _mine(self) -> None:
@@ -276,11 +273,6 @@ class Quickstart:
                     f"error: training gained {gain:.1f} points of nDCG@10 on {part} packages, "
                     f"less than the {self.settings.required_gain:g} that it should."
                 )
-
-
-def precision_settings() -> dict[str, bool]:
-    """What the stages are told beside their configs: to train in bfloat16 on a CPU that has instructions for it."""
-    return {"bf16": True} if has_fast_bfloat16() and not torch.cuda.is_available() else {}
 
 
 def quickstart(args: QuickstartArguments) -> None:

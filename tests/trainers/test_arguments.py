@@ -65,11 +65,13 @@ def test_ranks_wait_a_day_for_the_one_that_prepares_the_data(tmp_path, kind):
 
 
 def test_half_precision_is_what_the_device_has(tmp_path, monkeypatch):
-    args = ContrastiveConfig(output_dir=str(tmp_path), use_cpu=True, half_precision=True)
-    assert not args.bf16 and not args.fp16, "a CPU"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    args._choose_half()
-    assert not args.bf16 and not args.fp16, "the CPU of a machine with a GPU"
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    for gpu in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        for instructions in (False, True):
+            monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=instructions: {"amx_bf16": found})
+            args = ContrastiveConfig(output_dir=str(tmp_path), use_cpu=gpu, half_precision=True)
+            assert (args.bf16, args.fp16) == (instructions, False), "the CPU, of a machine with a GPU too"
     args.use_cpu = False
     for capability, chosen in {(9, 0): (True, False), (8, 0): (True, False), (7, 5): (False, True)}.items():
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
