@@ -55,7 +55,7 @@ def describe_mixture(
     if config is not None:
         count = count_contrastive_step(config, args, args.world_size)
         memory = [memory_line(count, args.chunk_tokens or CHUNK_TOKENS)]
-    return "\n".join([*_aligned(rows), "", *_totals(sources, plan, args), *memory])
+    return "\n".join([*_aligned(rows), "", *memory, *_totals(sources, plan, args)])
 
 
 def _row(

@@ -105,6 +105,7 @@ def test_a_dry_run_of_files_trains_nothing(tmp_path, capsys):
         "0.0%",
     ]
     assert "20 rows, of which an epoch uses 24 in 3 steps of 8" in printed[-2]
+    assert printed[-3].startswith("estimated peak memory of a GPU: ")
     assert not (tmp_path / "out").exists()
 
 
