@@ -23,7 +23,8 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parent.parent
 # What each measures on a GPU: one round, as short as a figure allows.
 BENCHMARKS = {
-    "train_mlm": "--size base --precision bf16 --attend across inside --warmup 5 --steps 15 --repeats 1 --profile",
+    "train_mlm": "--size base --precision bf16 --attend across inside --compile off on --warmup 5 --steps 15 "
+    "--repeats 1 --profile",
     "train_contrastive": "--size base --precision bf16 --pairs 4096 --chunk_tokens 65536 --mini_batch_sizes 256 "
     "--mini_batch_tokens 32768 --repeats 1 --profile",
     "search": "--rows 100000 500000 --queries 100000 --dim 768 --repeats 2",

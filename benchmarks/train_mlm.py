@@ -282,7 +282,7 @@ def _settings(workload: Workload, side: Side) -> dict[str, Any]:
         "max_grad_norm": 0.0,
         "lr_scheduler_type": "linear",
         "warmup_steps": 0.06,
-        "torch_compile": side.compiled,
+        "torch_compile_backend": "inductor" if side.compiled else None,  # named, a CPU compiles too
     }
 
 
