@@ -17,6 +17,7 @@ STEPS = {
     "audit": "recipes.steps.audit:audit",
     "embed": "recipes.steps.embed:embed",
     "filter_pairs": "recipes.steps.filter_pairs:filter_pairs",
+    "gpu_train": "recipes.steps.gpu_train:gpu_train",
     "make_pairs": "recipes.steps.make_pairs:make_pairs",
     "map": "recipes.steps.map:draw_map",
     "mine_negatives": "recipes.steps.mine_negatives:mine_negatives",
