@@ -107,7 +107,8 @@ def _without_overlap(records: list[Docstring], held_out: Sequence[DocstringPair]
     queries, bodies = ([pair[key] for pair in held_out] for key in ("query", "document"))
     whole = [f"{query}\n\n{body}" for query, body in zip(queries, bodies, strict=True)]
     close = [
-        overlapping_rows([record[key] for record in records], texts)
-        for key, texts in (("summary", queries), ("body", bodies), ("text", whole))
+        overlapping_rows([record["summary"] for record in records], queries),
+        overlapping_rows([record["body"] for record in records], bodies),
+        overlapping_rows([record["text"] for record in records], whole),
     ]
     return [record for record, *found in zip(records, *close, strict=True) if not any(found)]
