@@ -43,12 +43,14 @@ class SafeTrainer(Trainer):
     (`run_settings.SETTINGS_FILE`), with which alone it can be resumed.
     """
 
+    _unread: tuple[int, Callable[[], tuple[float, float]]] | None = None  # a step, its loss and norm
+
     def _start_safely(self, settings: dict[str, Any], resume_from_checkpoint: str | None) -> None:
         """To be called before training, on every rank, with what the result of the run depends on."""
         self._settings = settings
         self._best_so_far: Path | None = None
         self._step_loss = torch.zeros((), device=self.args.device)  # of this rank; `training_step` adds to it
-        self._unread: tuple[int, Callable[[], tuple[float, float]]] | None = None  # a step, its loss and norm
+        self._unread = None
         if resume_from_checkpoint:
             self._prepare_to_resume(Path(resume_from_checkpoint))
         if self.args.should_save:
