@@ -20,7 +20,8 @@ class Bm25Index:
     def __init__(self, documents: Mapping[str, str]) -> None:
         self._ids = list(documents)
         self._index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
-        self._index.index(bm25s.tokenize(list(documents.values()), stopwords="english", show_progress=False))
+        tokens = bm25s.tokenize(list(documents.values()), stopwords="english", show_progress=False)
+        self._index.index(tokens, show_progress=False)
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[tuple[str, float]]]:
         """The best documents of each query as (document id, score), the best first, at most `top_k`.
