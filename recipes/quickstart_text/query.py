@@ -1,12 +1,15 @@
 """A query's embedding in NumPy: importing torch alone takes longer than a whole search may."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import safe_open
 from tokenizers import Tokenizer
+
+from textfiles.atomic import read_json
+
+_REMEDY = "Train or download the model again."
 
 
 def embed_query(model_dir: str | Path, query: str) -> np.ndarray:
@@ -17,7 +20,7 @@ def embed_query(model_dir: str | Path, query: str) -> np.ndarray:
     `load_embedder`, which takes seconds to import.
     """
     directory = Path(model_dir)
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config = read_json(directory / "config.json", _REMEDY)
     prompt = _plain_prompt(directory)
     if prompt is not None:
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
@@ -74,9 +77,9 @@ def encode(config: dict[str, Any], weights: dict[str, np.ndarray], ids: list[int
 def _plain_prompt(directory: Path) -> str | None:
     """The prompt of queries, if the directory says that an embedding is the mean at unit length and nothing else."""
     try:
-        modules = json.loads((directory / "modules.json").read_text(encoding="utf-8"))
-        pooling = json.loads((directory / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
-        prompts = json.loads((directory / "config_sentence_transformers.json").read_text(encoding="utf-8"))["prompts"]
+        modules = read_json(directory / "modules.json", _REMEDY)
+        pooling = read_json(directory / "1_Pooling" / "config.json", _REMEDY)
+        prompts = read_json(directory / "config_sentence_transformers.json", _REMEDY)["prompts"]
     except (OSError, KeyError):
         return None
     modes = [mode for mode, chosen in pooling.items() if mode.startswith("pooling_mode_") and chosen]
@@ -87,7 +90,7 @@ def _plain_prompt(directory: Path) -> str | None:
 
 def _longest(directory: Path, config: dict[str, Any]) -> int:
     """Tokens of a query that is neither truncated nor scaled."""
-    settings = json.loads((directory / "sentence_bert_config.json").read_text(encoding="utf-8"))
+    settings = read_json(directory / "sentence_bert_config.json", _REMEDY)
     return min(settings.get("max_seq_length") or 0, config["max_trained_positions"])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from sentence_transformers import SentenceTransformer
 from transformers import set_seed
 
@@ -191,7 +192,7 @@ class Quickstart:
 
     def _export(self) -> None:
         """Write the model and open it again in a fresh process that does not import this project."""
-        embedder = load_embedder(self.models["stage 3"])
+        embedder = load_embedder(self.models["stage 3"], dtype=torch.float32)  # on a GPU it would be half
         save_embedder(embedder, self.model, training=read_training(self.models["stage 3"]))
         probe = Probe(
             QUESTION, len(embedder.tokenizer(PROMPTS["query"] + QUESTION)["input_ids"]), PROMPTS["query"], "query"

@@ -10,11 +10,15 @@ import time
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from nomic_bert.embedder import load_embedder
 from nomic_bert.training_record import STAGE_BEFORE, read_training
 from recipes.quickstart_text.index import search
+from recipes.steps import quickstart
 from recipes.steps.quickstart import Quickstart
+from tests.checkpoints import save_nomic
 from textfiles.rows import rows_of
 
 
@@ -142,3 +146,17 @@ def test_search_names_what_is_wrong(tmp_path, repository):
         command = [sys.executable, str(repository / "recipes" / "search.py"), *argv]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         assert run.returncode == 2 and said in run.stderr
+
+
+def test_the_model_is_exported_in_float32_where_an_embedder_opens_in_half(tmp_path, monkeypatch):
+    training = Quickstart(tmp_path, smoke=True)
+    training.models["stage 3"] = save_nomic(tmp_path / "stage3" / "final")
+    monkeypatch.setattr("nomic_bert.embedder._half_of_gpu", lambda device: torch.bfloat16)
+
+    def read(readers, model, *_):
+        return [([load_embedder(model, dtype=torch.float32).encode_query(quickstart.QUESTION)], None)]
+
+    monkeypatch.setattr(quickstart, "read_embeddings", read)
+    training._export()
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}

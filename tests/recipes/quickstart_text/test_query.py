@@ -1,6 +1,7 @@
 """The query's embedding in NumPy against the authors' model, and against the embedder it stands for."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -51,3 +52,10 @@ def test_a_plain_directory_needs_no_embedder(directory, monkeypatch):
     expected = embed_query(directory, "files")
     monkeypatch.setitem(sys.modules, "nomic_bert.embedder", None)
     assert query_in_numpy.embed_query(directory, "files") == pytest.approx(expected)
+
+
+def test_a_damaged_directory_is_named(directory, tmp_path):
+    shutil.copytree(directory, tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
+        embed_query(tmp_path / "model", "files")
