@@ -5,7 +5,6 @@ fast: several texts share a row, rotation tables come in from outside, and produ
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,21 +12,9 @@ import openvino
 import openvino.opset13 as ops
 
 from .configuration_nomic_bert import NomicBertConfig
+from .openvino_int8 import QuantizedInput
 
 Weights = Mapping[str, np.ndarray]  # float32, by the names that NomicBertModel gives them
-
-
-@dataclass(frozen=True)
-class QuantizedInput:
-    """What linear maps read, in 8 bits: integers from -128 to 127 times `step`.
-
-    Attributes:
-        step: of the integers.
-        channels: (in,) what the input was divided by beforehand, and the weights are multiplied by.
-    """
-
-    step: float
-    channels: np.ndarray
 
 
 def build_graph(

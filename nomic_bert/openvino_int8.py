@@ -5,6 +5,7 @@ is divided by a factor of its own, which the weights are multiplied by (SmoothQu
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any, cast
@@ -19,13 +20,25 @@ from torch import Tensor
 from textfiles.atomic import atomic_file
 
 from .configuration_nomic_bert import NomicBertConfig
-from .openvino_graph import QuantizedInput
 
 MAXIMA_FILE = "openvino/input_maxima.safetensors"
 
 _MAPS = ("attn.Wqkv", "attn.out_proj", "mlp.fc11", "mlp.fc2")  # fc12 reads what fc11 does
 _LEAST = 1e-5  # of a maximum: a channel that is always 0 has no range
 _PAGES, _CHARACTERS = 16, 800  # of the help that is read
+
+
+@dataclass(frozen=True)
+class QuantizedInput:
+    """What linear maps read, in 8 bits: integers from -128 to 127 times `step`.
+
+    Attributes:
+        step: of the integers.
+        channels: (in,) what the input was divided by beforehand, and the weights are multiplied by.
+    """
+
+    step: float
+    channels: np.ndarray
 
 
 def measure_input_maxima(embedder: SentenceTransformer, texts: Iterable[str]) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """Imports go one way, hub repositories can carry the model files, and what is imported is declared."""
 
 import ast
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -193,3 +194,16 @@ def test_an_undeclared_import_is_found(repository: Path, tmp_path: Path) -> None
     assert undeclared_imports(write(tmp_path, files)) == [
         "nomic_bert/embedder.py:2 imports datasets, which nomic_bert does not declare"
     ]
+
+
+def test_commands_begin_without_the_packages_of_extras_that_they_do_not_name(repository: Path) -> None:
+    steps = [f"recipes.steps.{path.stem}" for path in sorted((repository / "recipes/steps").glob("[a-z]*.py"))]
+    commands = [*steps, "recipes.shared.contrastive", "evaluation.mteb_run", "evaluation.long_context", "hub_upload"]
+    program = f"""
+import importlib, sys
+sys.modules |= dict.fromkeys(["openvino", "onnx", "onnxruntime", "onnxscript", "deepspeed", "peft"])
+for name in {commands}:
+    importlib.import_module(name)
+"""
+    run = subprocess.run([sys.executable, "-c", program], cwd=repository, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
