@@ -12,9 +12,11 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
 
+from nomic_bert.checkpoint_files import decisive_files, refuse_damage
 from nomic_bert.compiling import compile_layers
 from nomic_bert.embedder import load_embedder
 from nomic_bert.encoding import EncodedBatch, encode_by_tokens, texts_that_fit
+from nomic_bert.finite_embeddings import require_finite
 from nomic_bert.identity import weights_hash
 from nomic_bert.openvino_encoder import PRECISIONS
 from nomic_bert.tokenizer_files import require_words
@@ -57,21 +59,22 @@ class ModelSettings:
             raise ValueError(f"backend must be torch or openvino, not {self.backend!r}.")
         if self.precision not in (known := _PRECISIONS[self.backend]):
             raise ValueError(f"precision must be {' or '.join(known)} with {self.backend}, not {self.precision!r}.")
-        for key in ("tokens_per_batch", "max_seq_length"):
+        # of a text that is cut to fewer tokens nothing is left between [CLS] and [SEP]
+        for key, least in (("tokens_per_batch", 1), ("max_seq_length", 3)):
             value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1, not {value}.")
+            if value is not None and value < least:
+                raise ValueError(f"{key} must be at least {least}, not {value}.")
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for the embeddings to be the same: the settings, and the weights of a local model.
+        """What must be the same for the embeddings to be the same: the settings, and the files of a local model.
 
         The tokens of a batch are not among it, so that a run that was too large for the memory can go on with fewer,
         nor is whether layers are compiled.
         """
         how = ("tokens_per_batch", "torch_compile")
         settings = {key: value for key, value in dataclasses.asdict(self).items() if key not in how}
-        weights = sorted(Path(self.model_name_or_path).rglob("*.safetensors"))
-        return {**settings, "weights": [[file.name, _hash_file(file)] for file in weights]}
+        root = Path(self.model_name_or_path)
+        return {**settings, "files": {str(file.relative_to(root)): _hash_file(file) for file in decisive_files(root)}}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,8 @@ class Prompt(NamedTuple):
 
 
 def _open(settings: ModelSettings, device: str) -> SentenceTransformer:
+    if Path(settings.model_name_or_path).is_dir():
+        refuse_damage(settings.model_name_or_path)
     if settings.backend == "openvino":
         dtype: Any = "int8" if settings.precision == "int8" else getattr(torch, settings.precision)
         return load_embedder(settings.model_name_or_path, backend="openvino", dtype=dtype)
@@ -171,15 +176,18 @@ class TextEmbedder:
 
         Returns:
             (n, dim) in float32, on the CPU, as the model's modules leave them.
+
+        Raises:
+            ValueError: an embedding is not finite.
         """
         if prompt.side is not None and not _sides_differ_in_prompts_alone(self.model):
-            embeddings = self._encode_by_task(prompt.side, texts, prompt.text)
+            embeddings = require_finite(self._encode_by_task(prompt.side, texts, prompt.text))
             if on_batch is not None:
                 on_batch(EncodedBatch(list(range(len(texts))), None, None))
             return embeddings
         tokens = self.settings.tokens_per_batch
         found = encode_by_tokens(self.model, texts, prompt=prompt.text, tokens_per_batch=tokens, on_batch=on_batch)
-        return torch.from_numpy(found)
+        return torch.from_numpy(require_finite(found))
 
     def weights_hash(self) -> str:
         """`nomic_bert.identity.weights_hash` of the model; OpenVINO's are read from the checkpoint, in float32."""

@@ -13,7 +13,8 @@ from sentence_transformers.sentence_transformer.evaluation import (
     InformationRetrievalEvaluator,
 )
 
-from evaluation.retrieval import RetrievalSet, require_finite, retrieval_evaluator
+from evaluation.retrieval import RetrievalSet, retrieval_evaluator
+from nomic_bert.finite_embeddings import require_finite
 from nomic_bert.prompts import prefix_text
 from textfiles.beir import beir_of_rows
 from textfiles.hub_names import is_hub_name

@@ -7,14 +7,13 @@ are binary there: a document with any positive grade is relevant.
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
-import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 from sentence_transformers.util import semantic_search
 
+from nomic_bert.finite_embeddings import require_finite
 from textfiles.beir import BeirSet, load_beir
 from textfiles.texts import text_of
 
@@ -22,7 +21,6 @@ from .ranking import DEPTH, Bm25Index, fuse_ranks
 
 _CUTOFF = 10
 _METRICS = ("ndcg", "recall", "mrr")
-_Array = TypeVar("_Array", np.ndarray, torch.Tensor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,22 +102,6 @@ class RetrievalSet:
             {name: document.whole for name, document in beir.documents.items()},
             {query: {name for name, grade in found.items() if grade > 0} for query, found in beir.grades.items()},
         )
-
-
-def require_finite(embeddings: _Array) -> _Array:
-    """The embeddings (texts, dim), if all of their numbers are finite.
-
-    Raises:
-        ValueError: one is NaN or infinite, so that whatever is computed from them means nothing.
-    """
-    finite = np.isfinite(embeddings) if isinstance(embeddings, np.ndarray) else torch.isfinite(embeddings)
-    if not finite.all():
-        bad = int((~finite).any(-1).sum())
-        raise ValueError(
-            f"the embeddings of {bad:,} of {len(embeddings):,} texts are not finite (NaN or infinity), so there is "
-            "no score; the model's weights are damaged or its training diverged."
-        )
-    return embeddings
 
 
 def evaluate_embedder(

@@ -3,7 +3,29 @@
 import os
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
+
+from textfiles.atomic import read_json
 from textfiles.hub_names import is_hub_name
+from textfiles.replacing import refuse_changed
+
+_REMEDY = "Copy the checkpoint again from where it is from."
+# JSON objects that transformers and sentence-transformers read; of a damaged one they do not say the name.
+_OBJECTS = (
+    "config.json", "generation_config.json", "model.safetensors.index.json", "adapter_config.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "sentence_bert_config.json",
+    "config_sentence_transformers.json", "*/config.json",
+)  # fmt: skip
+_WEIGHTS = ("*.safetensors", "*/*.safetensors")
+# Beside these, what an embedding depends on.
+_OTHERS = ("modules.json", "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model", "*.bin", "*/*.bin")
+
+
+def decisive_files(directory: str | os.PathLike) -> list[Path]:
+    """The files of a model that its embeddings depend on, in the order of their paths; none where it is not local."""
+    root = Path(directory)
+    return sorted({file for pattern in (*_OBJECTS, *_WEIGHTS, *_OTHERS) for file in root.glob(pattern)})
 
 
 def require_checkpoint(checkpoint: str) -> None:
@@ -11,7 +33,7 @@ def require_checkpoint(checkpoint: str) -> None:
 
     Raises:
         FileNotFoundError: names the path; transformers would only say that it is not a repository.
-        ValueError: a link leaves the directory.
+        ValueError: a link leaves the directory, or a file is damaged.
     """
     local = Path(checkpoint)
     if not local.exists() and is_hub_name(checkpoint):
@@ -21,6 +43,47 @@ def require_checkpoint(checkpoint: str) -> None:
             f"{checkpoint} is not a checkpoint: it has no config.json. Give a directory that has one."
         )
     refuse_links_out(local)
+    refuse_damage(local)
+
+
+def refuse_damage(directory: str | os.PathLike) -> None:
+    """Refuse weights that are cut short, damaged settings, and weights that are not those that were saved.
+
+    The last can be told where `nomic_bert.embedder.save_embedder` or a stage has written the directory.
+
+    Args:
+        directory: of a model of any kind.
+
+    Raises:
+        ValueError: names the file and the remedy.
+    """
+    refuse_damaged_settings(directory)
+    root = Path(directory)
+    for file in sorted(file for pattern in _WEIGHTS for file in root.glob(pattern)):
+        try:
+            with safe_open(file, framework="numpy"):  # compares the file's size with its header
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file} is damaged or cut short ({error}). {_REMEDY}") from error
+    refuse_changed(root, "*.safetensors")
+
+
+def refuse_damaged_settings(directory: str | os.PathLike) -> None:
+    """Refuse JSON of a model or tokenizer that is none, or not of the kind that readers take it for.
+
+    Raises:
+        ValueError: names the file and the remedy.
+    """
+    root = Path(directory)
+    for name, kind in (*((name, dict) for name in _OBJECTS), ("modules.json", list)):
+        for file in sorted(root.glob(name)):
+            if not isinstance(read_json(file, _REMEDY), kind):
+                raise ValueError(f"{file} is not a JSON {'object' if kind is dict else 'list'}. {_REMEDY}")
+    if (file := root / "tokenizer.json").is_file():
+        try:
+            Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises nothing more special
+            raise ValueError(f"{file} is damaged ({error}). {_REMEDY}") from error
 
 
 def refuse_links_out(directory: str | os.PathLike) -> None:

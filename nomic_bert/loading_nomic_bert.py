@@ -88,6 +88,8 @@ class NomicBertPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save as `PreTrainedModel.save_pretrained` does, in files that others may read."""
+        # textfiles.replacing's checksums, of the weights that these replace
+        Path(save_directory, ".nomic-embed-files.json").unlink(missing_ok=True)
         super().save_pretrained(save_directory, *args, **kwargs)
         give_umask_mode(Path(save_directory))
 

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 
 from textfiles.atomic import read_json, write_json
 
-from .checkpoint_files import refuse_links_out
+from .checkpoint_files import refuse_damaged_settings, refuse_links_out
 
 # One of these holds the vocabulary.
 _VOCABULARY_FILES = (
@@ -42,11 +42,12 @@ def open_tokenizer(source: str | os.PathLike) -> PreTrainedTokenizerBase:
 
     Raises:
         FileNotFoundError: the directory has no tokenizer files.
-        ValueError: the vocabulary does not belong to the checkpoint, or a link leaves the directory.
+        ValueError: the vocabulary does not belong to the checkpoint, a file is damaged, or a link leaves the directory.
     """
     if Path(source).is_dir():
         refuse_links_out(source)
         require_tokenizer_files(source)
+        refuse_damaged_settings(source)
     rows = _embedding_rows(source)
     tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
     require_vocabulary(tokenizer, rows, source)

@@ -11,7 +11,7 @@ that for its model. Later ones take about a second.
 import argparse
 from pathlib import Path
 
-from textfiles.commands import run_command
+from textfiles.commands import one_line_errors, run_command
 
 PACKAGES = ("networkx", "numpy", "pandas", "polars", "scipy", "sklearn")
 
@@ -36,9 +36,10 @@ def main(argv: list[str]) -> None:
         parser.error(f"--top must be at least 1, not {args.top}.")
     from recipes.quickstart_text.index import INDEX, build_index, search  # --help does not need it
 
-    if args.packages or not Path(args.model_dir, INDEX).is_dir():
-        build_index(args.model_dir, args.packages.split(",") if args.packages else PACKAGES)
-    found = search(args.model_dir, args.query, args.top, args.by)
+    with one_line_errors():
+        if args.packages or not Path(args.model_dir, INDEX).is_dir():
+            build_index(args.model_dir, args.packages.split(",") if args.packages else PACKAGES)
+        found = search(args.model_dir, args.query, args.top, args.by)
     if not found:
         print("No name or summary has a word of the query. Search without --bm25 to rank by meaning too.")
     for score, name, summary in found:

@@ -1,16 +1,16 @@
 """Directories that are replaced as long as they hold what was written to them and nothing else.
 
-A list of the files with their hashes lies in the directory. What a person added or changed is never deleted.
+A list of the files with their hashes lies in the directory. What a person added or changed is never deleted, and what
+was damaged is not taken.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from .atomic import atomic_directory, write_json
+from .atomic import atomic_directory, read_json, write_json
 
 WRITTEN_FILES = ".nomic-embed-files.json"  # hidden: it is not uploaded
 _EMPTY = "empty directory"
@@ -39,8 +39,8 @@ def require_replaceable(directory: Path) -> None:
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
     try:
-        listed = json.loads((directory / WRITTEN_FILES).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        listed = dict(read_json(directory / WRITTEN_FILES, ""))
+    except (OSError, ValueError, TypeError):
         raise FileExistsError(
             f"{directory} exists, and nothing says that it may be replaced. Choose another directory, or remove it."
         ) from None
@@ -55,6 +55,29 @@ def require_replaceable(directory: Path) -> None:
         )
 
 
+def refuse_changed(directory: Path, pattern: str) -> None:
+    """Refuse files that are others than those that were written, which a disk or a copy may have damaged.
+
+    Args:
+        directory: of `replaceable_directory`; any other is accepted.
+        pattern: of the names of the files that are compared.
+
+    Raises:
+        ValueError: names the file, and the remedy.
+    """
+    path = directory / WRITTEN_FILES
+    if not path.is_file():
+        return
+    remedy = f"Copy or make {directory} again. If you changed it on purpose, remove {path}."
+    listed = read_json(path, remedy)
+    if not isinstance(listed, dict):
+        raise ValueError(f"{path} is not a list of files. {remedy}")
+    for file in directory.rglob(pattern):
+        digest = listed.get(file.relative_to(directory).as_posix())
+        if file.is_file() and digest not in (None, _hash(file)):
+            raise ValueError(f"{file} is not what was written there: it was damaged or changed since. {remedy}")
+
+
 def _hashes(directory: Path) -> Iterator[tuple[str, str]]:
     """Path and SHA-256 of every file but the list. What is not a plain file, a link for example, has no hash."""
     for folder, subfolders, files in os.walk(directory):
@@ -67,5 +90,9 @@ def _hashes(directory: Path) -> Iterator[tuple[str, str]]:
             if path.is_symlink() or not path.is_file():
                 yield name, ""
                 continue
-            with path.open("rb") as file:
-                yield name, hashlib.file_digest(file, "sha256").hexdigest()
+            yield name, _hash(path)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,10 +20,11 @@ from transformers import AutoConfig, PretrainedConfig
 
 from evaluation.checkpoints import DAMAGED, readable_checkpoint
 from evaluation.protocol import PAPER_LENGTH, PAPER_SCALING
-from evaluation.retrieval import require_finite
 from nomic_bert import NomicBertConfig
+from nomic_bert.checkpoint_files import refuse_damage
 from nomic_bert.embedder import load_embedder
 from nomic_bert.encoding import encode_by_tokens
+from nomic_bert.finite_embeddings import require_finite
 from nomic_bert.identity import weights_hash
 from nomic_bert.prompts import MTEB_PROMPTS
 from nomic_bert.tokenizer_files import require_words
@@ -211,6 +212,8 @@ def load_encoder(
     ours = _is_nomic_bert(checkpoint)
     if not ours and rotary_scaling_factor is not None:
         raise ValueError(f"{checkpoint} is not a Nomic model; rotary_scaling_factor is for those.")
+    if Path(checkpoint).is_dir():
+        refuse_damage(checkpoint)
     with readable_checkpoint(checkpoint):
         if ours:
             embedder = _load_nomic(checkpoint, max_seq_length, rotary_scaling_factor, device, dtype)

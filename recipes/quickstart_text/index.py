@@ -10,6 +10,7 @@ import numpy as np
 from curation.atlas.points import Points
 from evaluation.ranking import DEPTH, Bm25Index, fuse_ranks
 from recipes.quickstart_text.query import embed_query
+from textfiles.replacing import refuse_changed, replaceable_directory, require_replaceable
 
 INDEX = "search_index"
 
@@ -24,20 +25,25 @@ def build_index(model_dir: str | Path, packages: Sequence[str], max_seq_length: 
 
     Returns:
         The index: `functions.json`, a list of [name, summary], and `embeddings.npy`, float32 (functions, dim).
+
+    Raises:
+        FileExistsError: a directory of that name has files of something else.
     """
     # here, because these imports take longer than a whole search in a finished index
     from nomic_bert.embedder import load_embedder
     from nomic_bert.encoding import encode_by_tokens
+    from nomic_bert.finite_embeddings import require_finite
     from nomic_bert.prompts import prefix_text
     from recipes.quickstart_text.docstrings import docstring_pairs, read_docstrings
-    from textfiles.atomic import atomic_directory
 
+    index = Path(model_dir, INDEX)
+    require_replaceable(index)
     pairs = docstring_pairs(read_docstrings(packages))
     embedder = load_embedder(model_dir, max_seq_length=max_seq_length)
     texts = [f"{pair['query']}\n\n{pair['document']}" for pair in pairs]
     embeddings = encode_by_tokens(embedder, texts, prompt=prefix_text("search_document"), description="index")
-    index = Path(model_dir, INDEX)
-    with atomic_directory(index) as directory:
+    require_finite(embeddings)
+    with replaceable_directory(index) as directory:
         np.save(directory / "embeddings.npy", embeddings)
         (directory / "functions.json").write_text(json.dumps([[pair["name"], pair["query"]] for pair in pairs]))
     return index
@@ -54,8 +60,12 @@ def search(
         top: how many.
         by: "dense", whose score is the cosine; "bm25", over names and summaries, whose score is BM25's; or "both",
             joined by `evaluation.ranking.fuse_ranks`, whose score is the sum of reciprocal ranks.
+
+    Raises:
+        ValueError: a file of the index or of the model is damaged.
     """
     index = Path(model_dir, INDEX)
+    refuse_changed(index, "*")
     functions = [tuple(each) for each in json.loads((index / "functions.json").read_text())]
     names = [str(number) for number in range(len(functions))]
     rankings: list[list[tuple[str, float]]] = []

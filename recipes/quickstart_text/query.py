@@ -8,6 +8,7 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 
 from textfiles.atomic import read_json
+from textfiles.replacing import refuse_changed
 
 _REMEDY = "Train or download the model again."
 
@@ -100,6 +101,7 @@ def _read_weights(directory: Path) -> dict[str, np.ndarray]:
     file = directory / "model.safetensors"
     if not file.is_file():
         return {}
+    refuse_changed(directory, file.name)
     with safe_open(file, framework="numpy") as stored:
         for name in stored.keys():  # noqa: SIM118  (not a dictionary)
             if stored.get_slice(name).get_dtype() not in ("F32", "F16"):

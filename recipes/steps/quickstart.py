@@ -29,10 +29,11 @@ from recipes.shared.arguments import parse_arguments
 from recipes.shared.training import FINAL
 from recipes.steps.map import require_libraries, save_map
 from recipes.steps.stage1 import build_model
-from textfiles.atomic import atomic_directory, read_json, write_json, write_text
+from textfiles.atomic import read_json, write_json, write_text
 from textfiles.begun import begin_directory, use_alone
 from textfiles.commands import end_at_sigterm, one_line_errors, run_child
 from textfiles.markdown import table
+from textfiles.replacing import replaceable_directory
 from textfiles.rows import rows_of
 
 RECIPES = Path(__file__).resolve().parents[1]
@@ -166,7 +167,7 @@ class Quickstart:
     def _make_untrained(self) -> None:
         set_seed(0)
         tokenizer = open_tokenizer(self.tokenizer)
-        with atomic_directory(self.models["untrained"]) as directory:
+        with replaceable_directory(self.models["untrained"]) as directory:
             build_model(self.settings.model, len(tokenizer)).save_pretrained(directory)
             tokenizer.save_pretrained(directory)
             write_training(directory, [])  # new weights, which stage 1 is to know

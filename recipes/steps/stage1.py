@@ -18,8 +18,9 @@ from nomic_bert.tokenizer_files import open_tokenizer, save_tokenizer
 from nomic_bert.training_record import write_training
 from recipes.shared.blocks import BlockCounts, describe_blocks
 from recipes.shared.training import dropout_settings, train_and_save
-from textfiles.atomic import atomic_directory
 from textfiles.commands import one_line_errors
+from textfiles.replacing import replaceable_directory
+from textfiles.settings import near_name
 from trainers import MLMConfig, MLMTrainer
 from trainers.record import hub_details
 from trainers.sampling import permute
@@ -78,7 +79,7 @@ def stage1(recipe: Stage1Arguments, args: MLMConfig) -> Path | None:
         trainer.source_details = {"blocks": _origin(recipe.train_data)}
 
     def save(final: Path) -> None:
-        with atomic_directory(final) as directory:
+        with replaceable_directory(final) as directory:
             trainer.accelerator.unwrap_model(trainer.model).save_pretrained(directory)
             save_tokenizer(tokenizer, directory)
             write_training(directory, trainer.training_record())
@@ -167,8 +168,14 @@ def build_model(fields: dict[str, Any], num_tokens: int) -> NomicBertForMaskedLM
     """A new model for a tokenizer of `num_tokens` tokens, with the vocabulary rounded up to a multiple of 64.
 
     Raises:
-        ValueError: a given `vocab_size` is less than the tokenizer's, or a field is invalid.
+        ValueError: a given `vocab_size` is less than the tokenizer's, or a field is unknown or invalid.
     """
+    known = {*NomicBertConfig().to_dict(), *NomicBertConfig.attribute_map}
+    for name in fields:
+        if name not in known:  # which the configuration would keep, and the model not read
+            near = near_name(str(name), known)
+            hint = f"did you mean {near!r}?" if near else "see nomic_bert/configuration_nomic_bert.py."
+            raise ValueError(f"model: there is no field {name!r}; {hint}")
     fields = {"vocab_size": 64 * -(-num_tokens // 64), **fields}  # paper §4.1.2
     if fields["vocab_size"] < num_tokens:
         raise ValueError(f"model.vocab_size: {fields['vocab_size']} is less than the tokenizer's {num_tokens}.")

@@ -161,6 +161,29 @@ def test_identity_is_of_the_weights_and_not_of_the_batch(model, tmp_path):
     assert settings(str(tmp_path)).identity() != before
 
 
+def test_identity_is_of_all_files_that_embeddings_depend_on_and_of_no_others(tmp_path):
+    save_embedder(load_embedder(save_nomic(tmp_path / "checkpoint"), device="cpu"), tmp_path / "model")
+    settings = EmbedderSettings(model_name_or_path=str(tmp_path / "model"))
+    known = [settings.identity()]
+    for name in ("config_sentence_transformers.json", "tokenizer.json", "config.json", "1_Pooling/config.json"):
+        (tmp_path / "model" / name).write_text((tmp_path / "model" / name).read_text() + " ")
+        assert settings.identity() not in known
+        known.append(settings.identity())
+    (tmp_path / "model" / "README.md").write_text("A model.")
+    assert settings.identity() == known[-1]
+
+
+@pytest.mark.parametrize("task", [False, True], ids=["by tokens", "by the model's own encode_document"])
+def test_embeddings_that_are_not_finite_are_an_error(tmp_path, task):
+    make = routed if task else without_prompts
+    make(tmp_path)
+    embedder = TextEmbedder(EmbedderSettings(model_name_or_path=str(tmp_path / "model")), "cpu")
+    for weight in embedder.model.parameters():
+        weight.data.fill_(torch.nan)
+    with pytest.raises(ValueError, match="the embeddings of 2 of 2 texts are not finite"):
+        embedder.encode("document", ["a", "b"])
+
+
 def test_equal_texts_are_embedded_once_across_batches():
     seen = []
 

@@ -114,7 +114,8 @@ def test_a_layer_norm_that_is_asked_for_is_put_in_or_left_out(checkpoint, tmp_pa
             "Router",
         ),
         ("modules.json", [], "Transformer"),
-        ("modules.json", {"a": 1}, "list of modules"),
+        ("modules.json", {"a": 1}, "not a JSON list"),
+        ("modules.json", [{"a": 1}], "list of modules"),
         ("sentence_bert_config.json", {"model_args": {"use_safetensors": False}}, "model_args"),
         ("sentence_bert_config.json", {"tokenizer_name_or_path": "elsewhere"}, "tokenizer_name_or_path"),
         ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "SparseEncoder"),
@@ -129,7 +130,7 @@ def test_a_directory_that_needs_what_is_not_supported_is_refused_by_name(saved, 
 @pytest.mark.parametrize("file", ["modules.json", "sentence_bert_config.json", "1_Pooling/config.json"])
 def test_a_damaged_file_is_named_with_a_remedy(saved, file):
     (saved / file).write_text((saved / file).read_text()[:20])
-    with pytest.raises(ValueError, match=rf"{file} is not valid JSON .*Copy it again"):
+    with pytest.raises(ValueError, match=rf"{file} is not valid JSON .*again"):
         load_embedder(saved)
 
 

@@ -83,6 +83,13 @@ def test_stage_1_describes_what_it_would_train_on_without_training(corpus, tmp_p
         stage1.main([*words, "--eval_blocks", "99"])
 
 
+def test_an_unknown_field_of_a_new_model_is_refused():
+    with pytest.raises(ValueError, match="no field 'num_hidden_layer'; did you mean 'num_hidden_layers'"):
+        build_model({"num_hidden_layer": 2}, 60)
+    small = {"n_embd": 8, "n_head": 2, "n_layer": 1, "n_inner": 16, "max_position_embeddings": 32}
+    assert build_model(small, 60).config.max_trained_positions == 32
+
+
 @pytest.mark.parametrize(("blocks", "held_out"), [(1_000, 10), (37, 5), (2, 1), (5, 0)])
 def test_blocks_to_evaluate_on_are_the_same_random_ones(blocks, held_out):
     train, evaluation = split_blocks(blocks, held_out)

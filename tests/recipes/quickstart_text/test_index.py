@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from nomic_bert import encoding
 from nomic_bert.embedder import load_embedder, save_embedder
 from recipes import search as command
+from recipes.quickstart_text import docstrings
 from recipes.quickstart_text.index import INDEX, search
 from tests.checkpoints import save_nomic
+from textfiles.replacing import replaceable_directory
 
 FUNCTIONS = [["pkg.find", "find files by name"], ["pkg.sort", "sort a list"], ["pkg.listen", "open a socket"]]
 
@@ -20,9 +23,9 @@ FUNCTIONS = [["pkg.find", "find files by name"], ["pkg.sort", "sort a list"], ["
 def model_dir(tmp_path):
     model = load_embedder(save_nomic(tmp_path / "checkpoint"), device="cpu")
     save_embedder(model, tmp_path / "model")
-    (tmp_path / "model" / INDEX).mkdir()
-    np.save(tmp_path / "model" / INDEX / "embeddings.npy", model.encode_document([text for _, text in FUNCTIONS]))
-    (tmp_path / "model" / INDEX / "functions.json").write_text(json.dumps(FUNCTIONS))
+    with replaceable_directory(tmp_path / "model" / INDEX) as index:
+        np.save(index / "embeddings.npy", model.encode_document([text for _, text in FUNCTIONS]))
+        (index / "functions.json").write_text(json.dumps(FUNCTIONS))
     return tmp_path / "model"
 
 
@@ -49,3 +52,25 @@ def test_a_search_does_not_wait_for_torch(model_dir, repository):
     command = [sys.executable, "-c", program, str(model_dir), "files"]
     run = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert run.returncode == 0 and "pkg.find" in run.stdout, run.stderr
+
+
+@pytest.mark.parametrize("name", [f"{INDEX}/embeddings.npy", f"{INDEX}/functions.json", "model.safetensors"])
+def test_one_changed_bit_is_named_with_the_remedy(model_dir, name):
+    content = bytearray((model_dir / name).read_bytes())
+    content[-9] ^= 1
+    (model_dir / name).write_bytes(content)
+    with pytest.raises(SystemExit, match=f"error: .*{name} is not what was written there: .* again"):
+        command.main([str(model_dir), "files"])
+
+
+def test_an_index_of_something_else_is_not_replaced_and_nan_is_not_indexed(model_dir, monkeypatch):
+    (model_dir / INDEX / "notes.txt").write_text("mine")
+    with pytest.raises(SystemExit, match=r"added or changed since it was written: notes\.txt"):
+        command.main([str(model_dir), "files", "--packages", "bm25s"])
+    (model_dir / INDEX / "notes.txt").unlink()
+    monkeypatch.setattr(docstrings, "read_docstrings", lambda names: [])
+    monkeypatch.setattr(docstrings, "docstring_pairs", lambda _: [{"name": "a", "query": "b", "document": "c"}])
+    monkeypatch.setattr(encoding, "encode_by_tokens", lambda *_, **__: np.full((1, 32), np.nan, np.float32))
+    with pytest.raises(SystemExit, match="not finite"):
+        command.main([str(model_dir), "files", "--packages", "bm25s"])
+    assert search(model_dir, "files", by="bm25")
