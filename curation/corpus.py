@@ -149,7 +149,7 @@ class Corpus:
         texts = table[_TEXT].to_pylist() if self._is_copy else self._hub_texts(table, numbers)
         full = [place for place, text in enumerate(texts) if text.strip()]
         read = (self._copied if self._is_copy else self._hub_columns)(table, numbers)
-        return Rows(read.take(full), [texts[place] for place in full], len(texts) - len(full))
+        return Rows(read.take(pa.array(full, pa.int64())), [texts[place] for place in full], len(texts) - len(full))
 
     @property
     def _is_copy(self) -> bool:

@@ -1,7 +1,7 @@
 """Vectors of a corpus as parquet shards that vector stores read as they are, and the manifest that says what they are.
 
-Which rows a shard holds depends on the settings alone. A shard's footer holds its counts, so a shard that can be opened
-is finished.
+Which rows a shard holds depends on the settings alone. A shard is finished if its receipt, or the manifest, describes
+it as it is.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from nomic_bert.encoding import EncodedBatch
 from textfiles.atomic import atomic_file
 from textfiles.lengths import summarize
 from textfiles.parquet import read_facts, write_parquet
-from textfiles.shards import ShardFiles, write_receipt
+from textfiles.shards import ShardFiles, changed_files, read_receipt, write_receipt
 from textfiles.vectors import VECTOR
 
 MANIFEST, RANGES = "manifest.json", "int8_ranges.npy"
@@ -60,7 +60,14 @@ class VectorForm:
             raise ValueError(f"truncate_dim must be at least 1, not {self.truncate_dim}.")
 
     def shape(self, embeddings: torch.Tensor) -> np.ndarray:
-        """Embeddings (n, dim) in float32, truncated and brought to unit length as is said."""
+        """Embeddings (n, dim) in float32, truncated and brought to unit length as is said.
+
+        Raises:
+            ValueError: they have fewer dimensions than are to be kept.
+        """
+        dim = embeddings.shape[1]
+        if self.truncate_dim is not None and self.truncate_dim > dim:
+            raise ValueError(f"truncate_dim is {self.truncate_dim}, and the model has {dim} dimensions.")
         embeddings = embeddings[:, : self.truncate_dim]
         return (torch.nn.functional.normalize(embeddings, dim=1) if self.normalize else embeddings).numpy()
 
@@ -107,14 +114,16 @@ class CorpusVectors:
     Args:
         corpus: the rows.
         directory: where everything goes: `data/` with the shards, the manifest, the ranges of int8.
+        work: directory for the receipts, which are needed until the manifest is written.
         form: of the vectors.
         rows_per_shard: of the corpus.
     """
 
-    def __init__(self, corpus: Corpus, directory: Path, form: VectorForm, rows_per_shard: int) -> None:
+    def __init__(self, corpus: Corpus, directory: Path, work: Path, form: VectorForm, rows_per_shard: int) -> None:
         self.corpus, self.directory, self.form, self.rows_per_shard = corpus, directory, form, rows_per_shard
         count = math.ceil(len(corpus) / rows_per_shard)
         self.files = ShardFiles(directory / "data", "vectors", count, ".parquet")
+        self._receipts = ShardFiles(work, "vectors", count, ".json")
 
     def rows_of(self, shard: int) -> range:
         """The numbers of the rows of a shard."""
@@ -122,13 +131,20 @@ class CorpusVectors:
         return range(start, min(start + self.rows_per_shard, len(self.corpus)))
 
     def is_finished(self, shard: int) -> bool:
-        """Whether a shard is there and whole."""
-        return read_facts(self.files.path(shard)) is not None
+        """Whether a shard is there, as it was written."""
+        return self._is_unchanged(self.files.path(shard), self._receipts.path(shard))
+
+    def _is_unchanged(self, file: Path, receipt: Path) -> bool:
+        if receipt.is_file():
+            return read_receipt(receipt) is not None
+        manifest = self.directory / MANIFEST  # of a finished run, some of whose files were lost
+        return manifest.is_file() and file not in changed_files(manifest, f"Remove {self.directory} to embed again.")
 
     def calibrate(self, embedder: TextEmbedder, prompt: Prompt) -> None:
-        """Write the ranges of int8, of texts taken evenly from the corpus; ranges that are there stay."""
+        """Write the ranges of int8, of texts taken evenly from the corpus; ranges that are there and whole stay."""
         path = self.directory / RANGES
-        if self.form.dtype != "int8" or path.is_file():
+        receipt = self._receipts.directory / f"{path.stem}.json"
+        if self.form.dtype != "int8" or (path.is_file() and self._is_unchanged(path, receipt)):
             return
         count = min(_CALIBRATION_TEXTS, len(self.corpus))
         low, high = [], []
@@ -138,9 +154,10 @@ class CorpusVectors:
                 low.append(vectors.min(axis=0))
                 high.append(vectors.max(axis=0))
         if not low:
-            raise ValueError(f"{self.corpus.source.texts}: the texts are blank; name another text_column.")
+            raise self._all_blank()
         with atomic_file(path) as partial, open(partial, "wb") as file:
             np.save(file, np.stack([np.min(low, axis=0), np.max(high, axis=0)]))
+        write_receipt(receipt, [path])
 
     def make(
         self, shard: int, embedder: TextEmbedder, prompt: Prompt, on_batch: Callable[[EncodedBatch, float], None]
@@ -174,6 +191,7 @@ class CorpusVectors:
                 yield rows.table.add_column(1, schema.field(VECTOR), self.form.store(vectors, ranges))
 
         write_parquet(tables(), schema, self.files.path(shard), counts.content)
+        write_receipt(self._receipts.path(shard), [self.files.path(shard)])
 
     def schema(self, dim: int) -> pa.Schema:
         """Of a shard, for vectors of a dimension."""
@@ -194,6 +212,8 @@ class CorpusVectors:
             raise ValueError(
                 f"{self.files.directory}: {len(facts) - len(found):,} shards are missing; rerun the command."
             )
+        if not any(each["texts"] for each in found):
+            raise self._all_blank()
         dim = len(self.form.shape(embedder.encode_under(prompt, ["a"]))[0])
         known = [each["lengths"] for each in found if each["lengths"] is not None]
         complete = len(known) == len(found)
@@ -219,6 +239,11 @@ class CorpusVectors:
         ranges = [self.directory / RANGES] if self.form.dtype == "int8" else []
         write_receipt(self.directory / MANIFEST, [*self.files.paths(), *ranges], manifest)
         return manifest
+
+    def _all_blank(self) -> ValueError:
+        return ValueError(
+            f"{self.corpus.source.texts}: all texts are blank. Name another text_column, and remove {self.directory}."
+        )
 
     def _ranges(self) -> np.ndarray:
         path = self.directory / RANGES

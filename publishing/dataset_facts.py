@@ -11,6 +11,7 @@ from typing import Any
 from textfiles.atomic import read_json
 from textfiles.hub_names import is_hub_name
 from textfiles.rows import find_files
+from textfiles.shards import changed_files
 
 _SETTINGS = "settings.json"
 _ROWS = (".jsonl.gz", ".jsonl", ".parquet", ".arrow")
@@ -75,10 +76,24 @@ def read_parts(directory: Path) -> list[DataPart]:
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: no step wrote it, or the step has not finished.
+        ValueError: no step wrote it, the step has not finished, or a file is damaged.
     """
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory} is not a directory; give the output_dir of a step of curation.")
+    try:
+        parts = _read_parts(directory)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"{directory}: manifest.json, settings.json or a report lacks what its step records, or is damaged "
+            f"({type(error).__name__}: {error}). {_REMEDY}"
+        ) from error
+    for file in (file for part in parts for file in part.files):
+        if not file.resolve().is_relative_to(directory.resolve()):
+            raise ValueError(f"{file} leads out of {directory}. If you trust it, replace it by a copy.")
+    return parts
+
+
+def _read_parts(directory: Path) -> list[DataPart]:
     if (directory / "manifest.json").is_file():
         return [_packed_or_embedded(directory)]
     if (directory / _SETTINGS).is_file():
@@ -100,7 +115,10 @@ def _packed_or_embedded(directory: Path) -> DataPart:
         settings |= {"vocabulary (SHA-256)": manifest["vocabulary_sha256"][:16]}
         counts = _only(manifest, "documents", "blank_documents", "tokens", "dropped_tokens", "blocks")
         files = tuple(directory / name for name, blocks in manifest["shards"].items() if blocks)
+        for file in files:
+            _require_unchanged(file.with_suffix(".json"))
         return DataPart("blocks", "blocks", files, tuple(origins), (Step("packed", settings, counts),))
+    _require_unchanged(directory / "manifest.json")
     corpus, model = manifest["corpus"], manifest["model"]
     name = model["name_or_path"]
     settings = {
@@ -113,6 +131,12 @@ def _packed_or_embedded(directory: Path) -> DataPart:
     files = tuple(directory / name for name in manifest["files"] if name.endswith(".parquet"))
     origin = _origin({**corpus, "path": corpus["texts"]})
     return DataPart("vectors", "vectors", files, (origin,), (Step("embedded", settings, counts),), manifest["columns"])
+
+
+def _require_unchanged(receipt: Path) -> None:
+    """Refuse files that are others than their receipt says."""
+    for file in changed_files(receipt, _REMEDY):
+        raise ValueError(f"{file} was changed after it was written, or is missing. {_REMEDY}")
 
 
 def _pairs(directory: Path) -> DataPart:

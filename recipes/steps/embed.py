@@ -17,7 +17,7 @@ from textfiles.commands import one_line_errors
 from textfiles.markdown import share
 from textfiles.shards import deal, read_receipt
 
-_WORK = ".work"  # inside output_dir until it is finished: the copy of local files
+_WORK = ".work"  # inside output_dir until it is finished: the copy of local files, receipts of shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,9 @@ def embed(source: CorpusSource, settings: ModelSettings, form: VectorForm, args:
     prompt = Prompt(None, "") if args.prompt is None else embedder.named_prompt(args.prompt)
     with state.main_process_first():
         made_from = _made_from(source, settings, form, args) if state.is_main_process else None
-        vectors = CorpusVectors(_open(source, directory, made_from), directory, form, args.rows_per_shard)
+        vectors = CorpusVectors(
+            _open(source, directory, made_from), directory, directory / _WORK, form, args.rows_per_shard
+        )
         if state.is_main_process:
             vectors.calibrate(embedder, prompt)
     shards = deal(range(vectors.files.count), state.process_index, state.num_processes)

@@ -1,6 +1,7 @@
 """What the steps of curation wrote, published as a person does it: parquet, a card of facts, the upload."""
 
 import json
+import shutil
 
 import datasets
 import pyarrow.parquet as pq
@@ -143,6 +144,29 @@ def test_what_is_no_output_of_a_step_is_refused(outputs, tmp_path):
             hub_upload.main(words)
         assert end.value.code == 2
     assert not (tmp_path / "hub").exists()
+
+
+@pytest.mark.parametrize("name", ["vectors", "blocks", "mined/faq", "pairs/faq"])
+@pytest.mark.parametrize("damage", ["bit", "link", "manifest"])
+def test_damaged_rows_and_records_are_named_and_links_are_not_followed(outputs, tmp_path, name, damage):
+    directory = shutil.copytree(outputs / name, tmp_path / "data")
+    rows = next(path for path in sorted(directory.rglob("*")) if path.name.endswith((".parquet", ".arrow", ".gz")))
+    if damage == "bit":
+        content = bytearray(rows.read_bytes())
+        content[len(content) // 2] ^= 1
+        rows.write_bytes(content)
+        named = rows.name
+    elif damage == "link":
+        rows.rename(tmp_path / rows.name)
+        rows.symlink_to(tmp_path / rows.name)
+        named = f"{rows.name} leads out of .*data"
+    else:
+        (record,) = [path for path in directory.iterdir() if path.name in ("manifest.json", "report.json")]
+        record.write_text('{"block_size": 3}' if name == "blocks" else "{}")
+        named = "data.*(manifest|report)"
+    with pytest.raises(SystemExit, match=f"(?s)error: .*{named}.*(again|copy)"):
+        write(directory.parent, "data", tmp_path / "written")
+    assert not (tmp_path / "written").exists()
 
 
 def test_the_plan_is_shown_and_then_uploaded(outputs, tmp_path, monkeypatch, capsys):

@@ -132,29 +132,35 @@ def test_two_ranks_give_the_files_of_one(place, tmp_path, monkeypatch):
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
-def test_an_interrupted_run_goes_on_and_ends_the_same(place, tmp_path, monkeypatch):
-    embed.main(words(place, tmp_path / "whole"))
+def test_an_interrupted_run_goes_on_and_ends_the_same_whatever_became_of_its_files(place, tmp_path, monkeypatch):
+    embed.main(words(place, tmp_path / "whole", "--dtype", "int8"))
     encode, calls = vectors_module.TextEmbedder.encode_under, []
 
     def die_in_the_third_shard(self, prompt, texts, *rest):
         calls.append(len(texts))
-        if len([size for size in calls if size > 1]) == 3:
+        if len([size for size in calls if size > 1]) == 4:  # the first is for the ranges
             raise KeyboardInterrupt
         return encode(self, prompt, texts, *rest)
 
     monkeypatch.setattr(vectors_module.TextEmbedder, "encode_under", die_in_the_third_shard)
     with pytest.raises(KeyboardInterrupt):
-        embed.main(words(place, tmp_path / "again"))
+        embed.main(words(place, tmp_path / "again", "--dtype", "int8"))
     monkeypatch.undo()
     files = sorted((tmp_path / "again" / "data").glob("*.parquet"))
     begun = {path: path.stat().st_mtime_ns for path in files}
     assert len(begun) == 2
-    files[1].write_bytes(files[1].read_bytes()[:-9])  # a shard that was cut short is made again
+    for damaged in (files[1], tmp_path / "again" / "int8_ranges.npy"):  # both can still be opened
+        content = bytearray(damaged.read_bytes())
+        content[len(content) // 2] ^= 1
+        damaged.write_bytes(content)
     with pytest.raises(SystemExit, match="was begun with other settings: dtype was"):
         embed.main(words(place, tmp_path / "again", "--dtype", "float16"))
-    embed.main(words(place, tmp_path / "again"))
+    embed.main(words(place, tmp_path / "again", "--dtype", "int8"))
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
-    assert files[0].stat().st_mtime_ns == begun[files[0]]
+    assert files[0].stat().st_mtime_ns == begun[files[0]] and files[1].stat().st_mtime_ns > begun[files[1]]
+    (tmp_path / "again" / "int8_ranges.npy").write_bytes(b"")
+    embed.main(words(place, tmp_path / "again", "--dtype", "int8"))
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8", "binary"])
@@ -191,6 +197,8 @@ def test_what_cannot_be_meant_is_one_line(place, tmp_path):
         (["--dtype", "float8"], "dtype must be one of float32, float16, int8, binary"),
         (["--texts", str(tmp_path / "nowhere")], "nowhere: no .txt"),
         (["--rows_per_shard", "0"], "rows_per_shard must be at least 1"),
+        (["--truncate_dim", "33"], "truncate_dim is 33, and the model has 32 dimensions"),
+        (["--max_seq_length", "2"], "max_seq_length must be at least 3, not 2"),
         (["--id_column", "kye"], "line 1: no column 'kye'; did you mean 'key'?"),
     ):
         with pytest.raises(SystemExit, match=message):
@@ -211,3 +219,16 @@ def test_texts_in_memory_are_bounded_by_their_characters(place, tmp_path, monkey
     embed.main(words(place, tmp_path / "two", "--rows_per_shard", "40"))
     assert max(most) < 300 + 3 * max(map(len, TEXTS)) and len(most) > 5
     np.testing.assert_allclose(read(tmp_path / "two")[1], read(tmp_path / "one")[1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_blank_shards_are_counted_and_a_blank_corpus_is_refused(place, tmp_path, dtype):
+    texts = [" "] * 5 + ["a text"] + [""] * 4
+    write_jsonl([{"text": text} for text in texts], tmp_path / "some.jsonl")
+    write_jsonl([{"text": " "} for _ in texts], tmp_path / "none.jsonl")
+    run = ["--model_name_or_path", str(place / "ours"), "--rows_per_shard", "3", "--dtype", dtype]
+    embed.main([*run, "--texts", str(tmp_path / "some.jsonl"), "--output_dir", str(tmp_path / "some")])
+    assert read(tmp_path / "some")[0]["id"].to_pylist() == [5]
+    assert json.loads((tmp_path / "some" / "manifest.json").read_text())["blank"] == 9
+    with pytest.raises(SystemExit, match=r"none\.jsonl: all texts are blank"):
+        embed.main([*run, "--texts", str(tmp_path / "none.jsonl"), "--output_dir", str(tmp_path / "none")])
