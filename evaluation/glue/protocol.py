@@ -37,7 +37,7 @@ class Protocol:
     max_grad_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.max_seq_length < 8 or self.weight_decay < 0:
+        if self.epochs < 1 or self.max_seq_length < 8 or not 0 <= self.weight_decay < math.inf:
             raise ValueError(
                 f"epochs ({self.epochs}) must be at least 1, max_seq_length ({self.max_seq_length}) at least 8, "
                 f"weight_decay ({self.weight_decay:g}) not negative."
@@ -90,7 +90,8 @@ class Grid:
                 raise ValueError(f"--{name}: give at least one value, and each once; got {list(values)}.")
         if unknown := [task for task in self.tasks if task not in GLUE]:
             raise ValueError(f"--tasks: unknown task {unknown[0]!r}; {did_you_mean(unknown[0], GLUE, 'tasks')}")
-        if min(self.batch_sizes) < 1 or min(self.learning_rates) <= 0 or min(self.seeds) < 0:
+        rates_mean_something = all(0 < rate < math.inf for rate in self.learning_rates)
+        if min(self.batch_sizes) < 1 or not rates_mean_something or min(self.seeds) < 0:
             raise ValueError("--batch_sizes and --learning_rates must be positive, --seeds not negative.")
 
     def runs(self, task: str) -> list[RunSettings]:

@@ -26,8 +26,9 @@ from evaluation.glue.starts import RunFiles, Start
 from evaluation.glue.tasks import GLUE
 from evaluation.glue.training import encode_split, fine_tune, open_classifier_tokenizer
 from nomic_bert.identity import weights_hash
-from textfiles.atomic import atomic_directory, read_json, write_json
+from textfiles.atomic import read_json, write_json
 from textfiles.locks import try_lock
+from textfiles.replacing import replaceable_directory
 
 _POLL_SECONDS = 2.0
 
@@ -174,7 +175,7 @@ class Sweep:
             trust_remote_code=self.trust_remote_code,
         )
         if run.task == "mnli" and self.mnli_start is None:
-            with atomic_directory(self.files.weights(run)) as directory:
+            with replaceable_directory(self.files.weights(run)) as directory:
                 model.save_pretrained(directory)
         write_json(self.files.result(run), self._report(run, start, outcome))
 

@@ -1,6 +1,6 @@
 """One GLUE run: a classifier on a checkpoint's encoder, trained by `Trainer` as in the paper's §5.1."""
 
-import json
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,6 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 import nomic_bert  # noqa: F401  so that Auto classes load our checkpoints by our code
@@ -34,9 +33,13 @@ from evaluation.glue.data import Split
 from evaluation.glue.metrics import score_logits
 from evaluation.glue.protocol import Protocol, RunSettings
 from evaluation.glue.tasks import GLUE, GlueTask
+from nomic_bert.checkpoint_files import refuse_damage
 from nomic_bert.tokenizer_files import open_tokenizer
+from textfiles.atomic import sync_directory, sync_tree
+from textfiles.shards import changed_files, write_receipt
 
 _EVAL_BATCH_SIZE = 64  # ours: no score depends on it
+_FILES = "files.json"  # of a checkpoint: sizes and checksums of the others, written last
 
 
 def encode_split(split: Split, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> Dataset:
@@ -77,6 +80,8 @@ def load_classifier(checkpoint: str, task: GlueTask, *, trust_remote_code: bool 
         ValueError: weights of the encoder are missing, which are listed, or a file is damaged.
     """
     labels = dict(enumerate(task.labels)) or {0: "score"}
+    if Path(checkpoint).is_dir():
+        refuse_damage(checkpoint)
     with readable_checkpoint(checkpoint):
         model, info = AutoModelForSequenceClassification.from_pretrained(
             checkpoint,
@@ -117,7 +122,6 @@ def training_arguments(run: RunSettings, protocol: Protocol, directory: Path, ha
         dataloader_pin_memory=torch.cuda.is_available(),
         eval_strategy="epoch" if has_dev else "no",
         save_strategy="no",
-        save_total_limit=1,
         logging_strategy="no",
         logging_nan_inf_filter=False,
         report_to="none",
@@ -168,8 +172,15 @@ class EpochCallback(TrainerCallback):
         state.log_history[-1]["seconds"] = time.monotonic() - self._began
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Count steps from here."""
+        """Make the checkpoint whole and durable, then remove those before it; count steps from here."""
         self._saved_step = state.global_step
+        checkpoint = Path(str(args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+        sync_tree(checkpoint)
+        write_receipt(checkpoint / _FILES, [path for path in sorted(checkpoint.iterdir()) if path.name != _FILES])
+        sync_directory(checkpoint.parent)
+        for other in checkpoint.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            if other != checkpoint:
+                shutil.rmtree(other)
 
 
 def fine_tune(
@@ -220,7 +231,7 @@ def fine_tune(
     trainer.remove_callback(PrinterCallback)  # the bar is enough
     resumed = last_checkpoint(directory)
     try:
-        trainer.train(resume_from_checkpoint=resumed)
+        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
     except Exception as error:
         if resumed is None or callback.has_begun:
             raise
@@ -281,15 +292,24 @@ def _train_loss(epoch: int, state: TrainerState) -> float:
     return total / (last - first)
 
 
-def last_checkpoint(directory: Path) -> str | None:
-    """The newest complete checkpoint; Trainer writes its state last."""
-    found = {}
-    for path in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        try:
-            found[json.loads((path / TRAINER_STATE_NAME).read_text())["global_step"]] = str(path)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            continue
-    return found[max(found)] if found else None
+def last_checkpoint(directory: Path) -> Path | None:
+    """The newest complete checkpoint: one whose files are described, which is done last.
+
+    Raises:
+        ValueError: it was damaged since; the message names what, and the remedy.
+    """
+    found = {
+        int(number): path
+        for path in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        if (number := path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")).isdigit() and (path / _FILES).is_file()
+    }
+    if not found:
+        return None
+    newest = found[max(found)]
+    remedy = f"Remove {newest} to train the run again."
+    if changed := changed_files(newest / _FILES, remedy):
+        raise ValueError(f"{newest}: {changed[0].name} was changed after it was saved, or is missing. {remedy}")
+    return newest
 
 
 def device_name() -> str:

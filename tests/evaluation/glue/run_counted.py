@@ -26,7 +26,8 @@ class HangingCallback(training.EpochCallback):
 
 def counted(log):
     def fine_tune(run, checkpoint, tokenizer, splits, dev, protocol, directory, **settings):
-        begins_with = (training.last_checkpoint(directory) or "start").rpartition("/")[2]
+        checkpoint = training.last_checkpoint(directory)
+        begins_with = checkpoint.name if checkpoint else "start"
         with open(log, "a") as file:
             file.write(f"{run.name} {begins_with}\n")
         return train(run, checkpoint, tokenizer, splits, dev, protocol, directory, **settings)

@@ -44,10 +44,13 @@ def test_parts_of_a_tier_are_replaced():
 
 @pytest.mark.parametrize(
     "values",
-    [{"tasks": ("wnli",)}, {"seeds": ()}, {"seeds": (1, 1)}, {"batch_sizes": (0,)}, {"learning_rates": (-1.0,)}],
-)
+    [{"tasks": ("wnli",)}, {"seeds": ()}, {"seeds": (1, 1)}, {"batch_sizes": (0,)}, {"learning_rates": (-1.0,)},
+     {"learning_rates": (1e-5, math.nan)}, {"learning_rates": (math.inf,)}],
+)  # fmt: skip
 def test_grids_that_cannot_be_meant_are_refused(values):
     with pytest.raises(ValueError, match=f"--{next(iter(values))}"):
         Grid(**values)
     with pytest.raises(ValueError, match="epochs"):
         Protocol(epochs=0)
+    with pytest.raises(ValueError, match="weight_decay"):
+        Protocol(weight_decay=math.nan)

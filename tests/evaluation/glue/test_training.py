@@ -14,6 +14,7 @@ from evaluation.glue.data import read_file
 from evaluation.glue.protocol import Protocol, RunSettings
 from evaluation.glue.tasks import GLUE
 from tests.evaluation.glue.toys import TRAIN_ROWS
+from textfiles.shards import write_receipt
 
 PROTOCOL = Protocol(epochs=3)
 RUN = RunSettings("cola", 6, 2e-3, 19)
@@ -141,11 +142,27 @@ def test_time_is_counted_over_interruptions():
 
 def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path):
     assert training.last_checkpoint(tmp_path) is None
-    for step, state in ((9, '{"global_step": 9}'), (10, '{"global_step": 10}'), (11, '{"glob')):
+    for step in (9, 10, 11):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    (tmp_path / "checkpoint-12").mkdir()
-    assert Path(str(training.last_checkpoint(tmp_path))).name == "checkpoint-10"
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+        if step < 11:
+            write_receipt(tmp_path / f"checkpoint-{step}" / "files.json", (tmp_path / f"checkpoint-{step}").iterdir())
+    assert training.last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+def test_what_makes_a_checkpoint_complete_comes_after_the_rest_is_on_the_disk_and_before_the_one_before_goes(
+    tuned, place, monkeypatch
+):
+    events = []
+    for name in ("sync_tree", "write_receipt", "sync_directory"):
+        monkeypatch.setattr(training, name, lambda path, *_, name=name: events.append((name, Path(path).name)))
+    monkeypatch.setattr(training.shutil, "rmtree", lambda path: events.append(("removed", path.name)))
+    tuned("ordered", save_steps=3)
+    assert events[:3] == [("sync_tree", "checkpoint-3"), ("write_receipt", "files.json"), ("sync_directory", "ordered")]
+    assert [event for event in events if event[0] in ("write_receipt", "removed")][1:3] == [
+        ("write_receipt", "files.json"),
+        ("removed", "checkpoint-3"),
+    ]
 
 
 def load(directory, task, seed=0):
