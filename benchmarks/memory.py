@@ -17,7 +17,7 @@ import torch
 
 from nomic_bert import NomicBertConfig
 from nomic_bert.gpu_count import GPUCount, count_encoding
-from recipes.shared.arguments import read_yaml
+from recipes.shared.arguments import read_config
 from textfiles.commands import run_command
 from textfiles.markdown import table
 from trainers import ContrastiveConfig, MLMConfig
@@ -68,7 +68,7 @@ def count_config(file: Path, ranks: int) -> tuple[GPUCount, str]:
         file: of a new model or of one of 137M parameters, whatever checkpoint it names.
         ranks: GPUs.
     """
-    values = read_yaml(str(file))
+    values = read_config(str(file))
     kind: Any = MLMConfig if "mlm_probability" in values else ContrastiveConfig
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}
     # the class itself would ask for the precision's hardware

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from transformers import TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
 from nomic_bert.cpu_nomic_bert import has_fast_bfloat16
 
@@ -87,7 +88,11 @@ class StepArguments(TrainingArguments):
         for name in above_zero:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}.")
-        for name in ("weight_decay", "max_grad_norm", "warmup_steps"):
+        batches = ("per_device_train_batch_size", "per_device_eval_batch_size")
+        for name in (*batches, *(["save_steps"] if self.save_strategy == SaveStrategy.STEPS else [])):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}.")
+        for name in ("weight_decay", "max_grad_norm", "warmup_steps", "save_total_limit", "dataloader_num_workers"):
             if not 0 <= (getattr(self, name) or 0) < math.inf:
                 raise ValueError(f"{name} must be 0 or greater, got {getattr(self, name)}.")
         for name in ("adam_beta1", "adam_beta2"):

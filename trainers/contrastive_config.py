@@ -78,7 +78,7 @@ class ContrastiveConfig(StepArguments):
             raise ValueError(f"matryoshka_dims must be different positive numbers, not {dims}.")
         if not 0 < self.scale < math.inf:
             raise ValueError(f"scale must be greater than 0, got {self.scale}.")
-        at_least = {"chunk_tokens": 1, "query_max_length": 2, "document_max_length": 2, "num_hard_negatives": 0}
+        at_least = {"chunk_tokens": 1, "query_max_length": 3, "document_max_length": 3, "num_hard_negatives": 0}
         for name, least in at_least.items():
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")

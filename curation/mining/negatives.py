@@ -57,6 +57,10 @@ class NegativeLimits:
                 f"range_max must be at least range_min + num_negatives, {self.range_min + self.num_negatives}, not "
                 f"{self.range_max}."
             )
+        for key in ("max_score", "min_score"):
+            value = getattr(self, key)
+            if value is not None and not -1 <= value <= 1:
+                raise ValueError(f"{key} must be a cosine, from -1 to 1, not {value:g}.")
         if self.max_score is not None and self.min_score is not None and self.min_score > self.max_score:
             raise ValueError(
                 f"min_score {self.min_score:g} is above max_score {self.max_score:g}: nothing would be left."

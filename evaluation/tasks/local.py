@@ -15,7 +15,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from mteb.abstasks import AbsTask
 from mteb.abstasks.task_metadata import TaskMetadata, TaskType
 from mteb.types import PromptType
@@ -26,6 +25,7 @@ from evaluation.tasks.loco import LOCO_TASKS
 from textfiles.beir import BeirFiles, find_beir, read_judgements, required_file
 from textfiles.rows import read_rows
 from textfiles.settings import did_you_mean, is_filled, read_sections
+from textfiles.yaml_files import read_yaml
 
 # Names of mteb's prompts, which a task of that name would be given; names of files beside those of results.
 _RESERVED = {*get_args(TaskType), *(side.value for side in PromptType), "model_meta", "protocol"}
@@ -105,10 +105,7 @@ def read_local_tasks(file: Path) -> list[AbsTask]:
         FileNotFoundError: a file is missing.
         ValueError: an entry is invalid; the message names the YAML file, the entry and the key or column.
     """
-    try:
-        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{file}: not readable as YAML ({error}).") from error
+    entries = read_yaml(file)
     if not isinstance(entries, list):
         raise ValueError(f"{file}: must be a list of entries such as - {{name: ..., type: STS, path: ...}}.")
     taken = {**dict.fromkeys(mteb_task_names(), "mteb"), **dict.fromkeys(LOCO_TASKS, "LoCo")}

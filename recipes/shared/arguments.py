@@ -8,16 +8,17 @@ entries of a mapping set one by one, and unknown keys refused with the nearest k
 
 import dataclasses
 import enum
+import math
 import types
 import typing
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from textfiles.commands import one_line_errors
 from textfiles.settings import near_name
+from textfiles.yaml_files import parse_yaml, read_yaml
 
 
 class _Setting(NamedTuple):
@@ -53,6 +54,11 @@ def parse_arguments(kinds: Sequence[type], argv: Sequence[str]) -> tuple[Any, ..
                 hint = f"did you mean {near!r}?" if near else "--help lists the keys."
                 raise ValueError(f"{setting.where}: unknown key {key!r}; {hint}")
         values = {key: _convert(setting, fields[key], key) for key, setting in settings.items()}
+        for key, value in values.items():
+            if isinstance(value, float) and math.isnan(value):  # every comparison with it would be false
+                raise ValueError(f"{settings[key].where}: {key} must be a number, not {value}.")
+            if key == "seed" and isinstance(value, int) and value < 0:  # NumPy would refuse it without a name
+                raise ValueError(f"{settings[key].where}: seed must be at least 0, not {value}.")
         if values.get("dry_run") and "use_cpu" in fields:
             values["use_cpu"] = True
         return tuple(_build(kind, values) for kind in kinds)
@@ -64,7 +70,7 @@ def _read(argv: list[str]) -> dict[str, _Setting]:
     for _, file in [pair for pair in pairs if pair[0] == "config"]:
         if file is None:
             raise ValueError("--config needs a file; write --config FILE.yaml.")
-        settings |= {key: _Setting(value, file) for key, value in read_yaml(file).items()}
+        settings |= {key: _Setting(value, file) for key, value in read_config(file).items()}
     for key, text in [pair for pair in pairs if pair[0] != "config"]:
         outer, _, inner = key.partition(".")
         value = True if text is None else _value(text)
@@ -78,17 +84,14 @@ def _read(argv: list[str]) -> dict[str, _Setting]:
     return settings
 
 
-def read_yaml(file: str) -> dict[str, Any]:
+def read_config(file: str) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
         ValueError: it is not valid YAML, or not a mapping.
         OSError: it cannot be read.
     """
-    try:
-        loaded = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    loaded = read_yaml(file)
     if not isinstance(loaded, dict):
         raise ValueError(f"{file}: a config must be a mapping of keys to values.")
     return loaded
@@ -97,8 +100,8 @@ def read_yaml(file: str) -> dict[str, Any]:
 def _value(text: str) -> Any:
     """A text of the command line as YAML reads it; as it is where it is not YAML, for a text field takes any."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except (yaml.YAMLError, RecursionError):
         return text
 
 

@@ -109,6 +109,8 @@ def _sources(recipe: ContrastiveArguments, args: ContrastiveConfig, with_negativ
     """
     if bool(recipe.sources) == bool(recipe.train_file):
         raise ValueError("give either sources, at least one, or train_file.")
+    if args.num_hard_negatives and not with_negatives:
+        raise ValueError("num_hard_negatives is for stage 3; stage 2 takes no hard negatives, so leave it out.")
     if recipe.train_file:
         return [_own_pairs(recipe.train_file, args, with_negatives)]
     sources = read_sections(Source, recipe.sources or [], "sources")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from curation.audit.held_out import plain_name
 from curation.sources import Source
-from recipes.shared.arguments import read_yaml
+from recipes.shared.arguments import read_config
 from textfiles.settings import read_section
 
 
@@ -25,7 +25,7 @@ def pair_sources(
     """
     named = [(entry, f"{key}[{i}]") for i, entry in enumerate(entries)]
     if config_file is not None:
-        config = read_yaml(config_file)
+        config = read_config(config_file)
         if not isinstance(config.get("sources"), list):
             raise ValueError(f"{config_file}: no list of sources; write it under the key sources.")
         named += [(entry, f"{config_file}, sources[{i}]") for i, entry in enumerate(config["sources"])]

@@ -41,6 +41,11 @@ class FilterArguments:
     write_dropped: bool = True
     keep_embeddings: bool = False
 
+    def __post_init__(self) -> None:
+        """Check the number."""
+        if self.rows_to_read < 0:
+            raise ValueError(f"rows_to_read must be at least 0, not {self.rows_to_read}.")
+
 
 @one_line_errors()
 def filter_pairs(args: FilterArguments, rule: KeepRule, settings: EmbedderSettings) -> None:

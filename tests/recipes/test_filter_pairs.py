@@ -130,6 +130,8 @@ def test_what_cannot_be_filtered_is_named(settings, tmp_path):
     assert "a/b" in refusal(["--sources", json.dumps([{**twice[0], "name": "a/b"}]), *arguments[2:]])
     new = [*settings, "--output_dir", str(tmp_path / "new")]
     assert "sample_size must be" in refusal([*new, "--sample_size", "1"])
+    assert "seed must be" in refusal([*new, "--seed", "-1"])
+    assert "rows_to_read must be" in refusal([*new, "--rows_to_read", "-1"])
     assert "no column 'question'" in refusal([*new, "--sources", json.dumps([{**broken[0], "query": "question",
                                               "path": str(tmp_path / "a.jsonl.gz")}])])  # fmt: skip
     assert "no-such-model" in refusal([*new, "--model_name_or_path", str(tmp_path / "no-such-model")])

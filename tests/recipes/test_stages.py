@@ -33,6 +33,7 @@ def test_a_missing_model_is_named(start, tmp_path):
 def test_sources_are_checked_by_key_and_stage(start):
     assert "sources[0]" in start(querry="text") and "'query'" in start(querry="text")
     assert "takes no hard negatives" in start(negatives="negatives")
+    assert "stage 2 takes no hard negatives" in start(settings=["--num_hard_negatives", "1"])
     assert "needs hard negatives" in start(with_negatives=True, settings=["--num_hard_negatives", "2"])
     assert "num_hard_negatives" in start(with_negatives=True, negatives="negatives")
 

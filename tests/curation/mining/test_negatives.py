@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from collections import Counter
 
 import numpy as np
@@ -75,6 +76,8 @@ def test_the_search_is_as_deep_as_a_limit_needs():
         ({"range_min": -1}, "range_min must be at least 0"),
         ({"range_min": 5, "range_max": 20}, "range_max must be at least range_min \\+ num_negatives, 25"),
         ({"min_score": 0.5, "max_score": 0.4}, "nothing would be left"),
+        ({"min_score": 2.0}, "min_score must be a cosine"),
+        ({"max_score": math.nan}, "max_score must be a cosine"),
         ({"relative_margin": 1.0}, "relative_margin must be"),
     ],
 )

@@ -183,7 +183,7 @@ def test_data_that_nothing_can_be_measured_on_are_refused(files, file, text, ent
 def test_files_that_are_no_list_of_entries_are_refused(tmp_path, text):
     (tmp_path / "tasks.yaml").write_text(text)
     with pytest.raises(
-        ValueError, match=r"tasks.yaml(: must be a list|: not readable|: the list is empty|\[0\]: 'mine')"
+        ValueError, match=r"tasks.yaml(: must be a list| is not valid YAML|: the list is empty|\[0\]: 'mine')"
     ):
         read_local_tasks(tmp_path / "tasks.yaml")
 

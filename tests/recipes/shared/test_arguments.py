@@ -122,6 +122,11 @@ def test_values_are_yaml_and_one_entry_of_a_mapping_can_be_set(parse):
         ("name: a\nloud: perhaps\n", [], ["loud", "bool"]),
         ("name: a\nparts: 3\n", [], ["parts", "list"]),
         ("- a\n", [], ["mapping"]),
+        ("name: a\nrate: .nan\n", [], ["config.yaml: rate", "not nan"]),
+        ("name: a\n", ["--rate", "nan"], ["--rate: rate", "not nan"]),
+        ("name: a\nwidth: 2\nname: b\n", [], ["config.yaml", "'name' is used twice", "line 3"]),
+        ("name: a\nshape: {x: 1, x: 2}\n", [], ["config.yaml", "'x' is used twice"]),
+        ("name: " + "[" * 9_999, [], ["config.yaml", "not valid YAML"]),
         ("name: a\n", ["stray"], ["'stray'"]),
     ],
 )
