@@ -71,7 +71,10 @@ class GpuTraining(Quickstart):
                 tar.add(self.directory / report, report)
         content = archive.read_bytes()
         starts = range(0, len(content), _PART_BYTES)
-        parts = [directory / f"{archive.name}.{number}" for number in range(len(starts))]
+        # `cat` gets the parts in the order of their names, with whatever an earlier archive has left among them
+        for part in directory.glob(f"{archive.name}.[0-9]*"):
+            part.unlink()
+        parts = [directory / f"{archive.name}.{number:03}" for number in range(len(starts))]
         for part, start in zip(parts, starts, strict=True):
             with atomic_file(part) as written:
                 written.write_bytes(content[start : start + _PART_BYTES])

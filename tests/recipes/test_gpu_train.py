@@ -20,15 +20,18 @@ def test_it_has_12_layers_and_the_smoke_form_the_quickstarts_slice(tmp_path):
 
 
 def test_what_comes_back_is_an_embedder_in_half_precision_in_small_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_train, "_PART_BYTES", 100_000)
+    monkeypatch.setattr(gpu_train, "_PART_BYTES", 20_000)
     training = GpuTraining(tmp_path / "made", smoke=False)
     training.model = save_nomic(tmp_path / "made" / "model")
     for report in gpu_train._REPORTS:
         (tmp_path / "made" / report).parent.mkdir(exist_ok=True)
         (tmp_path / "made" / report).write_text("[]")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "gpu_train.tar.99").write_text("of an earlier, longer archive")
     parts = training.keep(tmp_path / "kept")
-    assert len(parts) > 1 and max(part.stat().st_size for part in parts) <= 100_000
-    (tmp_path / "joined.tar").write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert len(parts) > 10 and max(part.stat().st_size for part in parts) <= 20_000
+    as_cat_joins_them = sorted((tmp_path / "kept").glob("gpu_train.tar.*"))
+    (tmp_path / "joined.tar").write_bytes(b"".join(part.read_bytes() for part in as_cat_joins_them))
     with tarfile.open(tmp_path / "joined.tar") as tar:
         tar.extractall(tmp_path / "back", filter="data")
     assert json.loads((tmp_path / "back" / "scores.json").read_text()) == []
@@ -51,4 +54,4 @@ def test_the_smoke_form_runs_to_its_table(tmp_path, repository):
     subprocess.run([*command, "--text_only"], check=True)
     ended = subprocess.run([*command, "--keep", str(tmp_path / "kept")], check=True, capture_output=True, text=True)
     assert "[1/13] Read docstrings: done before" in ended.stdout and "| stage 3 |" in ended.stdout
-    assert (tmp_path / "kept" / "gpu_train.tar.0").is_file()
+    assert (tmp_path / "kept" / "gpu_train.tar.000").is_file()
