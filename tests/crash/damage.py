@@ -5,10 +5,10 @@ A file that is damaged is made again, or its name and what to do about it are pr
 
 import fnmatch
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from tests.crash.harness import Case, Trials, difference_of, tallies
+from tests.crash.harness import Case, Trials, difference_of, spread, tallies
 
 _PAGES = (".md", ".png")  # for people; nothing reads them
 _REMEDIES = ("again", "emove", "estore", "erun", "hoose", "orrect", "eplace")
@@ -56,21 +56,28 @@ def assert_notices_damage(
     os.replace(trials.work, finished)
     events = [trials.events - place * trials.events // (2 * interruptions) for place in range(interruptions)]
     states = {f"killed before event {event}": state for event, state in trials.states(sorted(events)).items()}
-    tried, failures = 0, []
-    for when, state in {**states, "finished": finished}.items():
-        found = sorted(path.relative_to(state) for path in state.rglob("*") if path.is_file() and path.stat().st_size)
-        for path in (path for path in found if path not in trials.inputs and path.suffix not in _PAGES):
-            unchecked = any(fnmatch.fnmatch(str(path), pattern) for pattern in bits_not_checked or {})
-            for what, damage in DAMAGES.items():
-                if damage is _flip and unchecked:
-                    continue
-                trials.reset(state)
-                damage(trials.work / path)
-                tried += 1
-                if fault := _fault(trials, path):
-                    failures.append(f"{path} {what} when {when}: {fault}")
-    tallies[f"{case.name}, damaged files"] = f"{tried} damages; {len(failures)} not noticed or not explained"
-    assert not failures, f"{len(failures)} of {tried} damages:\n" + "\n".join(failures)
+    damages = [
+        (when, state, path, what)
+        for when, state in {**states, "finished": finished}.items()
+        for path in sorted(path.relative_to(state) for path in state.rglob("*") if path.is_file())
+        for what in DAMAGES
+        if (state / path).stat().st_size and path not in trials.inputs and path.suffix not in _PAGES
+        if DAMAGES[what] is not _flip or not _is_any_of(path, bits_not_checked or {})
+    ]
+    tried = [damages[place - 1] for place in spread(len(damages), int(os.environ.get("CRASH_DAMAGES", "0")))]
+    failures = []
+    for when, state, path, what in tried:
+        trials.reset(state)
+        DAMAGES[what](trials.work / path)
+        if fault := _fault(trials, path):
+            failures.append(f"{path} {what} when {when}: {fault}")
+    of = f"{len(tried)} of {len(damages)} damages"
+    tallies[f"{case.name}, damaged files"] = f"{of}; {len(failures)} not noticed or not explained"
+    assert not failures, f"{len(failures)} of {len(tried)} damages:\n" + "\n".join(failures)
+
+
+def _is_any_of(path: Path, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatch(str(path), pattern) for pattern in patterns)
 
 
 def _fault(trials: Trials, path: Path) -> str:

@@ -19,12 +19,14 @@ restarted once. `test_harness.py` checks that such copies are what kills leave. 
 
 Every run is in the same path, on a fresh copy of the prepared directory, so that paths in outputs do not differ.
 `CRASH_KILLS` sets how many events of a case are tried, evenly spread (40; 0: every one), and `CRASH_RANDOM` how many
-random delays (5). `damage.py` does to files what a disk may do.
+random delays (5). `damage.py` does to files what a disk may do; `CRASH_DAMAGES` says how many of a case's damages are
+tried, evenly spread (0: every one).
 """
 
 import atexit
 import contextlib
 import fnmatch
+import functools
 import multiprocessing
 import os
 import random
@@ -32,21 +34,30 @@ import re
 import runpy
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from tests.crash.reading import read
 from tests.processes import HEAVY
 
 ROOT = Path(__file__).parents[2]
 _HOOK = Path(__file__).parent / "hook"
+_READING = Path(__file__).parent / "reading.py"
 _TIME_LIMIT = 600  # seconds of one run
 _RESTARTS = 3
-_EVALUATION = ("evaluation.harness.commands", "evaluation.glue.command")
+_IMPORTED = (  # by some command; beside what tests/processes.py names
+    *("evaluation.harness.commands", "evaluation.glue.command", "evaluation.report.facts", "mteb"),
+    *("publishing.directory", "publishing.upload", "recipes.steps.quickstart", "recipes.steps.mine_negatives"),
+    *("recipes.steps.filter_pairs", "recipes.steps.pack_corpus", "recipes.steps.embed", "recipes.steps.make_pairs"),
+    *("recipes.steps.audit", "matplotlib.figure", "bokeh.plotting", "openTSNE", "sklearn.linear_model"),
+)
 
 tallies: dict[str, str] = {}  # case -> what was tried and survived; printed at the end of the session
 
@@ -61,6 +72,7 @@ class Case:
         arguments: of its command line; paths are relative to the directory that it runs in.
         prepare: fills that directory.
         is_heavy: whether it imports torch and the like, which a server then does once for all trials, forking each.
+        has_readers: whether it lets other programs read what it publishes, which another server forks.
         may_differ: pattern of paths -> the reason why their bytes may differ. Such a file must be there all the same.
         not_compared: pattern of paths -> regular expression of the parts that no two runs share, such as seconds.
         says_finished: what it prints, in place of ending well, where it has nothing left to do.
@@ -71,6 +83,7 @@ class Case:
     arguments: tuple[str, ...]
     prepare: Callable[[Path], None]
     is_heavy: bool = True
+    has_readers: bool = False
     may_differ: Mapping[str, str] = field(default_factory=dict)
     not_compared: Mapping[str, bytes] = field(default_factory=dict)
     says_finished: str | None = None
@@ -96,9 +109,10 @@ class Trials:
         self._counter, self._log = scratch / "events", scratch / "log.txt"
         self._prepared.mkdir()
         case.prepare(self._prepared)
+        self._readers = _reading_server() if case.has_readers else ""
         self.inputs = {path.relative_to(self._prepared) for path in self._prepared.rglob("*")}
         self._context: Any = multiprocessing.get_context("forkserver" if case.is_heavy else "spawn")
-        self._context.set_forkserver_preload([__name__, *HEAVY, *_EVALUATION])
+        self._context.set_forkserver_preload([__name__, *HEAVY, *_IMPORTED])
         self.reset()
         code, self.events, self.seconds = self.run()
         assert code == 0, f"{case.name} fails by itself: {self.printed()}"
@@ -140,6 +154,7 @@ class Trials:
             "CRASH_AT": kill_at,
             "CRASH_COPY_AT": ",".join(map(str, copy_at)),
             "CRASH_COPIES": self._copies,
+            "CRASH_READERS": self._readers,
             "PYTHONPATH": _HOOK,
         }
         settings = {name: str(value) for name, value in environment.items()}
@@ -227,6 +242,21 @@ def _restart(trials: Trials, killed: str, failures: list[str]) -> None:
         failures.append(f"killed {killed}: {difference}")
 
 
+@functools.cache
+def _reading_server() -> str:
+    """Start the server of readers, once for all cases; the socket that it listens on."""
+    place = tempfile.mkdtemp()
+    socket = os.path.join(place, "readers")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": os.path.join(place, "modules")}
+    server = subprocess.Popen([sys.executable, "-I", str(_READING), socket], env=environment)
+    atexit.register(server.kill)
+    deadline = time.monotonic() + _TIME_LIMIT
+    while not os.path.exists(socket):
+        assert server.poll() is None and time.monotonic() < deadline, "the server of readers did not start"
+        time.sleep(0.1)
+    return socket
+
+
 def spread(events: int, number: int) -> list[int]:
     """Events from the first to the last, evenly spread; every one if the number is 0."""
     if not number or number >= events:
@@ -269,6 +299,8 @@ def _run_script(command: Sequence[str], work: Path, log: Path, settings: dict[st
     sys.path.insert(0, str(ROOT))
     if "torch" in sys.modules:
         _fork_recipes(work, log, settings)
+    if settings["CRASH_READERS"]:
+        _fork_readers(settings["CRASH_READERS"])
     runpy.run_path(str(_HOOK / "sitecustomize.py"))
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
@@ -288,3 +320,13 @@ def _fork_recipes(work: Path, log: Path, settings: dict[str, str]) -> None:
         return child.exitcode or 0
 
     commands.run_child = run_child
+
+
+def _fork_readers(socket: str) -> None:
+    """Let the programs that read what a command publishes come from their server, without their imports."""
+    readers: Any = __import__("publishing.readers", fromlist=["subprocess"])
+
+    def run(command: Sequence[str], env: Mapping[str, str], cwd: str, **_: Any) -> subprocess.CompletedProcess:
+        return subprocess.CompletedProcess(command, read(socket, list(command[1:]), dict(env), cwd), stderr="see above")
+
+    readers.subprocess = SimpleNamespace(run=run)

@@ -49,14 +49,14 @@ def prepare_glue(directory):
 
     save_nomic(directory / "model")
     (directory / "data").mkdir()
-    for split, count in (("train", 16), ("dev", 8)):
-        write_tsv(directory / "data" / f"rte_{split}.tsv", rows(GLUE["rte"], count, split))
-    write_tsv(directory / "data" / "stand_in.tsv", rows(GLUE["mnli"], 16, "stand-in"))
+    for task in ("mnli", "rte"):  # the second starts from the weights of the first
+        for split, count in (("train", 16), ("dev", 8)):
+            write_tsv(directory / "data" / f"{task}_{split}.tsv", rows(GLUE[task], count, split))
 
 
 MTEB = ("model", "--local_tasks", "tasks.yaml", "--output_dir", "outputs", "--device", "cpu")
-GLUE_RUNS = ("--tasks", "rte", "--tier", "quick", "--epochs", "2", "--batch_sizes", "8", "--learning_rates", "3e-3")
-GLUE_DATA = ("--data_dir", "data", "--mnli_stand_in", "data/stand_in.tsv", "--save_steps", "2", "--processes", "1")
+GLUE_RUNS = ("--tasks", "mnli", "rte", "--tier", "quick", "--epochs", "2", "--batch_sizes", "8")
+GLUE_DATA = ("--learning_rates", "3e-3", "--data_dir", "data", "--save_steps", "1")
 CASES = [
     Case("mteb_run", "evaluation/mteb_run.py", MTEB, prepare_tasks, not_compared=NOT_COMPARED),
     Case(

@@ -17,7 +17,9 @@ def prepare(directory):
         (written / "README.md").write_text("Earlier.")
 
 
-CASE = Case("hub_upload", "hub_upload.py", ("model", "me/model", "--output_dir", "published"), prepare)
+CASE = Case(
+    "hub_upload", "hub_upload.py", ("model", "me/model", "--output_dir", "published"), prepare, has_readers=True
+)
 
 
 @pytest.mark.crash

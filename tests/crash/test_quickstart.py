@@ -10,6 +10,7 @@ CASE = Case(
     "recipes/quickstart.py",
     ("--smoke", "--output_dir", "outputs"),
     prepare=lambda directory: None,
+    has_readers=True,
     may_differ={
         "outputs/.in-use": "names the process",
         "*trainer_state.json": TIMES,
