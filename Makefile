@@ -24,7 +24,8 @@ MODEL ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --constraint constraints.txt
+# Modules are compiled when they are first imported, and half of them never are.
+INSTALL := $(BIN)/python -m pip install --no-compile --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test tests lint style types docs crash gpu gpu-train readers clean

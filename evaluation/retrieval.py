@@ -17,7 +17,7 @@ from nomic_bert.finite_embeddings import require_finite
 from textfiles.beir import BeirSet, load_beir
 from textfiles.texts import text_of
 
-from .ranking import DEPTH, Bm25Index, fuse_ranks
+from .ranking import DEPTH, Bm25Index, fuse_scores
 
 _CUTOFF = 10
 _METRICS = ("ndcg", "recall", "mrr")
@@ -159,7 +159,7 @@ def rank_bm25(retrieval_set: RetrievalSet) -> list[list[tuple[str, float]]]:
 def evaluate_fused(model: SentenceTransformer, retrieval_set: RetrievalSet) -> dict[str, float]:
     """Score an embedder and BM25 together, with the metrics and prompts of `evaluate_embedder`.
 
-    Their rankings are joined by `evaluation.ranking.fuse_ranks`.
+    Their scores are joined by `evaluation.ranking.fuse_scores`.
 
     Returns:
         `ndcg@10`, `recall@10` and `mrr@10`, in percent.
@@ -173,7 +173,7 @@ def evaluate_fused(model: SentenceTransformer, retrieval_set: RetrievalSet) -> d
     nearest = semantic_search(asked, documents, top_k=DEPTH, score_function=model.similarity)
     by_words = Bm25Index(retrieval_set.documents).search(queries, DEPTH)
     fused = [
-        fuse_ranks([[ids[int(hit["corpus_id"])] for hit in near], [document for document, _ in words]])
+        fuse_scores([(ids[int(hit["corpus_id"])], float(hit["score"])) for hit in near], words)
         for near, words in zip(nearest, by_words, strict=True)
     ]
     return score_hits(retrieval_set, fused)

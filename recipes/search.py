@@ -3,9 +3,9 @@
 python recipes/search.py outputs/quickstart/model "solve a banded linear system"
 python recipes/search.py DIR QUERY [--top 5] [--packages scipy,sklearn] [--dense | --bm25]
 
-Embeddings and BM25 rank together, by reciprocal rank fusion: words find names, embeddings what is said otherwise. The
-first search with a model embeds the packages' functions and keeps them in DIR/search_index; the quickstart has done
-that for its model. Later ones take about a second.
+Embeddings and BM25 rank together: words find names, embeddings what is said otherwise. The first search with a model
+embeds the functions of the packages and keeps them in DIR/search_index, which the quickstart has done for its model.
+Later ones take about a second.
 """
 
 import argparse

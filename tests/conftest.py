@@ -1,5 +1,6 @@
 """What every test shares: no network, a cache of its own, one thread, fixed seeds, and where the data lies."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -10,14 +11,16 @@ from pathlib import Path
 # datasets fingerprints left by an earlier run must not answer for the code under test.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="nomic-tests-hf-")
+# The models are tiny, and test files run beside one another: more threads, here and in what tests start, cost more than
+# they bring, and sums come out in one order. Read when torch is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# The models are tiny: more threads cost more than they bring, and sums come out in one order.
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # also where torch was imported before
 
 
 def pytest_unconfigure() -> None:
@@ -33,6 +36,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_collection_finish() -> None:
+    # Trainer collects garbage before it trains: half a second among the objects of all that is imported by now.
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ command line, the environment, standard output, signals, the exit status and wha
 """
 
 import atexit
+import gc
 import multiprocessing
 import os
 import runpy
@@ -63,21 +64,14 @@ class Forked:
     ) -> None:
         descriptor, self._log = tempfile.mkstemp()
         os.close(descriptor)
-        settings = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(environment or {})}
+        settings = {"PYTHONPATH": str(ROOT), **(environment or {})}
         words = [str(word) for word in arguments]
         self._process = _SERVER.Process(
             target=_run,
             args=(program, words, {key: str(value) for key, value in settings.items()}, directory or ROOT, self._log),
         )
         _SERVER.set_forkserver_preload(HEAVY)
-        threads = os.environ.get("OMP_NUM_THREADS")
-        os.environ["OMP_NUM_THREADS"] = "1"  # read when the server imports torch
-        try:
-            self._process.start()
-        finally:
-            del os.environ["OMP_NUM_THREADS"]
-            if threads is not None:
-                os.environ["OMP_NUM_THREADS"] = threads
+        self._process.start()
         self.pid: int = self._process.pid  # type: ignore[assignment]
         _STARTED.append(self)
 
@@ -143,6 +137,7 @@ def free_port() -> str:
 def _run(program: Program, arguments: list[str], environment: dict[str, str], directory: Path, log: str) -> None:
     """In the forked process: become what a new Python that was started with the program would be."""
     os.setsid()
+    gc.freeze()  # a collection need not go through all that was imported
     os.environ.update(environment)
     os.chdir(directory)
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)

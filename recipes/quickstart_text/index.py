@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from curation.atlas.points import Points
-from evaluation.ranking import DEPTH, Bm25Index, fuse_ranks
+from evaluation.ranking import DEPTH, Bm25Index, fuse_scores
 from recipes.quickstart_text.query import embed_query
 from textfiles.replacing import refuse_changed, replaceable_directory, require_replaceable
 
@@ -59,7 +59,7 @@ def search(
         query: what the function should do.
         top: how many.
         by: "dense", whose score is the cosine; "bm25", over names and summaries, whose score is BM25's; or "both",
-            joined by `evaluation.ranking.fuse_ranks`, whose score is the sum of reciprocal ranks.
+            joined by `evaluation.ranking.fuse_scores`, whose score is from 0 to 1.
 
     Raises:
         ValueError: a file of the index or of the model is damaged.
@@ -75,7 +75,7 @@ def search(
     if by in ("bm25", "both"):
         texts = [f"{name.replace('.', ' ').replace('_', ' ')} {summary}" for name, summary in functions]
         rankings += Bm25Index(dict(zip(names, texts, strict=True))).search([query], max(DEPTH, top))
-    found = rankings[0] if len(rankings) == 1 else fuse_ranks([[name for name, _ in ranking] for ranking in rankings])
+    found = fuse_scores(*rankings) if by == "both" else rankings[0]
     return [(score, *functions[int(name)]) for name, score in found[:top]]
 
 

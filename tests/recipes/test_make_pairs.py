@@ -3,8 +3,6 @@
 import gzip
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -12,7 +10,7 @@ from curation.raw import pairs as raw_pairs
 from curation.raw.rules import NO_DOCUMENT, SAME_TEXT, RawSource
 from curation.sources import Source, open_pairs
 from recipes import make_pairs
-from tests.processes import Forked
+from tests.processes import Forked, run_ranks
 from textfiles.rows import rows_of
 from textfiles.settings import read_section
 from textfiles.writing import write_jsonl
@@ -101,15 +99,7 @@ def test_ranks_give_the_same_files(raw):
     run()
     one = contents(raw / "out")
     (raw / "out").rename(raw / "one")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    ranks = subprocess.run(
-        [*command, make_pairs.__file__, "--config", "raw.yaml", "--output_dir", "out"],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert ranks.returncode == 0, ranks.stderr[-3000:]
+    run_ranks(2, make_pairs.__file__, ["--config", "raw.yaml", "--output_dir", "out"], raw)
     assert len(one) == (5 + 4) * 2 + 2 * 3  # shards with their counts; settings and two reports
     assert contents(raw / "out") == one
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from evaluation.ranking import fuse_scores
 from nomic_bert.embedder import load_embedder
 from nomic_bert.training_record import STAGE_BEFORE, read_training
 from recipes.quickstart_text.index import search
@@ -108,11 +109,12 @@ def test_search_answers_as_the_embedder_does(smoke):
     scores = np.load(directory / "model/search_index/embeddings.npy") @ query
     assert [name for _, name, _ in found] == [functions[i][0] for i in np.argsort(-scores)[:3]]
     assert found[0][0] == pytest.approx(scores.max(), abs=1e-5)
-    dense, words, both = (search(directory / "model", "shortest path", 200, by) for by in ("dense", "bm25", "both"))
-    ranks = [{name: rank for rank, (_, name, _) in enumerate(ranked, 1)} for ranked in (dense, words)]
-    for score, name, _ in both:
-        assert score == pytest.approx(sum(1 / (60 + rank[name]) for rank in ranks if name in rank))
-    assert [score for score, *_ in both] == sorted((score for score, *_ in both), reverse=True)
+    dense, words, both = (
+        [(name, score) for score, name, _ in search(directory / "model", "shortest path", 200, by)]
+        for by in ("dense", "bm25", "both")
+    )
+    assert dict(both) == pytest.approx(dict(fuse_scores(dense, words)[:200]))
+    assert [score for _, score in both] == sorted((score for _, score in both), reverse=True)
 
 
 def test_outputs_of_other_settings_are_refused(tmp_path):

@@ -30,7 +30,7 @@ def launched(tmp_path_factory):
     process = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIG, "--num_processes", "2"]
         + ["--main_process_port", port, "-m", "tests.trainers.run_zero2", str(output)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         cwd=ROOT,
         capture_output=True,
         text=True,
