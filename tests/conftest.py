@@ -48,6 +48,12 @@ def fixed_seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of waits; tests/textfiles and tests/crash look at what is synced, and when."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The checkout: where pyproject.toml and the packages are."""
