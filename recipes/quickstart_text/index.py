@@ -75,7 +75,7 @@ def search(
     if by in ("bm25", "both"):
         texts = [f"{name.replace('.', ' ').replace('_', ' ')} {summary}" for name, summary in functions]
         rankings += Bm25Index(dict(zip(names, texts, strict=True))).search([query], max(DEPTH, top))
-    found = fuse_scores(*rankings) if by == "both" else rankings[0]
+    found = rankings[0] if len(rankings) == 1 else fuse_scores(rankings[0], rankings[1])
     return [(score, *functions[int(name)]) for name, score in found[:top]]
 
 
