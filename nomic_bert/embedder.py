@@ -25,6 +25,7 @@ from .embedder_files import (
     read_module_files,
     write_portable_module_files,
 )
+from .flash_attention import use_flash_attention_3
 from .loading_nomic_bert import give_umask_mode, load_adapter_weights
 from .openvino_encoder import OpenVINOEncoder
 from .openvino_int8 import MAXIMA_FILE, measure_input_maxima, read_input_maxima, sample_texts
@@ -87,6 +88,8 @@ def load_embedder(
         raise ValueError(f'dtype={dtype!r} needs backend="openvino"; torch takes a torch.dtype.')
     if dtype is None:
         dtype = _half_of_gpu(device or get_device_name())
+    if dtype in (torch.float16, torch.bfloat16):
+        use_flash_attention_3(torch.device(device or get_device_name()))
     return _load_in_torch(checkpoint, max_seq_length, device, layer_norm, rotary_scaling_factor, dtype)
 
 

@@ -16,6 +16,7 @@ from transformers import EvalPrediction, PreTrainedTokenizerBase
 from transformers.trainer_utils import PredictionOutput, SchedulerType, TrainOutput
 
 from nomic_bert.compiling import compile_layers
+from nomic_bert.flash_attention import use_flash_attention_3
 from nomic_bert.training_record import STAGE_BEFORE, TRAINING_FILE, read_training, write_training
 
 from . import record, run_settings
@@ -125,6 +126,8 @@ class StepTrainer(SafeTrainer):
         self.add_callback(self._cost)
         if args.torch_compile:
             self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # accelerate would compile the whole
+        self._in_half = self.accelerator.mixed_precision != "no" or next(model.parameters()).dtype != torch.float32
+        self._flash_attention_3 = self._in_half and use_flash_attention_3(args.device)
         if args.compiles:
             compile_layers(model, str(args.torch_compile_backend), args.torch_compile_mode)
 
@@ -206,6 +209,7 @@ class StepTrainer(SafeTrainer):
             f"{total:,} steps, {steps:,} an epoch; warmup {args.get_warmup_steps(total):,} steps to learning rate "
             f"{args.learning_rate:g}, then {SchedulerType(args.lr_scheduler_type).value}",
             *(["layers compiled by torch"] if args.compiles else []),
+            *(["attention by FlashAttention 3"] if self._flash_attention_3 else []),
             f"precision {record.precision_name(self.accelerator.mixed_precision, cast(nn.Module, self.model))}, "
             + ", ".join(
                 f"{name.replace('_', ' ')} {value:g}" for name, value in record.dropout_facts(self.model).items()

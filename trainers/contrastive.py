@@ -99,8 +99,7 @@ class ContrastiveTrainer(StepTrainer):
             callbacks,
             optimizers,
         )
-        in_half = self.accelerator.mixed_precision != "no" or model.dtype != torch.float32
-        require_packing(model, args.device, self.accelerator.autocast(), in_half)
+        require_packing(model, args.device, self.accelerator.autocast(), self._in_half)
 
     def _collator(self, prompts: dict[str, dict[str, str]], num_hard_negatives: int, seed: int) -> PairCollator:
         args = self.args
