@@ -20,7 +20,11 @@ from textfiles.commands import run_command
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.long_context",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add_shared_arguments(parser)
     parser.add_argument("--benchmark", choices=list(LENGTHS), help="one of the two; default: both")
     parser.add_argument("--lengths", nargs="+", type=int, metavar="TOKENS", help="in place of the benchmark's")

@@ -22,7 +22,11 @@ from textfiles.commands import run_command
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.mteb_run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add_shared_arguments(parser)
     parser.add_argument(
         "--benchmark", help=f'a benchmark of mteb, "JinaLongContext" or "LoCo"; default {PAPER_BENCHMARK}'

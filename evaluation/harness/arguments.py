@@ -29,10 +29,15 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
         "--local_tasks",
         type=Path,
         metavar="FILE.yaml",
-        help="tasks on files of your own; see evaluation/tasks/local.py",
+        help="tasks on files of your own; docs/evaluate.md shows such a file",
     )
     parser.add_argument("--data_dir", type=Path, help="data sets, as TASK or owner/name; others come from the hub")
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/evaluation"), help="root of the results")
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        default=Path("outputs/evaluation"),
+        help="where results go; default outputs/evaluation",
+    )
     parser.add_argument(
         "--name", help='"organization/model" in the results; default: hub name, or end of the directory'
     )

@@ -95,3 +95,12 @@ def test_help_can_be_shown(capsys):
         with pytest.raises(SystemExit):
             module.main(["--help"])
         assert "--data_dir" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [mteb_run, long_context])
+def test_help_shows_the_command_as_it_is_typed_and_where_results_go(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        command.main(["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"usage: python -m {command.__name__} " in printed
+    assert "default outputs/evaluation" in printed
