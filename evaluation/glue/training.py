@@ -271,7 +271,7 @@ def _epoch(epoch: int, state: TrainerState) -> dict[str, float]:
     result: dict[str, float] = {"epoch": epoch, "train_loss": _train_loss(epoch, state)}
     for entry in state.log_history:
         if entry["step"] == epoch * _steps_per_epoch(state):
-            for key, value in entry.items():
+            for key, value in sorted(entry.items()):  # a checkpoint keeps them in this order
                 # "eval_dev_accuracy" and, of MNLI's second dev set, "eval_dev_mismatched_accuracy"
                 name = key.removeprefix("eval_").removeprefix("dev_")
                 if key.startswith("eval_") and not name.endswith(("time", "per_second")):

@@ -1,5 +1,6 @@
 """One run: the paper's settings reach the optimizer, and the last epoch is what counts."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -130,6 +131,14 @@ def test_stopped_anywhere_and_started_again_gives_the_same(tuned, place):
         trainer, outcome = tuned(directory, save_steps=3)
         assert len(trainer.losses) < PROTOCOL.epochs * STEPS, "it began anew"
         assert {**outcome, "seconds": 0} == {**expected, "seconds": 0}
+
+
+def test_scores_stand_in_one_order_whether_a_run_was_interrupted_or_not(tmp_path):
+    evaluation = {"eval_dev_loss": 0.5, "eval_dev_accuracy": 0.25, "step": 2}
+    state = TrainerState(max_steps=2, num_train_epochs=1, log_history=[{"loss": 1.0, "step": 2}, evaluation])
+    state.save_to_json(str(tmp_path / "state.json"))
+    resumed = TrainerState.load_from_json(str(tmp_path / "state.json"))
+    assert json.dumps(training._epoch(1, resumed)) == json.dumps(training._epoch(1, state))
 
 
 def test_time_is_counted_over_interruptions():
