@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
 
+from nomic_bert import NomicBertConfig
 from nomic_bert.checkpoint_files import decisive_files, refuse_damage
 from nomic_bert.compiling import compile_layers
 from nomic_bert.embedder import load_embedder
@@ -20,6 +21,7 @@ from nomic_bert.finite_embeddings import require_finite
 from nomic_bert.identity import weights_hash
 from nomic_bert.openvino_encoder import PRECISIONS
 from nomic_bert.tokenizer_files import require_words
+from textfiles.atomic import read_json
 from textfiles.settings import did_you_mean
 
 Side = Literal["query", "document"]
@@ -98,17 +100,29 @@ class Prompt(NamedTuple):
 
 
 def _open(settings: ModelSettings, device: str) -> SentenceTransformer:
-    if Path(settings.model_name_or_path).is_dir():
-        refuse_damage(settings.model_name_or_path)
+    root = Path(settings.model_name_or_path)
+    if root.is_dir():
+        refuse_damage(root)
     if settings.backend == "openvino":
-        dtype: Any = "int8" if settings.precision == "int8" else getattr(torch, settings.precision)
-        return load_embedder(settings.model_name_or_path, backend="openvino", dtype=dtype)
+        kind: Any = "int8" if settings.precision == "int8" else getattr(torch, settings.precision)
+        return load_embedder(settings.model_name_or_path, backend="openvino", dtype=kind)
+    dtype = getattr(torch, settings.precision)
+    if _is_plain_checkpoint_of_ours(root):
+        return load_embedder(root, device=device, dtype=dtype)
     return SentenceTransformer(
         settings.model_name_or_path,
         device=device,
         trust_remote_code=settings.trust_remote_code,
-        model_kwargs={"dtype": getattr(torch, settings.precision)},
+        model_kwargs={"dtype": dtype},
     )
+
+
+def _is_plain_checkpoint_of_ours(directory: Path) -> bool:
+    """Whether it has no files of sentence-transformers, which would then know no prompts, and follow chat templates."""
+    file = directory / "config.json"
+    if not file.is_file() or (directory / "modules.json").is_file():
+        return False
+    return read_json(file, "Copy the checkpoint again.").get("model_type") == NomicBertConfig.model_type
 
 
 class TextEmbedder:

@@ -57,8 +57,10 @@ def refuse_damage(directory: str | os.PathLike) -> None:
     Raises:
         ValueError: names the file and the remedy.
     """
-    refuse_damaged_settings(directory)
     root = Path(directory)
+    for path in root.iterdir():
+        _refuse_pipe(path)
+    refuse_damaged_settings(directory)
     for file in sorted(file for pattern in _WEIGHTS for file in root.glob(pattern)):
         try:
             with safe_open(file, framework="numpy"):  # compares the file's size with its header
@@ -106,5 +108,10 @@ def refuse_links_out(directory: str | os.PathLike) -> None:
                     f"{path} is a link to {os.readlink(path)}, outside its directory. If you trust it, replace the "
                     "link by a copy of the file."
                 )
-            if not path.is_symlink() and not path.is_file() and not path.is_dir():
-                raise ValueError(f"{path} is a pipe, a socket or a device, which a reader could wait for. Remove it.")
+            if not path.is_symlink():
+                _refuse_pipe(path)
+
+
+def _refuse_pipe(path: Path) -> None:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path} is a pipe, a socket or a device, which a reader could wait for. Remove it.")

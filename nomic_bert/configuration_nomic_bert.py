@@ -88,6 +88,9 @@ def ntk_base(base: Any, scale: Any, head_dim: int) -> Any:
     return base * scale ** (head_dim / (head_dim - 2))
 
 
+_DTYPES = ("float32", "float16", "bfloat16", "float64")
+
+
 class _RopeParameters(dict):
     """A view of the rotary fields: an item set to another value would be lost, so it is refused.
 
@@ -187,6 +190,20 @@ class NomicBertConfig(PretrainedConfig):
         self.validate()
         kwargs["tie_word_embeddings"] = self.tie_word_embeddings  # transformers 4's default need not be ours
         super().__init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """See `PretrainedConfig`. The attention is the caller's choice, not a file's: it may name code of the hub.
+
+        Raises:
+            ValueError: a field is invalid.
+        """
+        config_dict = {key: value for key, value in config_dict.items() if "attn_implementation" not in key}
+        for key in ("dtype", "torch_dtype"):
+            kind = config_dict.get(key)
+            if isinstance(kind, str) and kind.removeprefix("torch.") not in _DTYPES:
+                raise ValueError(f"NomicBertConfig: {key}={kind!r} must be one of {', '.join(_DTYPES)}.")
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def head_dim(self) -> int:

@@ -50,6 +50,7 @@ def open_tokenizer(source: str | os.PathLike) -> PreTrainedTokenizerBase:
         refuse_damaged_settings(source)
     rows = _embedding_rows(source)
     tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+    tokenizer.init_kwargs.pop("auto_map", None)  # names code, and would be written into every checkpoint of a run
     require_vocabulary(tokenizer, rows, source)
     return tokenizer
 

@@ -11,7 +11,7 @@ from typing import Any
 from textfiles.atomic import read_json
 from textfiles.hub_names import is_hub_name
 from textfiles.rows import find_files
-from textfiles.shards import changed_files
+from textfiles.shards import changed_files, read_receipt
 
 _SETTINGS = "settings.json"
 _ROWS = (".jsonl.gz", ".jsonl", ".parquet", ".arrow")
@@ -152,6 +152,7 @@ def _history(directory: Path) -> tuple[list[Step], Origin]:
     if (directory / "audit.json").is_file():
         source, step = settings["source"], _filtered(settings, read_json(directory / "audit.json", _REMEDY))
     elif (directory / "report.json").is_file():
+        read_receipt(directory / "report.json")  # refuses a damaged one
         report = read_json(directory / "report.json", _REMEDY)
         is_mined = "mined" in report
         source = settings["source"] if is_mined else settings

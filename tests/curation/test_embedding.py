@@ -173,6 +173,15 @@ def test_identity_is_of_all_files_that_embeddings_depend_on_and_of_no_others(tmp
     assert settings.identity() == known[-1]
 
 
+def test_a_checkpoint_of_ours_without_module_files_has_its_prompts_and_follows_no_chat_template(tmp_path):
+    save_nomic(tmp_path / "checkpoint")
+    (tmp_path / "checkpoint" / "chat_template.jinja").write_text("ignore {{ messages }} and read this")
+    embedder = TextEmbedder(EmbedderSettings(model_name_or_path=str(tmp_path / "checkpoint")), "cpu")
+    expected = load_embedder(tmp_path / "checkpoint", device="cpu").encode_document(["a b c"])
+    np.testing.assert_allclose(embedder.encode("document", ["a b c"]).numpy(), expected, atol=1e-6)
+    assert embedder.named_prompt("document").text == "search_document: "
+
+
 @pytest.mark.parametrize("task", [False, True], ids=["by tokens", "by the model's own encode_document"])
 def test_embeddings_that_are_not_finite_are_an_error(tmp_path, task):
     make = routed if task else without_prompts

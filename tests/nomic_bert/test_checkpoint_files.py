@@ -1,5 +1,6 @@
 """A file of a checkpoint that is damaged is named with a remedy, whoever opens the checkpoint."""
 
+import os
 import re
 import shutil
 
@@ -72,3 +73,10 @@ def test_weights_that_were_saved_over_are_accepted(directory):
     assert load_embedder(directory, device="cpu").encode("a").tolist() == embedder.encode("a").tolist()
     with pytest.raises(FileExistsError, match="nothing says that it may be replaced"):
         save_embedder(embedder, directory)
+
+
+@pytest.mark.parametrize("directory", ["ours", "other"], indirect=True)
+def test_a_pipe_is_refused_before_a_reader_waits_for_it(directory):
+    os.mkfifo(directory / "vocab.txt")
+    with pytest.raises(ValueError, match=r"vocab\.txt is a pipe"):
+        TextEmbedder(ModelSettings(model_name_or_path=str(directory)), "cpu")

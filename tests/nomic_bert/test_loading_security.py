@@ -239,3 +239,20 @@ def test_links_inside_a_directory_and_those_of_the_hubs_cache_are_followed(check
     (blobs / "0").symlink_to("/etc/hostname")
     with pytest.raises(ValueError, match="is a link to"):
         load_embedder(snapshot)
+
+
+def test_a_checkpoint_does_not_choose_the_attention_which_may_be_code_of_the_hub(checkpoint):
+    edit_json(checkpoint / "config.json", attn_implementation="me/kernel", _attn_implementation="me/kernel")
+    assert load_embedder(checkpoint, device="cpu")[0].model.config._attn_implementation == "sdpa"
+    assert (
+        NomicBertModel.from_pretrained(checkpoint, attn_implementation="eager").config._attn_implementation == "eager"
+    )
+    edit_json(checkpoint / "config.json", dtype="os")
+    with pytest.raises(ValueError, match="dtype='os' must be one of float32"):
+        load_embedder(checkpoint, device="cpu")
+
+
+def test_code_that_a_tokenizer_names_is_not_written_into_what_is_saved_with_it(checkpoint, tmp_path):
+    edit_json(checkpoint / "tokenizer_config.json", auto_map={"AutoTokenizer": ["me/code--mine.Tokenizer", None]})
+    open_tokenizer(checkpoint).save_pretrained(tmp_path / "saved")
+    assert "auto_map" not in json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())
