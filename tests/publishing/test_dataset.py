@@ -124,7 +124,7 @@ def test_vectors_go_as_they_are(outputs, tmp_path):
     rows = loaded(tmp_path / "hub", "vectors", tmp_path)
     assert rows.column_names == ["id", "vector", "text"] and len(rows) == 9
     manifest = json.loads((outputs / "vectors" / "manifest.json").read_text())
-    assert f"weights `{manifest['model']['weights']}`" in card and "prompt none" not in card
+    assert f"weights `{manifest['model']['weights']}`" in card and "prompt `search_document: `" in card
     assert f"tokens {manifest['tokens']:,}" in card and "secret-folder" not in card
 
 
