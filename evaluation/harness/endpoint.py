@@ -1,6 +1,7 @@
 """A model behind an OpenAI-compatible endpoint, as mteb calls it: OpenAI's own, vLLM, TEI or llama.cpp servers."""
 
 import hashlib
+import http.client
 import json
 import os
 import time
@@ -83,15 +84,17 @@ class Endpoint:
         answer = self._answer(json.dumps(body).encode())
         try:
             rows = sorted(json.loads(answer)["data"], key=lambda row: row["index"])
+            if [row["index"] for row in rows] != list(range(len(texts))):
+                raise ValueError(f"{len(texts)} texts were asked for, and it numbers {len(rows)} otherwise")
             embeddings = np.array([row["embedding"] for row in rows], dtype=np.float32)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{self.url}/embeddings did not answer with embeddings ({type(error).__name__}: {error}): "
                 f"{answer[:200].decode(errors='replace')!r}."
             ) from error
-        if embeddings.ndim != 2 or len(embeddings) != len(texts):
+        if embeddings.ndim != 2 or not embeddings.any():  # all numbers are zero, or there are none
             raise ValueError(
-                f"{self.url}/embeddings answered {len(texts)} texts with embeddings of shape {embeddings.shape}."
+                f"{self.url}/embeddings answered {len(texts)} texts with zeros alone, of shape {embeddings.shape}."
             )
         return embeddings
 
@@ -110,7 +113,7 @@ class Endpoint:
                 if error.code not in _RETRIED or not left:
                     raise ConnectionError(_without(key, message)) from None
                 wait = max(wait, _seconds(error.headers.get("Retry-After")))
-            except (OSError, urllib.error.URLError) as error:
+            except (OSError, urllib.error.URLError, http.client.HTTPException) as error:
                 if not left or isinstance(getattr(error, "reason", error), ConnectionRefusedError):
                     raise ConnectionError(_without(key, f"{request.full_url} does not answer: {error}")) from None
             time.sleep(wait)

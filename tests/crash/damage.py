@@ -35,7 +35,11 @@ DAMAGES: Mapping[str, Callable[[Path], None]] = {"emptied": _empty, "cut in half
 
 
 def assert_notices_damage(
-    case: Case, scratch: Path, interruptions: int = 2, bits_not_checked: Mapping[str, str] | None = None
+    case: Case,
+    scratch: Path,
+    interruptions: int = 2,
+    bits_not_checked: Mapping[str, str] | None = None,
+    not_read: Mapping[str, str] | None = None,
 ) -> None:
     """Damage each file that an interrupted or a finished run has left, and start the command again.
 
@@ -47,6 +51,7 @@ def assert_notices_damage(
         scratch: an empty directory.
         interruptions: how many times it is killed, from the middle to the last event; one more state is its end.
         bits_not_checked: pattern of paths -> the reason why a changed bit need not be noticed.
+        not_read: pattern of paths -> what such a file is for, since the command takes nothing from it.
 
     Raises:
         AssertionError: names the damages that went unnoticed, or were not explained.
@@ -62,6 +67,7 @@ def assert_notices_damage(
         for path in sorted(path.relative_to(state) for path in state.rglob("*") if path.is_file())
         for what in DAMAGES
         if (state / path).stat().st_size and path not in trials.inputs and path.suffix not in _PAGES
+        if not _is_any_of(path, not_read or {})
         if DAMAGES[what] is not _flip or not _is_any_of(path, bits_not_checked or {})
     ]
     tried = [damages[place - 1] for place in spread(len(damages), int(os.environ.get("CRASH_DAMAGES", "0")))]

@@ -88,7 +88,15 @@ def test_an_evaluation_ends_with_the_same_files_wherever_it_was_killed(tmp_path,
     assert_survives(case, tmp_path)
 
 
+NOT_READ = {
+    "*/model_meta.json": "for the report, which names a damaged one",
+    "*/run_settings.jsonl": "mteb writes it for people",
+    "*/starts/*": "weights that further tasks start from, which compare them then",
+}
+
+
 @pytest.mark.crash
 @pytest.mark.parametrize("case", [CASES[0], CASES[2]], ids=lambda case: case.name)
 def test_an_evaluation_makes_damaged_files_again_or_refuses_them(tmp_path, case):
-    assert_notices_damage(case, tmp_path, 1, bits_not_checked={"*.json*": "results are for people, and in mteb's form"})
+    bits = {"*.json": "results are for people, and in mteb's form"}
+    assert_notices_damage(case, tmp_path, bits_not_checked=bits, not_read=NOT_READ)

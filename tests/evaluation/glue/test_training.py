@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from evaluation.glue.data import read_file
 from evaluation.glue.protocol import Protocol, RunSettings
 from evaluation.glue.tasks import GLUE
 from tests.evaluation.glue.toys import TRAIN_ROWS
+from textfiles.replacing import replaceable_directory
 from textfiles.shards import write_receipt
 
 PROTOCOL = Protocol(epochs=3)
@@ -259,3 +261,13 @@ def test_texts_are_pairs_cut_to_the_length(place):
     whole = training.encode_split(split, tokenizer, 128)
     for ids, one, other in zip(whole["input_ids"], *split.texts, strict=True):
         assert ids == tokenizer(one, other)["input_ids"] and ids.count(tokenizer.sep_token_id) == 2
+
+
+def test_weights_of_a_start_that_were_damaged_since_are_refused(place):
+    with replaceable_directory(place / "start") as start:
+        shutil.copytree(place / "model", start, dirs_exist_ok=True)
+    content = bytearray((place / "start" / "model.safetensors").read_bytes())
+    content[-9] ^= 1
+    (place / "start" / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"start/model\.safetensors is not what was written there"):
+        training.load_classifier(str(place / "start"), GLUE["rte"])

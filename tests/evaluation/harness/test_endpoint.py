@@ -1,5 +1,6 @@
 """A served model, against a server of this process that speaks as OpenAI's does."""
 
+import http.client
 import json
 from contextlib import contextmanager
 
@@ -98,12 +99,28 @@ def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_not(server
     assert len(server.failures) == 3
 
 
+def test_an_answer_that_was_cut_off_is_asked_for_again(server, monkeypatch):
+    opener, cut = module.urllib.request.urlopen, [True, False]
+
+    def urlopen(*arguments, **settings):
+        response = opener(*arguments, **settings)
+        if cut.pop(0):
+            response.read = lambda: (_ for _ in ()).throw(http.client.IncompleteRead(b"{"))
+        return response
+
+    monkeypatch.setattr(module.urllib.request, "urlopen", urlopen)
+    assert opened(server).mteb_model_meta is not None and not cut
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
         ({"error": "no"}, "did not answer with embeddings .KeyError: 'data'"),
         ({"data": [{"index": 0, "embedding": "x"}]}, "did not answer with embeddings"),
-        ({"data": []}, r"answered 1 texts with embeddings of shape \(0,\)"),
+        ({"data": []}, "1 texts were asked for, and it numbers 0 otherwise"),
+        ({"data": [{"index": 1, "embedding": [1.0]}]}, "1 texts were asked for, and it numbers 1 otherwise"),
+        ({"data": [{"index": 0, "embedding": []}]}, r"zeros alone, of shape \(1, 0\)"),
+        ({"data": [{"index": 0, "embedding": [0.0, 0.0]}]}, r"zeros alone, of shape \(1, 2\)"),
     ],
 )
 def test_an_answer_without_embeddings_is_shown(server, answer, message):
