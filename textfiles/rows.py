@@ -85,7 +85,8 @@ def read_row_batches(
 ) -> Iterator[RowBatch]:
     """Yield the rows of a file, `ROWS_AT_ONCE` at a time.
 
-    .tsv files have a header, a tab between cells and no quoting, as in BEIR and GLUE; .csv files a header and quoting.
+    .tsv files have a header, a tab between cells and no quoting, as in BEIR and GLUE. .csv files have a header, quoting
+    and commas, or semicolons where the header has no comma.
     Blank lines are skipped.
 
     Args:
@@ -250,8 +251,10 @@ def _table(
     _, header = next(rows, (0, []))
     if repeated := [name for name in header if header.count(name) > 1]:
         raise ValueError(f"{file}, line 1: the column name {repeated[0]!r} is used twice; rename or remove one.")
-    if is_csv and len(header) == 1 and (mark := next((mark for mark in ";\t|" if mark in header[0]), None)):
-        raise ValueError(f"{file}, line 1: the cells are separated by {mark!r}; save the table with commas.")
+    if is_csv and len(header) == 1 and (mark := next((mark for mark in "\t|" if mark in header[0]), None)):
+        raise ValueError(
+            f"{file}, line 1: the cells are separated by {mark!r}; save the table with commas or semicolons."
+        )
     require_columns(header, columns, f"{file}, line 1")
     for number, cells in rows:
         if not any(cells):
@@ -265,7 +268,11 @@ def _table(
 
 def _csv_cells(file: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(sys.maxsize)  # of characters; by default shorter than a long document
-    reader = csv.reader((line for _, line in lines), strict=True)
+    texts = (line for _, line in lines)
+    header = next(texts, "")
+    # spreadsheets write semicolons in countries whose numbers have a decimal comma
+    delimiter = ";" if ";" in header and "," not in header else ","
+    reader = csv.reader(itertools.chain([header], texts), delimiter=delimiter, strict=True)
     try:
         for cells in reader:
             yield reader.line_num, cells

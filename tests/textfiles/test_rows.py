@@ -79,7 +79,12 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
         ("huge.jsonl", b'{"a": 1' + b"0" * 5_000 + b"}\n", "line 1: .*digits"),
         ("wide.tsv", b"a\tb\n1\t2\t3\n", "line 2: 3 cells under 2 columns"),
         ("twice.tsv", b"a\ta\n1\t2\n", "line 1: the column name 'a' is used twice"),
-        ("excel.csv", b"a;b\n1;2\n", "line 1: the cells are separated by ';'; save the table with commas"),
+        (
+            "bars.csv",
+            b"a|b\n1|2\n",
+            r"line 1: the cells are separated by '\|'; save the table with commas or semicolons",
+        ),
+        ("wide.csv", b"a;b\n1;2;3\n", "line 2: 3 cells under 2 columns"),
         ("open.csv", b'a,b\n"1,2\n', "line 2: not valid CSV"),
         ("pointer.parquet", POINTER, "a Git LFS pointer in place of the file; .*git lfs pull"),
         ("pointer.jsonl", POINTER, "a Git LFS pointer"),
@@ -105,6 +110,13 @@ def test_a_parquet_file_that_is_damaged_inside_or_names_a_column_twice_is_named(
     pq.write_table(pa.Table.from_arrays([pa.array(["1"]), pa.array(["2"])], names=["a", "a"]), file)
     with pytest.raises(ValueError, match="rows.parquet: the column name 'a' is used twice"):
         list(read_rows(file, ("a",)))
+
+
+def test_a_csv_file_of_a_spreadsheet_may_have_semicolons(tmp_path):
+    file = write(tmp_path / "rows.csv", '\ufeffa;b\r\none, two;"x;\ny"\r\n0,5;z\r\n')
+    assert [row for _, row in read_rows(file, ("a", "b"))] == [{"a": "one, two", "b": "x;\ny"}, {"a": "0,5", "b": "z"}]
+    file = write(tmp_path / "commas.csv", "a,b;c\n1;2,3\n")
+    assert [row for _, row in read_rows(file)] == [{"a": "1;2", "b;c": "3"}]
 
 
 def test_a_missing_file(tmp_path):
