@@ -132,8 +132,8 @@ def unknown_layout(columns: Iterable[str], where: str) -> ValueError:
     hint = f"did you mean {near!r}? The" if near else "the"
     known = "; ".join(f"{layout.names} ({name})" for name, layout in LAYOUTS.items())
     return ValueError(
-        f"{where}: no column {missing!r}; {hint} columns are {', '.join(columns) or '(none)'}. Read without being told "
-        f"are query, document, negatives; {known}. For other names give a source whose keys query, document and "
+        f"{where}: no column {missing!r}; {hint} columns are {', '.join(columns) or '(none)'}. Known names are "
+        f"query, document, negatives; {known}. Rename the columns, or give a source whose keys query, document and "
         "negatives name them: --sources '[{name: mine, path: ..., query: ..., document: ..., query_prefix: "
         "search_query, document_prefix: search_document}]'."
     )

@@ -108,7 +108,9 @@ def _sources(recipe: ContrastiveArguments, args: ContrastiveConfig, with_negativ
         ValueError: none or both are given, a name is used twice, or the sources that do not fit the stage.
     """
     if bool(recipe.sources) == bool(recipe.train_file):
-        raise ValueError("give either sources, at least one, or train_file.")
+        raise ValueError(
+            "name the pairs to train on: give --train_file FILE, or a list of sources in the config, and not both."
+        )
     if args.num_hard_negatives and not with_negatives:
         raise ValueError("num_hard_negatives is for stage 3; stage 2 takes no hard negatives, so leave it out.")
     if recipe.train_file:

@@ -30,9 +30,9 @@ def test_what_each_stage_took_stands_beside_the_papers(card):
     first, second = (line for line in card.splitlines() if line.startswith("This stage took"))
     assert first == (
         "This stage took 12.5 hours, which is 4.17 days of device time, and 50 kWh for its GPUs (NVML), 1 kWh for its "
-        "CPUs and their memory (RAPL, other programs included). The paper's took about 4 days on 8 H100 (Appendix A)."
+        "CPUs and their memory (RAPL, other programs included). The paper's took about 4 days on 8 H100s (Appendix A)."
     )
-    assert second == "This stage took 80 seconds. The paper's took an hour on 8 H100 (Appendix A)."
+    assert second == "This stage took 80 seconds. The paper's took an hour on 8 H100s (Appendix A)."
 
 
 def test_the_metadata_are_what_the_hub_reads(card):

@@ -107,7 +107,10 @@ def test_an_evaluation_on_a_file_chooses_the_checkpoint(finetune, tmp_path, caps
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["--sources", '[{"name": "x"}]'], "give either sources, at least one, or train_file"),
+        (
+            ["--sources", '[{"name": "x"}]'],
+            "name the pairs to train on: give --train_file FILE, or a list of sources in the config, and not both",
+        ),
         (["--global_batch_size", "64"], "'train_file' has 9 rows, fewer than one global batch of 64"),
         (["--evaluators", '[{"name": "x", "kind": "pairs"}]'], r"evaluators\[0\] \(x\): the key 'path' is missing"),
         (
