@@ -73,6 +73,16 @@ class ModelFacts:
     bert_vocabulary: bool
 
     @property
+    def is_scaled_by_eq_5(self) -> bool:
+        """Whether RoPE is scaled for each text by its own length, beyond the trained one."""
+        return self.scaling_type == "dynamic" and self.scaling_factor is not None
+
+    @property
+    def length_without_eq_5(self) -> int:
+        """Longest text, in tokens, of which a program without Eq. 5 gives the embedding."""
+        return min(self.trained_length, self.usable_length) if self.is_scaled_by_eq_5 else self.usable_length
+
+    @property
     def opens_in_llama_cpp(self) -> bool:
         """Whether llama.cpp's converter takes the lengths and the vocabulary, and the result is this model's."""
         known = (self.positions, self.trained_length) == (8192, 2048) and self.bert_vocabulary
@@ -81,8 +91,9 @@ class ModelFacts:
     @property
     def opens_in_text_embeddings_inference(self) -> bool:
         """Whether text-embeddings-inference to 1.9.3 parses the configuration, and the result is this model's."""
-        # for any other trained length config.json has n_positions and max_position_embeddings, one field to it
-        return self.trained_length == 2048 and not self.layer_norm
+        # for any other trained length config.json has n_positions and max_position_embeddings, one field to it; it
+        # knows the factor of Eq. 5 alone
+        return self.trained_length == 2048 and not self.layer_norm and self.scaling_type == "dynamic"
 
     def base_at(self, length: int) -> float:
         """RoPE's base for one text of a length, by Eq. 5."""

@@ -2,7 +2,8 @@
 
 python -I publishing/read_embeddings.py JOB_FILE
 
-This file imports nothing of the project, so that a reader without the package is one. The job is JSON with
+This file imports nothing of the project, so that a reader without the package is one; `tests/readers/read.py` takes
+functions from it into environments where other programs are installed. The job is JSON with
 `directory`, `readers` (names that `open_reader` knows, all with the package or all without it), `probes` (a list of
 {"text", "prefix", "prompt_name"}), `together` (numbers of the probes that are embedded once more, as one batch) and
 `output`, a directory that gets a file NUMBER.npy for each reader, float32 (probes + together, dim), and versions.json.
@@ -19,12 +20,18 @@ import numpy as np
 
 Probe = dict[str, str]
 Embed = Callable[[list[Probe]], np.ndarray]
+EmbedTexts = Callable[[list[str]], np.ndarray]
 Run = Callable[[dict[str, np.ndarray]], np.ndarray]  # input_ids and attention_mask -> token vectors
 
 
 def full_texts(probes: list[Probe]) -> list[str]:
-    """The texts with their prefixes, for readers that know no prompts."""
+    """The texts with their prefixes."""
     return [probe["prefix"] + probe["text"] for probe in probes]
+
+
+def with_prefixes(embed: EmbedTexts) -> Embed:
+    """A reader that knows no prompts, given the prefixes in the texts."""
+    return lambda probes: embed(full_texts(probes))
 
 
 def mean_at_unit_length(tokens: Any, mask: Any, layer_norm: bool) -> np.ndarray:
@@ -42,19 +49,19 @@ def has_layer_norm(directory: str) -> bool:
         return any(module["type"].endswith(".LayerNorm") for module in json.load(file))
 
 
-def open_transformers(directory: str, from_module: str, remote_code: bool | None) -> Embed:
-    """AutoModel and AutoTokenizer; the class must come from the module that this reader is about."""
+def open_transformers(directory: str, from_module: str, **options: Any) -> EmbedTexts:
+    """AutoModel, with options, and AutoTokenizer; the class must come from the module that this reader is about."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=bool(remote_code))
-    model = AutoModel.from_pretrained(directory, trust_remote_code=remote_code, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = AutoModel.from_pretrained(directory, **options).eval()
     require_module(model, from_module)
     layer_norm = has_layer_norm(directory)
 
     @torch.no_grad()
-    def embed(probes: list[Probe]) -> np.ndarray:
-        batch = tokenizer(full_texts(probes), padding=True, return_tensors="pt")
+    def embed(texts: list[str]) -> np.ndarray:
+        batch = tokenizer(texts, padding=True, return_tensors="pt")
         states = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
         return mean_at_unit_length(states.numpy(), batch["attention_mask"].numpy(), layer_norm)
 
@@ -98,15 +105,15 @@ def open_openvino(file: str) -> Run:
     return lambda inputs: model(inputs)["last_hidden_state"]
 
 
-def open_graph(directory: str, run: Run) -> Embed:
+def open_graph(directory: str, run: Run) -> EmbedTexts:
     """A graph that gives token vectors, with the tokenizers library alone."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(f"{directory}/tokenizer.json")
     layer_norm = has_layer_norm(directory)
 
-    def embed(probes: list[Probe]) -> np.ndarray:
-        encoded = [encoding.ids for encoding in tokenizer.encode_batch(full_texts(probes))]
+    def embed(texts: list[str]) -> np.ndarray:
+        encoded = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
         shape = len(encoded), max(map(len, encoded))
         ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         for row, text in enumerate(encoded):
@@ -130,17 +137,20 @@ def open_reader(reader: str, directory: str) -> tuple[Embed, list[str]]:
     """The reader's function from probes to embeddings, and the packages that it is made of."""
     library, _, source = reader.partition("/")
     if library == "onnxruntime":
-        return open_graph(directory, open_onnx(f"{directory}/onnx/{source}")), ["onnxruntime", "tokenizers"]
+        return with_prefixes(open_graph(directory, open_onnx(f"{directory}/onnx/{source}"))), [library, "tokenizers"]
     if library == "openvino":
-        return open_graph(directory, open_openvino(f"{directory}/openvino/{source}")), ["openvino", "tokenizers"]
+        graph = open_graph(directory, open_openvino(f"{directory}/openvino/{source}"))
+        return with_prefixes(graph), [library, "tokenizers"]
     module = {"remote": REMOTE, "package": PACKAGE, "native": NATIVE}[source]
     if source == "package":
         importlib.import_module("nomic_bert")
     if library == "transformers":
+        import torch
+
         # unset, not False: what a user gets who has not heard of remote code
-        embed = open_transformers(directory, module, True if source == "remote" else None)
-        return embed, ["transformers"]
-    return open_sentence_transformers(directory, module, source == "remote"), ["sentence-transformers", "transformers"]
+        options: dict[str, Any] = {"trust_remote_code": True} if source == "remote" else {}
+        return with_prefixes(open_transformers(directory, module, dtype=torch.float32, **options)), [library]
+    return open_sentence_transformers(directory, module, source == "remote"), [library, "transformers"]
 
 
 def main(job_file: str) -> None:

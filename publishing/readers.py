@@ -120,11 +120,15 @@ def read_embeddings(
         return list(zip(embeddings, versions, strict=True))
 
 
+def environment_without_tokens() -> dict[str, str]:
+    """This process's environment, for a program that is not to log in anywhere."""
+    return {name: value for name, value in os.environ.items() if "TOKEN" not in name.upper()}
+
+
 def _environment(scratch: str) -> Mapping[str, str]:
     """This process's, without tokens, network and what earlier runs left in a cache of remote code."""
-    kept = {name: value for name, value in os.environ.items() if "TOKEN" not in name.upper()}
     return {
-        **kept,
+        **environment_without_tokens(),
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": scratch,
         "HF_MODULES_CACHE": str(Path(scratch, "modules")),

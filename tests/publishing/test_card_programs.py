@@ -20,6 +20,7 @@ from tests.publishing.card_facts import everything, facts_of, section
         ({"bert_vocabulary": False}, {"vllm", "text-embeddings-inference"}),  # the converter knows vocabularies by name
         ({"trained_length": 512}, {"vllm"}),
         ({"positions": 4_096}, {"vllm", "text-embeddings-inference"}),
+        ({"scaling_type": "linear"}, {"vllm"}),  # the others know no Eq. 3
         ({"layer_norm": True}, set()),  # none of them applies it
     ],
 )
@@ -38,7 +39,9 @@ def test_vllm_is_kept_to_the_length_that_it_reads_rightly_and_runs_no_remote_cod
         return re.search(r"vllm serve .*", model_card(facts_of(**changes)))[0]
 
     assert command(trained_length=512).endswith("--runner pooling --max-model-len 512")
-    assert command(scaling_type="linear").endswith("--max-model-len 8192")  # scaled by config.json itself
+    for alike in ({"scaling_type": "linear"}, {"scaling_factor": None}):  # vLLM reads every length so
+        text = section(model_card(facts_of(**alike)), "Usage")
+        assert "--max-model-len 8192" in text and "max_length=8192" in text and "does not scale" not in text
 
 
 def test_llama_cpp_is_given_the_base_of_eq_5_for_one_long_text():

@@ -105,6 +105,14 @@ def _with_layer_norm(checkpoint: Path, target: Path) -> Path:
 
 _SMALL = "2 layers and 128 dimensions with random weights"
 _REMOTE = [f"{name}, trust_remote_code" for name in ("transformers", "sentence-transformers")]
+_REMOTE_NEW = (f"{_REMOTE[0]} 5.24.0", f"{_REMOTE[1]} 6.2.0")
+_NATIVE = tuple(
+    f"{name}, without remote code {version}"
+    for name, version in (("transformers", "5.24.0"), ("sentence-transformers", "6.2.0"))
+)
+_BACKENDS = ('sentence-transformers, backend="onnx" 5.3.0', 'sentence-transformers, backend="openvino" 6.2.0')
+_VLLM = ("vLLM for CPU, --dtype float32 0.32.0", "vLLM for CPU 0.32.0")
+_INFINITY = "infinity, trust_remote_code 0.0.78"
 _LLAMA_CPP = "llama.cpp in node-llama-cpp, f32 3.21.1"
 DIRECTORIES = (
     Directory(
@@ -120,9 +128,8 @@ DIRECTORIES = (
         lengths=(12, 100, 256, 257, 513, 2_048),
         programs=(
             "ONNX Runtime 1.32.0", "fastembed 0.9.1", "OpenVINO, told to compute in float32 2026.4.1",
-            "transformers.js, fp32 4.3.2", f"{_REMOTE[0]} 4.38.2", f"{_REMOTE[0]} 5.24.0", f"{_REMOTE[1]} 2.7.0",
-            f"{_REMOTE[1]} 6.2.0", "sentence-transformers, without remote code 6.2.0",
-            "infinity, trust_remote_code 0.0.78", _LLAMA_CPP, "the authors' classes 4.46.3",
+            "transformers.js, fp32 4.3.2", f"{_REMOTE[0]} 4.38.2", f"{_REMOTE[1]} 2.7.0", *_REMOTE_NEW, *_NATIVE,
+            *_BACKENDS, _INFINITY, _LLAMA_CPP, *_VLLM, "the authors' classes 4.46.3",
         ),
         refuses={_LLAMA_CPP: _CONVERTER},
         settings={"vocab_size": 4_096, "max_trained_positions": 256, "n_positions": 2_048},
@@ -132,11 +139,19 @@ DIRECTORIES = (
         key="matryoshka",
         description=f"{_SMALL} as the first, with the layer norm after the mean that Matryoshka training adds",
         programs=(
-            "ONNX Runtime 1.32.0", "fastembed 0.9.1", "transformers.js, fp32 4.3.2", f"{_REMOTE[0]} 5.24.0",
-            *(f"{_REMOTE[1]} {version}" for version in ("2.7.0", "4.1.0", "5.0.0", "5.3.0", "6.2.0")), _LLAMA_CPP,
+            "ONNX Runtime 1.32.0", "fastembed 0.9.1", "OpenVINO, told to compute in float32 2026.4.1",
+            "transformers.js, fp32 4.3.2",
+            *(f"{_REMOTE[1]} {version}" for version in ("2.7.0", "4.1.0", "5.0.0", "5.3.0")), *_REMOTE_NEW, *_NATIVE,
+            *_BACKENDS, _INFINITY, _LLAMA_CPP, *_VLLM,
         ),
-        refuses={f"{_REMOTE[1]} 2.7.0": _PICKLE, "fastembed 0.9.1": _NO_LAYER_NORM,
-                 _LLAMA_CPP: _NO_LAYER_NORM},
+        refuses={f"{_REMOTE[1]} 2.7.0": _PICKLE,
+                 **dict.fromkeys(("fastembed 0.9.1", _LLAMA_CPP, *_VLLM), _NO_LAYER_NORM)},
         layer_norm=True,
+    ),
+    Directory(
+        key="interpolated",
+        description=f"{_SMALL} as the first, with position interpolation (Eq. 3) by a factor of 4 in place of Eq. 5",
+        programs=("ONNX Runtime 1.32.0", *_REMOTE_NEW, *_NATIVE, *_VLLM),
+        settings={"rotary_scaling_type": "linear", "rotary_scaling_factor": 4.0},
     ),
 )  # fmt: skip

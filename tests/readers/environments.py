@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from publishing.readers import environment_without_tokens
+
 
 class NotInstalled(Exception):
     """A program could not be installed; says why."""
@@ -95,7 +97,7 @@ def source_distribution(root: Path, requirement: str) -> Path:
 
 def without_secrets() -> Mapping[str, str]:
     """This process's environment without tokens and without a way to this project's modules."""
-    return {name: value for name, value in os.environ.items() if "TOKEN" not in name.upper() and name != "PYTHONPATH"}
+    return {name: value for name, value in environment_without_tokens().items() if name != "PYTHONPATH"}
 
 
 def _name(requirements: Sequence[str]) -> str:

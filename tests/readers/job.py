@@ -40,7 +40,6 @@ def prepare_job(folder: Path, directory: Directory) -> None:
         expected = embedder.encode([probe.text for probe in probes], prompt="", batch_size=1)
         np.save(written / "expected.npy", expected)
         facts = describe_model(embedder)
-        scaled = facts.scaling_type == "dynamic" and facts.scaling_factor is not None
         write_json(
             written / "job.json",
             {
@@ -48,22 +47,24 @@ def prepare_job(folder: Path, directory: Directory) -> None:
                 "tokens": [probe.tokens for probe in probes],
                 "groups": directory.groups,
                 "layer_norm": facts.layer_norm,
-                "trained_length": facts.trained_length,
+                "length_without_eq_5": facts.length_without_eq_5,
                 # what the card says to give llama.cpp for one longer text
-                "bases": [facts.base_at(max(p.tokens, facts.trained_length)) for p in probes] if scaled else [],
+                "bases": [facts.base_at(max(probe.tokens, facts.trained_length)) for probe in probes]
+                if facts.is_scaled_by_eq_5
+                else [],
             },
         )
         write_json(written / "state.json", state)
 
 
 def cut_job(
-    job: Path, *, longest: int | None, alone: bool, folder: Path, **facts: Any
+    job: Path, *, without_eq_5: bool, alone: bool, folder: Path, **facts: Any
 ) -> tuple[list[int], list[list[int]]]:
     """Write the part of a job whose texts a program accepts.
 
     Args:
         job: what `prepare_job` wrote.
-        longest: tokens of the longest text; None: of any length.
+        without_eq_5: whether the program scales all texts alike, and so accepts no longer ones as it is run.
         alone: whether texts are embedded by themselves only.
         folder: gets job.json.
         facts: more keys of it.
@@ -72,7 +73,8 @@ def cut_job(
         Tokens of the texts, and the groups of texts that are embedded as one batch.
     """
     content = json.loads((job / "job.json").read_text(encoding="utf-8"))
-    kept = [number for number, tokens in enumerate(content["tokens"]) if longest is None or tokens <= longest]
+    longest = content["length_without_eq_5"] if without_eq_5 else max(content["tokens"])
+    kept = [number for number, tokens in enumerate(content["tokens"]) if tokens <= longest]
     groups = [[number for number in group if number in kept] for group in content["groups"]]
     groups = [] if alone else [group for group in groups if len(group) > 1]
     of_texts = {key: [content[key][number] for number in kept] for key in ("texts", "tokens", "bases") if content[key]}

@@ -8,6 +8,7 @@ Without the project: all code comes from the published directory and from the pr
 the texts, "groups": [embeddings of each group], "precision": in which the program says that it computes, or null}.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -20,35 +21,13 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": tempfile.mkdtemp(prefix="reader
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "publishing"))
+shared = importlib.import_module("read_embeddings")  # which imports nothing of the project either
+del sys.path[0]
+
 Embed = Callable[[list[str]], np.ndarray]
+MODULES = {"remote": shared.REMOTE, "native": shared.NATIVE}
 precision: list[str] = []  # what a program says of itself
-
-
-def unit_mean(states: np.ndarray, mask: np.ndarray, layer_norm: bool) -> np.ndarray:
-    """(batch, tokens, dim) and (batch, tokens) -> (batch, dim) at unit length."""
-    mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
-    if layer_norm:
-        mean = (mean - mean.mean(1, keepdims=True)) / np.sqrt(mean.var(1, keepdims=True) + 1e-5)
-    return mean / np.linalg.norm(mean, axis=1, keepdims=True)
-
-
-def open_transformers(job: dict, source: str, **options: object) -> Embed:
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    model_directory = job["model"]
-    options |= {"trust_remote_code": True} if source == "remote" else {}
-    tokenizer = AutoTokenizer.from_pretrained(model_directory)
-    model = AutoModel.from_pretrained(model_directory, **options).eval()
-    require_source(model, source)
-
-    def embed(texts: list[str]) -> np.ndarray:
-        batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-        with torch.no_grad():
-            states = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-        return unit_mean(states.float().numpy(), batch["attention_mask"].numpy(), job["layer_norm"])
-
-    return embed
 
 
 def open_sentence_transformers(model_directory: str, source: str) -> Embed:
@@ -59,39 +38,9 @@ def open_sentence_transformers(model_directory: str, source: str) -> Embed:
         precision = {"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}
         options |= {"backend": source, "model_kwargs": {} if source == "onnx" else precision}
     embedder = SentenceTransformer(model_directory, device="cpu", **options)
-    if source in ("remote", "native"):
-        require_source(embedder[0].auto_model, source)
+    if source in MODULES:
+        shared.require_module(embedder[0].auto_model, MODULES[source])
     return lambda texts: embedder.encode(texts, batch_size=len(texts))
-
-
-def require_source(model: object, source: str) -> None:
-    """Stop if the class is not where the program is said to have it from."""
-    module = type(model).__module__
-    wanted = {"remote": "transformers_modules.", "native": "transformers.models."}[source]
-    if not module.startswith(wanted):
-        raise SystemExit(f"the model's class comes from {module}, and {source} was to be tried")
-
-
-def open_graph(job: dict, run: Callable[[dict[str, np.ndarray]], np.ndarray]) -> Embed:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(f"{job['model']}/tokenizer.json")
-    tokenizer.enable_padding()
-
-    def embed(texts: list[str]) -> np.ndarray:
-        encodings = tokenizer.encode_batch(texts)
-        ids = np.array([encoding.ids for encoding in encodings], np.int64)
-        mask = np.array([encoding.attention_mask for encoding in encodings], np.int64)
-        return unit_mean(run({"input_ids": ids, "attention_mask": mask}), mask, job["layer_norm"])
-
-    return embed
-
-
-def open_onnxruntime(job: dict) -> Embed:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(f"{job['model']}/onnx/model.onnx", providers=["CPUExecutionProvider"])
-    return open_graph(job, lambda inputs: session.run(["last_hidden_state"], inputs)[0])
 
 
 def open_openvino(job: dict, **settings: str) -> Embed:
@@ -99,7 +48,7 @@ def open_openvino(job: dict, **settings: str) -> Embed:
 
     model = openvino.Core().compile_model(f"{job['model']}/openvino/openvino_model.xml", "CPU", settings)
     precision.append(str(model.get_property("INFERENCE_PRECISION_HINT").to_string()))
-    return open_graph(job, lambda inputs: model(inputs)["last_hidden_state"])
+    return shared.open_graph(job["model"], lambda inputs: model(inputs)["last_hidden_state"])
 
 
 def open_fastembed(model_directory: str) -> Embed:
@@ -156,6 +105,7 @@ def open_authors(job: dict) -> Embed:
     package = __import__(f"{Path(checkout).name}.modeling_hf_nomic_bert", fromlist=["NomicBertModel"])
     configuration = __import__(f"{Path(checkout).name}.configuration_hf_nomic_bert", fromlist=["NomicBertConfig"])
     tokenizer = AutoTokenizer.from_pretrained(model_directory)
+    layer_norm = shared.has_layer_norm(model_directory)
 
     def embed(texts: list[str]) -> np.ndarray:
         config = configuration.NomicBertConfig.from_pretrained(model_directory)
@@ -163,7 +113,7 @@ def open_authors(job: dict) -> Embed:
         batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
         with torch.no_grad():
             states = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-        return unit_mean(states.numpy(), batch["attention_mask"].numpy(), job["layer_norm"])
+        return shared.mean_at_unit_length(states.numpy(), batch["attention_mask"].numpy(), layer_norm)
 
     return embed
 
@@ -171,10 +121,11 @@ def open_authors(job: dict) -> Embed:
 def open_program(program: str, job: dict) -> Embed:
     library, _, source = program.partition("/")
     directory = job["model"]
+    options = {"trust_remote_code": True} if source == "remote" else {}
     return {
-        "transformers": lambda: open_transformers(job, source),
+        "transformers": lambda: shared.open_transformers(directory, MODULES[source], **options),
         "sentence-transformers": lambda: open_sentence_transformers(directory, source),
-        "onnxruntime": lambda: open_onnxruntime(job),
+        "onnxruntime": lambda: shared.open_graph(directory, shared.open_onnx(f"{directory}/onnx/model.onnx")),
         "openvino": lambda: open_openvino(job, INFERENCE_PRECISION_HINT="f32"),
         "openvino-default": lambda: open_openvino(job),
         "fastembed": lambda: open_fastembed(directory),

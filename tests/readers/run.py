@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--model", type=Path, metavar="DIR", help="a published directory, in place of small ones")
     parser.add_argument(
         "--directories", nargs="+", metavar="KEY", choices=[one.key for one in DIRECTORIES],
-        help="of the small ones: bert, quickstart, matryoshka (default: all)",
+        help=f"of the small ones: {', '.join(one.key for one in DIRECTORIES)} (default: all)",
     )  # fmt: skip
     parser.add_argument("--only", nargs="+", metavar="WORD", help="programs whose name or requirements have this word")
     parser.add_argument("--authors", type=Path, metavar="DIR", help="checkout of the authors' hub repository of code")
@@ -150,9 +150,10 @@ def try_program(
     versions = installed_versions(environment, program.packages)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        longest = directory.trained_length if program.to_trained_length else None
-        facts = {"authors": str(authors and authors.resolve())}
-        tokens, groups = cut_job(job, longest=longest, alone=program.alone, folder=scratch, **facts)
+        tokens, groups = cut_job(
+            job, without_eq_5=program.without_eq_5, alone=program.alone, folder=scratch,
+            authors=str(authors and authors.resolve()),
+        )  # fmt: skip
         try:
             if program.converter:
                 _convert_for_llama_cpp(job / "model", scratch, environment, environments, program)
