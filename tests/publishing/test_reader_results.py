@@ -124,6 +124,15 @@ def test_published_results_are_whole_and_as_expected():
     assert results.model_tests.surprises == []
 
 
+def test_readme_names_the_oldest_versions_that_were_run(repository):
+    results = read_results()
+    assert results is not None
+    found = [results.directories[key].oldest("sentence-transformers") for key in ("bert", "matryoshka")]
+    plain, matryoshka = (version.rpartition(".")[0] for version in found)
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    assert f"oldest tried: {plain}, with Matryoshka {matryoshka}" in readme
+
+
 def test_known_refusals_name_programs_that_there_are():
     labels = {program.label for program in (*PROGRAMS, AUTHORS)}
     for directory in DIRECTORIES:

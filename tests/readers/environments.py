@@ -13,6 +13,8 @@ from pathlib import Path
 
 from publishing.readers import environment_without_tokens
 
+_SECONDS = 1_500  # a program may take, on two busy cores
+
 
 class NotInstalled(Exception):
     """A program could not be installed; says why."""
@@ -34,14 +36,14 @@ def python_environment(root: Path, requirements: Sequence[str]) -> Path:
     python = directory / "bin" / "python"
     if not (directory / "installed").is_file():
         shutil.rmtree(directory, ignore_errors=True)
-        _call([sys.executable, "-m", "venv", "--without-pip", str(directory)])
+        _install([sys.executable, "-m", "venv", "--without-pip", str(directory)])
         if uv := shutil.which("uv"):
             pip, yes, where = [uv, "pip"], [], ["--python", str(python)]
         else:
             pip, yes, where = [sys.executable, "-m", "pip", "--python", str(python)], ["--yes"], []
-        _call([*pip, "install", *where, "--quiet", *shlex.split(os.environ.get("PIP_ARGS", "")), *requirements])
+        _install([*pip, "install", *where, "--quiet", *shlex.split(os.environ.get("PIP_ARGS", "")), *requirements])
         # texts need none of these, and builds for CUDA beside a torch for CPUs stop transformers
-        _call([*pip, "uninstall", *where, "--quiet", *yes, "torchvision", "torchaudio", "torchcodec"])
+        _install([*pip, "uninstall", *where, "--quiet", *yes, "torchvision", "torchaudio", "torchcodec"])
         (directory / "installed").touch()
     return python
 
@@ -57,7 +59,7 @@ def node_environment(root: Path, requirements: Sequence[str]) -> Path:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         (directory / "package.json").write_text('{"private": true}\n')
-        _call(["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", *requirements], directory)
+        _install(["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", *requirements], directory)
         (directory / "installed").touch()
     return directory
 
@@ -77,8 +79,25 @@ def llama_cpp_sources(environment: Path) -> Path:
     directory = environment / "llama.cpp"
     if not directory.is_dir():
         bundle = environment / "node_modules" / "node-llama-cpp" / "llama" / "gitRelease.bundle"
-        _call(["git", "clone", "--quiet", str(bundle), str(directory)])
+        _install(["git", "clone", "--quiet", str(bundle), str(directory)])
     return directory
+
+
+def llama_embedding(environment: Path) -> Path:
+    """llama.cpp's program, compiled where node-llama-cpp has its libraries, since it ships no programs.
+
+    Raises:
+        NotInstalled: there is no g++, or this is no x64 Linux.
+    """
+    libraries = environment / "node_modules" / "@node-llama-cpp" / "linux-x64" / "bins" / "linux-x64"
+    program, sources = libraries / "llama-embedding", llama_cpp_sources(environment)
+    if not program.is_file():
+        linked = [str(file) for name in ("libllama-common", "libllama", "libggml", "libggml-base")
+                  for file in sorted(libraries.glob(f"{name}.*so"))]  # fmt: skip
+        headers = [f"-I{sources / folder}" for folder in ("include", "ggml/include", "common", "vendor")]
+        code = str(sources / "examples" / "embedding" / "embedding.cpp")
+        _install(["g++", "-std=c++17", *headers, code, "-o", str(program), *linked, "-Wl,-rpath,$ORIGIN"])
+    return program
 
 
 def source_distribution(root: Path, requirement: str) -> Path:
@@ -91,7 +110,7 @@ def source_distribution(root: Path, requirement: str) -> Path:
     file = root / f"{name}-{version}.tar.gz"
     if not file.is_file():
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", name]
-        _call([*command, requirement, "--dest", str(root)])
+        _install([*command, requirement, "--dest", str(root)])
     return file
 
 
@@ -107,12 +126,35 @@ def _name(requirements: Sequence[str]) -> str:
     return f"{re.sub(r'[^a-z.-]', '-', re.split(r'[=<>[]|(?<!^)@', first)[0]).strip('-')}-{digest}"
 
 
-def _call(command: Sequence[str], directory: Path | None = None) -> None:
+def call(command: Sequence[str], directory: Path, *, seconds: int | None = _SECONDS, shown: int = -1) -> None:
+    """Run a program without tokens and without the hub.
+
+    Args:
+        command: program and arguments.
+        directory: where it runs.
+        seconds: that it may take; None: any number.
+        shown: which of the errors that it printed is raised: the last, or 0 for the first.
+
+    Raises:
+        RuntimeError: it failed; with what it said.
+    """
+    environment = {**without_secrets(), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     try:
-        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, env=without_secrets())
-    except FileNotFoundError as error:
-        raise NotInstalled(f"{command[0]} is not installed") from error
+        done = subprocess.run(
+            command, cwd=directory, capture_output=True, text=True, errors="replace", timeout=seconds, env=environment
+        )
+    except FileNotFoundError:
+        raise RuntimeError(f"{command[0]} is not installed") from None
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"no answer in {seconds} seconds") from None
     if done.returncode:
-        said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        errors = [line for line in said if "error" in line.lower()]
-        raise NotInstalled((errors or said or ["no reason was given"])[0][:200])
+        said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        errors = [line for line in said if re.search(r"Error|error[: ]|ERROR", line)]
+        raise RuntimeError((errors or said or [f"exit {done.returncode}"])[shown][:300])
+
+
+def _install(command: Sequence[str], directory: Path | None = None) -> None:
+    try:
+        call(command, directory or Path.cwd(), seconds=None, shown=0)
+    except RuntimeError as error:
+        raise NotInstalled(str(error)) from error

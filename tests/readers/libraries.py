@@ -3,7 +3,6 @@
 import json
 import re
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from nomic_bert.embedder import load_embedder
 from publishing.reader_results import LibraryResult
 
-from .environments import NotInstalled, installed_versions, python_environment
+from .environments import NotInstalled, call, installed_versions, python_environment
 from .programs import LIBRARIES
 
 _HERE = Path(__file__).parent
@@ -55,16 +54,13 @@ TRIED = (
 )
 
 
-def try_library(
-    library: Library, model: Path, environments: Path, call: Callable[[list[str], Path], None]
-) -> LibraryResult:
+def try_library(library: Library, model: Path, environments: Path) -> LibraryResult:
     """Run a library's line on a text, and compare with `encode(prompt_name=...)`.
 
     Args:
         library: which.
         model: a published directory.
         environments: folder of the environments.
-        call: runs a command in a folder; RuntimeError if it fails.
     """
     try:
         python = python_environment(environments, LIBRARIES)

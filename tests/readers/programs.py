@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 _TORCH = "torch==2.13.0"
-_OLD = (_TORCH, "numpy<2", "huggingface_hub<0.26", "transformers==4.38.2", "sentence-transformers==2.7.0")
+_OLD = ("torch==2.6.0", "numpy<2", "huggingface_hub<0.26", "transformers==4.38.2", "sentence-transformers==2.7.0")
 _LAST_OF_FOUR = (_TORCH, "transformers==4.51.3", "sentence-transformers==4.1.0")
 _FIRST_OF_FIVE = (_TORCH, "transformers==4.53.3", "sentence-transformers==5.0.0")
 _MIDDLE = (_TORCH, "transformers==4.57.6", "sentence-transformers==5.3.0", "optimum-onnx==0.1.0", "onnxruntime==1.31.1")
@@ -99,8 +99,11 @@ PROGRAMS = (
     Program(key="llama.cpp", name="llama.cpp in node-llama-cpp, f32", requirements=_NODE_LLAMA,
             packages=("node-llama-cpp",), script="read_llama_cpp.mjs", tolerance=1e-3, without_eq_5=True,
             converter=_LLAMA_CONVERTER),
-    Program(key="llama.cpp-rope", name="llama.cpp, RoPE's base set for each text", requirements=_NODE_LLAMA,
-            packages=("node-llama-cpp",), script="read_llama_cpp.mjs", tolerance=1e-3, alone=True,
+    Program(key="llama-embedding", name="llama-embedding, f32", requirements=_NODE_LLAMA,
+            packages=("node-llama-cpp",), script="read_llama_embedding.mjs", tolerance=1e-3, without_eq_5=True,
+            converter=_LLAMA_CONVERTER),
+    Program(key="llama-embedding/rope", name="llama-embedding, --rope-freq-base for each text", alone=True,
+            requirements=_NODE_LLAMA, packages=("node-llama-cpp",), script="read_llama_embedding.mjs", tolerance=1e-3,
             converter=_LLAMA_CONVERTER),
     Program(key="vllm", name="vLLM for CPU, --dtype float32", requirements=_VLLM,
             packages=_VLLM_PACKAGES, without_eq_5=True),

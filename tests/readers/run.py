@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
@@ -36,12 +35,13 @@ from textfiles.markdown import render_page, table
 from .directories import DIRECTORIES, Directory
 from .environments import (
     NotInstalled,
+    call,
     installed_versions,
     llama_cpp_sources,
+    llama_embedding,
     node_environment,
     python_environment,
     source_distribution,
-    without_secrets,
 )
 from .job import cut_job, prepare_job
 from .libraries import PAGE_OF_LINES, TRIED, try_library
@@ -49,7 +49,6 @@ from .programs import AUTHORS, MODEL_TESTS, PROGRAMS, Program
 
 _HERE = Path(__file__).parent
 PAGE = _HERE.parents[1] / "docs" / "results" / "readers.md"
-_SECONDS = 1_500  # a program may take, on two busy cores
 _MODEL_TESTS = "transformers' common model tests"
 
 
@@ -150,11 +149,13 @@ def try_program(
     versions = installed_versions(environment, program.packages)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        tokens, groups = cut_job(
-            job, without_eq_5=program.without_eq_5, alone=program.alone, folder=scratch,
-            authors=str(authors and authors.resolve()),
-        )  # fmt: skip
+        facts = {"authors": str(authors and authors.resolve())}
         try:
+            if program.script == "read_llama_embedding.mjs":
+                facts["program"] = str(llama_embedding(environment))
+            tokens, groups = cut_job(
+                job, without_eq_5=program.without_eq_5, alone=program.alone, folder=scratch, **facts
+            )
             if program.converter:
                 _convert_for_llama_cpp(job / "model", scratch, environment, environments, program)
             found = _run(program, environment, scratch)
@@ -184,7 +185,7 @@ def try_libraries(output: Path, args: argparse.Namespace) -> list[LibraryResult]
         wanted = not args.only or any(word in " ".join((library.name, *library.packages)) for word in args.only)
         if wanted and (known is None or not known.is_as_expected):
             print(f"docs/use.md: {library.name}", flush=True)
-            known = try_library(library, model, output / "environments", _call)
+            known = try_library(library, model, output / "environments")
             print(f"  {known.failure or known.differences}", flush=True)
             write_json(file, asdict(known))
         found += [] if known is None else [known]
@@ -204,7 +205,7 @@ def try_model_tests(output: Path, args: argparse.Namespace) -> ModelTests | None
             python = python_environment(output / "environments", MODEL_TESTS)
             version = installed_versions(python, ["transformers"])["transformers"]
             sdist = source_distribution(output / "environments", f"transformers=={version}")
-            _call([str(python), str(script), "--sdist", str(sdist), "--output", str(file)], output)
+            call([str(python), str(script), "--sdist", str(sdist), "--output", str(file)], output)
         except (NotInstalled, RuntimeError) as error:
             print(f"  did not run: {error}", flush=True)
     return ModelTests(**read_json(file, "Remove it.")) if file.is_file() else None
@@ -214,7 +215,7 @@ def _run(program: Program, environment: Path, scratch: Path) -> dict:
     interpreter = [str(environment), "-I"] if program.script.endswith(".py") else ["node"]
     output = scratch / "found.json"
     command = [*interpreter, str(_HERE / program.script), str(scratch), program.key, str(output)]
-    _call(command, environment if environment.is_dir() else scratch)
+    call(command, environment if environment.is_dir() else scratch)
     return json.loads(output.read_text(encoding="utf-8"))
 
 
@@ -222,23 +223,7 @@ def _convert_for_llama_cpp(model: Path, scratch: Path, environment: Path, enviro
     python = python_environment(environments, program.converter)
     sources = llama_cpp_sources(environment)
     command = [str(python), str(sources / "convert_hf_to_gguf.py"), str(model.resolve()), "--outtype", "f32"]
-    _call([*command, "--outfile", str(scratch / "model.gguf")], sources)
-
-
-def _call(command: list[str], directory: Path) -> None:
-    """Run a program without tokens; what it said last is the error."""
-    settings = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    try:
-        done = subprocess.run(
-            command, cwd=directory, capture_output=True, text=True, errors="replace", timeout=_SECONDS,
-            env={**without_secrets(), **settings},
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"no answer in {_SECONDS} seconds") from None
-    if done.returncode:
-        said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        errors = [line for line in said if "Error" in line or "error:" in line]
-        raise RuntimeError((errors or said or [f"exit {done.returncode}"])[-1][:300])
+    call([*command, "--outfile", str(scratch / "model.gguf")], sources)
 
 
 def _difference(found: list[float], wanted: np.ndarray) -> float:

@@ -32,7 +32,7 @@ def directory(tmp_path_factory):
     return path / "model"
 
 
-@pytest.mark.parametrize("query", ["find files", "", "word " * 30])  # the last beyond the trained length
+@pytest.mark.parametrize("query", ["find files", "", "word " * 30, "word " * 90])  # beyond the trained and the usable length
 def test_embeddings_are_the_embedders(directory, query):
     expected = load_embedder(directory, device="cpu").encode_query(query)
     assert embed_query(directory, query) == pytest.approx(expected, abs=1e-6)
