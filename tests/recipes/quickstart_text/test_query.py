@@ -32,7 +32,8 @@ def directory(tmp_path_factory):
     return path / "model"
 
 
-@pytest.mark.parametrize("query", ["find files", "", "word " * 30, "word " * 90])  # beyond the trained and the usable length
+# the last two are beyond the trained and beyond the usable length
+@pytest.mark.parametrize("query", ["find files", "", "word " * 30, "word " * 90])
 def test_embeddings_are_the_embedders(directory, query):
     expected = load_embedder(directory, device="cpu").encode_query(query)
     assert embed_query(directory, query) == pytest.approx(expected, abs=1e-6)
