@@ -12,14 +12,27 @@ from contextlib import contextmanager
 _TIME_TO_SAVE = 60.0  # seconds that a child has after SIGTERM
 INTERRUPTED = 128 + signal.SIGINT  # what a shell reports of a process that Ctrl-C ended
 _READER_GONE = 128 + 13  # likewise of one that SIGPIPE ended, which Windows does not have
+# What the extras `train` and `evaluation` bring and commands import as they start.
+_OF_EXTRAS = (
+    "accelerate",
+    "bm25s",
+    "datasets",
+    "evaluate",
+    "matplotlib",
+    "mteb",
+    "pyarrow",
+    "scipy",
+    "sklearn",
+    "yaml",
+)
 
 
 def run_command(main: Callable[[list[str]], object], remedy: str = "Rerun the command to resume.") -> None:
     """Run a command on the words of the command line; Ctrl-C ends it with one line and exit code 130.
 
     It ends silently when the reader of its output does, as in `COMMAND | head`. Call it with a `main` that imports what
-    is heavy itself, so that Ctrl-C during the imports ends the same way. Of several ranks, only the first prints the
-    line.
+    is heavy itself, so that Ctrl-C during the imports ends the same way, and a missing package with one line that says
+    how to install it. Of several ranks, only the first prints the line after Ctrl-C.
 
     Args:
         main: takes the command line without the program's name.
@@ -34,6 +47,13 @@ def run_command(main: Callable[[list[str]], object], remedy: str = "Rerun the co
         if not _reader_is_gone():
             raise
         sys.exit(_READER_GONE)
+    except ModuleNotFoundError as error:
+        if error.name not in _OF_EXTRAS:
+            raise
+        raise SystemExit(
+            f"error: the package {error.name} is not installed; in the checkout, with its environment active: "
+            "pip install -e '.[train,evaluation]'"
+        ) from error
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the process without waiting for cleanup
         if os.environ.get("RANK", "0") == "0":

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from textfiles.commands import one_line_errors
+from textfiles.commands import one_line_errors, run_command
 
 COMMAND = """
 import sys, time
@@ -130,3 +130,16 @@ def is_running(process):
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_missing_package_of_an_extra_is_named_with_the_command_that_installs_it():
+    def needs(name):
+        def main(argv):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        return main
+
+    with pytest.raises(SystemExit, match=r"error: the package datasets is not installed.*pip install -e '\.\[train"):
+        run_command(needs("datasets"))
+    with pytest.raises(ModuleNotFoundError, match="curation"):  # a fault of ours keeps its traceback
+        run_command(needs("curation.nowhere"))
