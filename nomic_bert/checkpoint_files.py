@@ -17,15 +17,26 @@ _OBJECTS = (
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "sentence_bert_config.json",
     "config_sentence_transformers.json", "*/config.json",
 )  # fmt: skip
-_WEIGHTS = ("*.safetensors", "*/*.safetensors")
+_WEIGHTS = ("*.safetensors", "*/model.safetensors")
 # Beside these, what an embedding depends on.
-_OTHERS = ("modules.json", "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model", "*.bin", "*/*.bin")
+_OTHERS = (
+    "modules.json",
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "*.model",
+    "*.bin",
+    "*/*.bin",
+    "openvino/*",
+)
 
 
 def decisive_files(directory: str | os.PathLike) -> list[Path]:
     """The files of a model that its embeddings depend on, in the order of their paths; none where it is not local."""
     root = Path(directory)
-    return sorted({file for pattern in (*_OBJECTS, *_WEIGHTS, *_OTHERS) for file in root.glob(pattern)})
+    found = {file for pattern in (*_OBJECTS, *_WEIGHTS, *_OTHERS) for file in root.glob(pattern)}
+    return sorted(file for file in found if file.is_file())
 
 
 def require_checkpoint(checkpoint: str) -> None:
@@ -67,7 +78,7 @@ def refuse_damage(directory: str | os.PathLike) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{file} is damaged or cut short ({error}). {_REMEDY}") from error
-    refuse_changed(root, "*.safetensors")
+    refuse_changed(root, "*model*.safetensors")
 
 
 def refuse_damaged_settings(directory: str | os.PathLike) -> None:
