@@ -65,7 +65,7 @@ gpu-train:  ## a 12-layer embedder in about ten minutes on one GPU (estimated), 
 crash: $(VENV)/.installed-test  ## kill every command at its file-system events, restart it, compare what it leaves
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m crash $(PYTEST_ARGS) tests/crash
 
-readers: $(VENV)/.installed-test  ## open published directories in every program that reads such; installs each (6 GB)
+readers: $(VENV)/.installed-test  ## open published directories in every program that reads such; installs each (13 GB)
 	PYTHONPATH=. $(BIN)/python -m tests.readers.run $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 clean:  ## remove .venv, builds and caches; outputs/ stays
