@@ -49,13 +49,15 @@ def has_layer_norm(directory: str) -> bool:
         return any(module["type"].endswith(".LayerNorm") for module in json.load(file))
 
 
-def open_transformers(directory: str, from_module: str, **options: Any) -> EmbedTexts:
+def open_transformers(
+    directory: str, from_module: str, *, trust_remote_code: bool | None = None, **options: Any
+) -> EmbedTexts:
     """AutoModel, with options, and AutoTokenizer; the class must come from the module that this reader is about."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = AutoModel.from_pretrained(directory, **options).eval()
+    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=bool(trust_remote_code))
+    model = AutoModel.from_pretrained(directory, trust_remote_code=trust_remote_code, **options).eval()
     require_module(model, from_module)
     layer_norm = has_layer_norm(directory)
 
