@@ -26,8 +26,8 @@ class HangingCallback(training.EpochCallback):
 
 def counted(log):
     def fine_tune(run, checkpoint, tokenizer, splits, dev, protocol, directory, **settings):
-        checkpoint = training.last_checkpoint(directory)
-        begins_with = checkpoint.name if checkpoint else "start"
+        newest = training.last_checkpoint(directory)
+        begins_with = newest.name if newest else "start"
         with open(log, "a") as file:
             file.write(f"{run.name} {begins_with}\n")
         return train(run, checkpoint, tokenizer, splits, dev, protocol, directory, **settings)
