@@ -101,14 +101,14 @@ class Prompt(NamedTuple):
 
 def _open(settings: ModelSettings, device: str) -> SentenceTransformer:
     root = Path(settings.model_name_or_path)
-    if root.is_dir():
-        refuse_damage(root)
     if settings.backend == "openvino":
         kind: Any = "int8" if settings.precision == "int8" else getattr(torch, settings.precision)
         return load_embedder(settings.model_name_or_path, backend="openvino", dtype=kind)
     dtype = getattr(torch, settings.precision)
     if _is_plain_checkpoint_of_ours(root):
         return load_embedder(root, device=device, dtype=dtype)
+    if root.is_dir():
+        refuse_damage(root)  # as `load_embedder` does
     return SentenceTransformer(
         settings.model_name_or_path,
         device=device,

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import bm25s
 
 DEPTH = 100  # documents that a ranking names which is to be joined with others
-WORDS_SHARE = 0.7  # best of 0.3 to 0.8 on functions of packages that a model was not trained on, pandas and matplotlib
+# Ours: of 0.3 to 0.8, a compromise of packages that a model was trained on and others (docs/results/quickstart.md).
+WORDS_SHARE = 0.7
 
 Ranking = Sequence[tuple[str, float]]
 
@@ -44,7 +45,7 @@ class Bm25Index:
 def fuse_scores(nearest: Ranking, by_words: Ranking, words_share: float = WORDS_SHARE) -> list[tuple[str, float]]:
     """Join a ranking by embeddings and one by BM25: a weighted mean of their scores, each from 0 to 1.
 
-    Bruch, Gai and Ingber 2023 (doi:10.1145/3596512) find it ahead of reciprocal rank fusion, as we do.
+    Bruch, Gai and Ingber 2023 (doi:10.1145/3596512) find it ahead of reciprocal rank fusion.
 
     Args:
         nearest: (document id, similarity), best first; the last one gets 0, and the first one 1.
@@ -58,7 +59,7 @@ def fuse_scores(nearest: Ranking, by_words: Ranking, words_share: float = WORDS_
     scores: dict[str, float] = {}
     floor = nearest[-1][1] if nearest else 0.0
     for ranking, least, share in ((nearest, floor, 1 - words_share), (by_words, 0.0, words_share)):
+        span = ranking[0][1] - least if ranking else 0.0
         for document, score in ranking:
-            span = ranking[0][1] - least
             scores[document] = scores.get(document, 0.0) + share * ((score - least) / span if span else 1.0)
     return sorted(scores.items(), key=lambda item: (-item[1], item[0]))

@@ -212,8 +212,8 @@ def load_encoder(
     ours = _is_nomic_bert(checkpoint)
     if not ours and rotary_scaling_factor is not None:
         raise ValueError(f"{checkpoint} is not a Nomic model; rotary_scaling_factor is for those.")
-    if Path(checkpoint).is_dir():
-        refuse_damage(checkpoint)
+    if not ours and Path(checkpoint).is_dir():
+        refuse_damage(checkpoint)  # as `load_embedder` does
     with readable_checkpoint(checkpoint):
         if ours:
             embedder = _load_nomic(checkpoint, max_seq_length, rotary_scaling_factor, device, dtype)

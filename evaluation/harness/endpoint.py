@@ -94,7 +94,8 @@ class Endpoint:
             ) from error
         if embeddings.ndim != 2 or not embeddings.any():  # all numbers are zero, or there are none
             raise ValueError(
-                f"{self.url}/embeddings answered {len(texts)} texts with zeros alone, of shape {embeddings.shape}."
+                f"{self.url}/embeddings answered {len(texts)} texts with no vectors or zeros alone, of shape "
+                f"{embeddings.shape}."
             )
         return embeddings
 
