@@ -26,6 +26,7 @@ _BATCH_SIZES = {"cpu": (1, 2, 4, 8, 16, 32), "cuda": (32, 64, 128, 256, 512)}  #
 _TRIED_TOKENS = {"cpu": 4_096, "cuda": 131_072}  # of the texts that a batch size is tried on
 _PROFILED_TEXTS = 256  # at most: reading the profile of thousands would take longer than all calls
 _WARMUP_WORDS = 64
+_WARMUP_SECONDS = 2.0  # on a CPU: what a library starts beside its first calls, openvino a report of use, ends by then
 _TIMED_SECONDS, _MOST_CALLS = 1.0, 100  # a short call is repeated for so long, or so often
 
 Encode = Callable[[Sequence[str], int | None], np.ndarray]  # texts, batch size (None: its own) -> (n, dim)
@@ -164,8 +165,14 @@ def measure(job: Job, name: str) -> dict[str, Outcome]:
 
 def warm_up(encode: Encode, workload: Workload, device: str) -> None:
     """Let libraries start: on a GPU with all texts, for kernels are chosen by shape, on a CPU with a few words."""
+    if device == "cuda":
+        encode(workload.texts, None)
+        return
     few = [" ".join(workload.texts[0].split()[:_WARMUP_WORDS])]
-    encode(few if device == "cpu" else workload.texts, None)
+    start = time.perf_counter()
+    encode(few, None)
+    while time.perf_counter() - start < _WARMUP_SECONDS:
+        encode(few, None)
 
 
 def sample_of(workload: Workload, tokens: int) -> list[str]:

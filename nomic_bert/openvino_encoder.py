@@ -31,7 +31,7 @@ logger = logging.get_logger(__name__)
 @functools.cache
 def _core() -> Any:
     """One for the process and never freed: with the last one its plugin is unloaded, and a later fork calls into it."""
-    import openvino
+    from .openvino_import import openvino
 
     return openvino.Core()
 

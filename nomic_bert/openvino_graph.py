@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import openvino
-import openvino.opset13 as ops
 
 from .configuration_nomic_bert import NomicBertConfig
+from .openvino_import import openvino, ops
 from .openvino_int8 import QuantizedInput
 
 Weights = Mapping[str, np.ndarray]  # float32, by the names that NomicBertModel gives them

@@ -31,9 +31,8 @@ def export_openvino(onnx_file: str | Path, file: str | Path) -> None:
         ValueError: openvino is missing.
     """
     require_openvino()
-    import openvino
+    from nomic_bert.openvino_import import openvino
 
-    # not convert_model, which reports its use to OpenVINO's makers
     model = openvino.Core().read_model(str(onnx_file))
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     openvino.save_model(model, str(file), compress_to_fp16=False)

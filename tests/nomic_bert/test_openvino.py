@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from nomic_bert.identity import weights_hash
 from nomic_bert.openvino_encoder import OpenVINOEncoder, plan_rows
 from nomic_bert.openvino_int8 import MAXIMA_FILE, measure_input_maxima, read_input_maxima, save_input_maxima
 from tests.checkpoints import save_nomic
+from tests.processes import Forked
 
 pytest.importorskip("openvino")
 
@@ -225,6 +227,13 @@ def test_where_the_cpu_has_no_bfloat16_it_computes_in_float32_and_says_so(checkp
     assert OpenVINOEncoder(model, None).precision == "float32"
     assert OpenVINOEncoder(model, "bfloat16").precision == "float32"
     assert "no instructions for bfloat16" in told[-1]
+
+
+def test_openvino_does_not_report_to_its_makers_that_it_was_imported(checkpoint):
+    """The report took a process that ran beside the first second of every embedder, and a connection."""
+    run = Forked(Path(__file__).with_name("reports_of_openvino.py"), [checkpoint])
+    assert run.wait() == 0, run.printed[-2000:]
+    assert run.printed.splitlines()[-1] == "[] []"
 
 
 FREED_AND_FORKED = """
