@@ -131,7 +131,7 @@ class NomicBertModel(NomicBertPreTrainedModel):
 
 
 class NomicBertForMaskedLM(NomicBertPreTrainedModel):
-    """Encoder with a masked language modelling head, which can run on labelled tokens only."""
+    """Encoder with a masked language modelling head; training scores the labelled tokens alone (`score_only`)."""
 
     _auto_class = "AutoModelForMaskedLM"
     _tied_weights_keys = _TIED if int(transformers.__version__.split(".")[0]) >= 5 else list(_TIED)  # type: ignore[assignment]
@@ -160,7 +160,6 @@ class NomicBertForMaskedLM(NomicBertPreTrainedModel):
         labels: Tensor | None = None,
         *,
         num_items_in_batch: Tensor | int | None = None,
-        labelled_only: bool = False,
         labelled: Tensor | None = None,
         score_only: bool = False,
         return_dict: bool | None = None,
@@ -177,8 +176,6 @@ class NomicBertForMaskedLM(NomicBertPreTrainedModel):
             labels: (batch, tokens); the original id at masked places, -100 elsewhere.
             num_items_in_batch: masked tokens that the loss is averaged over, of all accumulated batches and ranks;
                 None: those of this batch.
-            labelled_only: with labels, compute and return the logits of the labelled tokens alone,
-                (labelled, vocab) in the order of `labels[labels != -100]`.
             labelled: (labelled,) places of the labelled tokens in the flattened `labels`; None: they are looked for,
                 which waits for a GPU.
             score_only: with labels, return a `MaskedLMScore` of the labelled tokens. Training needs no logits, and
@@ -204,12 +201,8 @@ class NomicBertForMaskedLM(NomicBertPreTrainedModel):
             total, hits = self.cls.predictions.score(hidden.flatten(0, 1).index_select(0, labelled), targets)
             score = MaskedLMScore(total / average_over, hits)
             return score if _wants_dict(return_dict, self.config) else score.to_tuple()
-        if labelled_only:
-            logits = of_labelled = self.cls.predictions(hidden.flatten(0, 1).index_select(0, labelled))
-        else:
-            logits = self.cls.predictions(hidden)
-            of_labelled = logits.flatten(0, 1).index_select(0, labelled)
-        loss = SummedCrossEntropy.apply(of_labelled, targets) / average_over
+        logits = self.cls.predictions(hidden)
+        loss = SummedCrossEntropy.apply(logits.flatten(0, 1).index_select(0, labelled), targets) / average_over
         output = MaskedLMOutput(loss, logits, encoded.hidden_states, encoded.attentions)
         return output if _wants_dict(return_dict, self.config) else output.to_tuple()
 

@@ -31,7 +31,7 @@ def test_flops_are_those_that_torch_counts(tiny_config, implementation, lengths)
     else:  # inside documents: each attends over its own length
         inputs = {"input_ids": ids, "labels": labels, "cu_seq_lens_q": torch.tensor([0, 11, 14, 34])}
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model(**inputs, labelled_only=True).loss.backward()
+        model(**inputs, score_only=True).loss.backward()
     attended = sum(length**2 for length in lengths)
     labelled = int((labels != -100).sum())
     assert training_flops(model.config, sum(lengths), attended, labelled) == counter.get_total_flops()

@@ -96,18 +96,14 @@ def test_the_stock_trainer_hands_on_masks_and_segments(tiny_config, tmp_path):
     assert_close(found, torch.stack(expected), 1e-4)
 
 
-def test_masked_lm_head_runs_on_labelled_tokens_when_asked_with_the_full_loss(tiny_config, texts, pad):
+def test_the_masked_lm_loss_is_the_mean_over_labelled_tokens_or_over_a_given_number(tiny_config, texts, pad):
     torch.manual_seed(0)
     model = NomicBertForMaskedLM(tiny_config)
     ids, mask = pad(texts)
     labels = torch.where((torch.rand(ids.shape) < 0.3) & (mask == 1), ids, -100)
-    output = model(ids, attention_mask=mask, labels=labels, labelled_only=True)
+    output = model(ids, attention_mask=mask, labels=labels)
     full = model(ids, attention_mask=mask).logits
-    assert output.logits.shape == ((labels != -100).sum(), tiny_config.vocab_size)
-    usual = model(ids, mask, labels=labels)
-    assert_close(usual.logits, full, 1e-4)
-    assert_close(usual.loss, output.loss)
-    assert_close(output.logits, full[labels != -100], 1e-4)
+    assert_close(output.logits, full, 1e-4)
     assert_close(output.loss, F.cross_entropy(full.flatten(0, 1), labels.flatten()), 1e-5)
     shared = model(ids, attention_mask=mask, labels=labels, num_items_in_batch=1000).loss
     assert_close(shared * 1000, output.loss * (labels != -100).sum(), 1e-3)
@@ -123,7 +119,7 @@ def test_masked_lm_gradients_are_those_of_cross_entropy_over_all_logits(tiny_con
     labels = torch.where((torch.rand(ids.shape) < 0.3) & (mask == 1), ids, -100)
     full = F.cross_entropy(model(ids, attention_mask=mask).logits.flatten(0, 1), labels.flatten())
     expected = torch.autograd.grad(full, list(model.parameters()))
-    for how in ({}, {"labelled_only": True}, {"score_only": True}):
+    for how in ({}, {"score_only": True}):
         loss = model(ids, attention_mask=mask, labels=labels, **how).loss
         found = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
         for gradient, value in zip(found, expected, strict=True):
