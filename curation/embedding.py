@@ -13,15 +13,13 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
 
 from nomic_bert import NomicBertConfig
-from nomic_bert.checkpoint_files import decisive_files, refuse_damage
+from nomic_bert.checkpoint_files import decisive_files, read_config
 from nomic_bert.compiling import compile_layers
-from nomic_bert.embedder import load_embedder
+from nomic_bert.embedder import load_embedder, load_other_embedder
 from nomic_bert.encoding import EncodedBatch, encode_by_tokens, texts_that_fit
 from nomic_bert.finite_embeddings import require_finite
 from nomic_bert.identity import weights_hash
 from nomic_bert.openvino_encoder import PRECISIONS
-from nomic_bert.tokenizer_files import require_words
-from textfiles.atomic import read_json
 from textfiles.settings import did_you_mean
 
 Side = Literal["query", "document"]
@@ -107,22 +105,14 @@ def _open(settings: ModelSettings, device: str) -> SentenceTransformer:
     dtype = getattr(torch, settings.precision)
     if _is_plain_checkpoint_of_ours(root):
         return load_embedder(root, device=device, dtype=dtype)
-    if root.is_dir():
-        refuse_damage(root)  # as `load_embedder` does
-    return SentenceTransformer(
-        settings.model_name_or_path,
-        device=device,
-        trust_remote_code=settings.trust_remote_code,
-        model_kwargs={"dtype": dtype},
-    )
+    return load_other_embedder(settings.model_name_or_path, device, dtype, trust_remote_code=settings.trust_remote_code)
 
 
 def _is_plain_checkpoint_of_ours(directory: Path) -> bool:
     """Whether it has no files of sentence-transformers, which would then know no prompts, and follow chat templates."""
-    file = directory / "config.json"
-    if not file.is_file() or (directory / "modules.json").is_file():
+    if not directory.is_dir() or (directory / "modules.json").is_file():
         return False
-    return read_json(file, "Copy the checkpoint again.").get("model_type") == NomicBertConfig.model_type
+    return read_config(directory).get("model_type") == NomicBertConfig.model_type
 
 
 class TextEmbedder:
@@ -140,7 +130,6 @@ class TextEmbedder:
     def __init__(self, settings: ModelSettings, device: str | torch.device) -> None:
         self.settings = settings
         self.model = _open(settings, str(device))
-        require_words(self.model, settings.model_name_or_path)
         if settings.max_seq_length is not None:
             self.model.max_seq_length = settings.max_seq_length
         if settings.torch_compile and self.model.device.type != "cpu":

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 
 from safetensors import SafetensorError
 
-DAMAGED = "Fetch or write the checkpoint again."
 _DAMAGES = (SafetensorError, EOFError, RecursionError, OverflowError, json.JSONDecodeError, UnicodeDecodeError)
 
 
@@ -23,4 +22,5 @@ def readable_checkpoint(checkpoint: str) -> Iterator[None]:
     try:
         yield
     except _DAMAGES as error:
-        raise ValueError(f"{checkpoint} has a damaged file ({type(error).__name__}: {error}). {DAMAGED}") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{checkpoint} has a damaged file ({reason}). Fetch or write the checkpoint again.") from error

@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
+from transformers import PretrainedConfig
 
 from textfiles.atomic import read_json
 from textfiles.hub_names import is_hub_name
@@ -30,6 +32,22 @@ _OTHERS = (
     "*/*.bin",
     "openvino/*",
 )
+
+
+def read_config(checkpoint: str | os.PathLike) -> dict[str, Any]:
+    """config.json of a directory or hub name, as it is; empty where a directory has none.
+
+    Raises:
+        OSError: the hub cannot be reached, or has no such file.
+        ValueError: the file is damaged.
+    """
+    if not Path(checkpoint).exists():
+        return PretrainedConfig.get_config_dict(str(checkpoint))[0]
+    file = Path(checkpoint, "config.json")
+    config = read_json(file, _REMEDY) if file.is_file() else {}
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} is not a JSON object. {_REMEDY}")
+    return config
 
 
 def decisive_files(directory: str | os.PathLike) -> list[Path]:

@@ -18,7 +18,7 @@ from textfiles.atomic import read_json
 from textfiles.replacing import replaceable_directory
 
 from . import NomicBertConfig, NomicBertModel
-from .checkpoint_files import require_checkpoint
+from .checkpoint_files import refuse_damage, require_checkpoint
 from .embedder_files import (
     TEXT_ALONE,
     ModuleFiles,
@@ -91,6 +91,24 @@ def load_embedder(
     if dtype in (torch.float16, torch.bfloat16):
         use_flash_attention_3(torch.device(device or get_device_name()))
     return _load_in_torch(checkpoint, max_seq_length, device, layer_norm, rotary_scaling_factor, dtype)
+
+
+def load_other_embedder(
+    checkpoint: str, device: str | None, dtype: torch.dtype, *, trust_remote_code: bool
+) -> SentenceTransformer:
+    """Open any model of sentence-transformers as that does, with the checks of files and tokenizer of `load_embedder`.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: a file is damaged, or the tokenizer is another model's.
+    """
+    if Path(checkpoint).is_dir():
+        refuse_damage(checkpoint)
+    embedder = SentenceTransformer(
+        checkpoint, device=device, trust_remote_code=trust_remote_code, model_kwargs={"dtype": dtype}
+    )
+    require_words(embedder, checkpoint)
+    return embedder
 
 
 def _half_of_gpu(device: str) -> torch.dtype | None:

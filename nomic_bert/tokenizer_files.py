@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from textfiles.atomic import read_json, write_json
 
-from .checkpoint_files import refuse_damaged_settings, refuse_links_out
+from .checkpoint_files import read_config, refuse_damaged_settings, refuse_links_out
 
 # One of these holds the vocabulary.
 _VOCABULARY_FILES = (
@@ -99,14 +99,10 @@ _REMEDY = (
 
 def _embedding_rows(source: str | os.PathLike) -> int | None:
     """Rows of the word embedding as config.json says; None where there is no such file."""
-    if Path(source).is_dir():
-        file = Path(source, "config.json")
-        config = read_json(file, "Copy it again from where the checkpoint is from.") if file.is_file() else {}
-    else:
-        try:
-            config, _ = PretrainedConfig.get_config_dict(str(source))
-        except OSError:  # a repository of a tokenizer alone
-            return None
+    try:
+        config = read_config(source)
+    except OSError:  # a repository of a tokenizer alone
+        return None
     rows = config.get("vocab_size")
     multiple = config.get("pad_vocab_size_multiple") or 1  # the authors' code rounds up to it
     return -(-rows // multiple) * multiple if isinstance(rows, int) else None

@@ -11,7 +11,7 @@ from typing import Any
 from textfiles.atomic import read_json
 from textfiles.hub_names import is_hub_name
 from textfiles.rows import find_files
-from textfiles.shards import changed_files, read_receipt
+from textfiles.shards import read_receipt, require_unchanged_files
 
 _SETTINGS = "settings.json"
 _ROWS = (".jsonl.gz", ".jsonl", ".parquet", ".arrow")
@@ -116,9 +116,9 @@ def _packed_or_embedded(directory: Path) -> DataPart:
         counts = _only(manifest, "documents", "blank_documents", "tokens", "dropped_tokens", "blocks")
         files = tuple(directory / name for name, blocks in manifest["shards"].items() if blocks)
         for file in files:
-            _require_unchanged(file.with_suffix(".json"))
+            require_unchanged_files(file.with_suffix(".json"), _REMEDY)
         return DataPart("blocks", "blocks", files, tuple(origins), (Step("packed", settings, counts),))
-    _require_unchanged(directory / "manifest.json")
+    require_unchanged_files(directory / "manifest.json", _REMEDY)
     corpus, model = manifest["corpus"], manifest["model"]
     name = model["name_or_path"]
     settings = {
@@ -131,12 +131,6 @@ def _packed_or_embedded(directory: Path) -> DataPart:
     files = tuple(directory / name for name in manifest["files"] if name.endswith(".parquet"))
     origin = _origin({**corpus, "path": corpus["texts"]})
     return DataPart("vectors", "vectors", files, (origin,), (Step("embedded", settings, counts),), manifest["columns"])
-
-
-def _require_unchanged(receipt: Path) -> None:
-    """Refuse files that are others than their receipt says."""
-    for file in changed_files(receipt, _REMEDY):
-        raise ValueError(f"{file} was changed after it was written, or is missing. {_REMEDY}")
 
 
 def _pairs(directory: Path) -> DataPart:

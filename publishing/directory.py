@@ -1,6 +1,5 @@
 """The directory that goes to the hub: written from a checkpoint, proved in every reader, described by its card."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from nomic_bert.embedder import load_embedder, save_embedder
 from nomic_bert.identity import weights_hash
 from nomic_bert.openvino_int8 import measure_input_maxima, sample_texts, save_input_maxima
 from nomic_bert.training_record import read_training
+from textfiles.atomic import read_json
 from textfiles.replacing import replaceable_directory, require_replaceable
 
 from .card import CardFacts, describe_model, model_card, tried_programs
@@ -158,12 +158,10 @@ def _export(settings: DirectorySettings, written: Path) -> list[str]:
 def _read_report(file: Path | None) -> Mapping[str, Any] | None:
     if file is None:
         return None
-    try:
-        report = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}); give report.json of `python -m evaluation.report`.") from error
+    remedy = "Give report.json of `python -m evaluation.report`."
+    report = read_json(file, remedy)
     if not isinstance(report, dict) or "models" not in report:
-        raise ValueError(f"{file} is not a report: give report.json of `python -m evaluation.report`.")
+        raise ValueError(f"{file} is not a report. {remedy}")
     return report
 
 

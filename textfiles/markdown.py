@@ -1,7 +1,7 @@
-"""Markdown that people read: pages, tables and code in which text from data cannot break out of its place."""
+"""Text that people read: Markdown in which text from data cannot break out of its place, and tables of a terminal."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -71,6 +71,20 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0
     texts = len(header) - numbers
     lines = [header, ["---"] * texts + ["---:"] * numbers, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> str:
+    """Cells side by side, for a terminal.
+
+    Args:
+        rows: of the same number of cells.
+        right: numbers of the columns that are aligned to the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = [str.rjust if number in right else str.ljust for number in range(len(widths))]
+    return "\n".join(
+        "  ".join(side(*each) for side, *each in zip(sides, row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def code(language: str, text: str) -> str:

@@ -72,6 +72,11 @@ def write_receipt(receipt: Path, files: Iterable[Path], facts: Mapping[str, Any]
     write_json(receipt, {**content, _CHECKSUM: _checksum(content)})
 
 
+def describe_directory(receipt: Path) -> None:
+    """Write a receipt of all other files in its directory and below; see `write_receipt`."""
+    write_receipt(receipt, [file for file in sorted(receipt.parent.rglob("*")) if file.is_file() and file != receipt])
+
+
 def read_receipt(receipt: Path) -> dict[str, Any] | None:
     """The facts about a finished shard; None if there is no receipt, or a file is missing or is another than it says.
 
@@ -92,6 +97,17 @@ def changed_files(receipt: Path, remedy: str) -> list[Path]:
     """
     _, files = _read(receipt, remedy)
     return [receipt.parent / name for name, known in files.items() if _describe(receipt.parent / name, known) != known]
+
+
+def require_unchanged_files(receipt: Path, remedy: str) -> None:
+    """Refuse files that are missing, or are others than their receipt says.
+
+    Raises:
+        ValueError: names the first of them, or the receipt, if that is damaged.
+    """
+    if changed := changed_files(receipt, remedy):
+        more = f" (and {len(changed) - 1} more files)" if len(changed) > 1 else ""
+        raise ValueError(f"{changed[0]} was changed after it was written, or is missing{more}. {remedy}")
 
 
 def _read(receipt: Path, remedy: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

@@ -27,7 +27,7 @@ from transformers.utils import (
 )
 
 from textfiles.atomic import remove_leftovers
-from textfiles.shards import changed_files, write_receipt
+from textfiles.shards import describe_directory, require_unchanged_files
 
 from .adapters import adapter_weights, is_adapted
 from .checkpoints import FILES_FILE
@@ -78,8 +78,7 @@ def require_whole(checkpoint: Path, model: nn.Module) -> None:
 def describe_files(checkpoint: Path) -> None:
     """Write into a checkpoint, as the last of its files, the size and checksum of each of the others."""
     remove_leftovers(checkpoint)  # of a process that was killed while it did this
-    others = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path != checkpoint / FILES_FILE]
-    write_receipt(checkpoint / FILES_FILE, others)
+    describe_directory(checkpoint / FILES_FILE)
 
 
 def require_unchanged(checkpoint: Path) -> bool:
@@ -94,14 +93,9 @@ def require_unchanged(checkpoint: Path) -> bool:
     if not (checkpoint / FILES_FILE).exists():
         return False
     try:
-        changed = changed_files(checkpoint / FILES_FILE, _remedy(checkpoint))
+        require_unchanged_files(checkpoint / FILES_FILE, _remedy(checkpoint))
     except ValueError as error:
         raise ResumeError(str(error)) from error
-    if changed:
-        names = [str(path.relative_to(checkpoint)) for path in changed]
-        raise ResumeError(
-            f"{checkpoint}: {_shown(names)} was changed after it was saved, or is missing. {_remedy(checkpoint)}"
-        )
     return True
 
 

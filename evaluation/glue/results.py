@@ -10,6 +10,7 @@ from typing import Any
 from evaluation.glue.protocol import BATCH_SIZES, LEARNING_RATES, SEEDS, Protocol
 from evaluation.glue.tasks import GLUE
 from textfiles.atomic import read_json
+from textfiles.markdown import aligned
 from textfiles.settings import is_number
 
 TASKS = {name: task.title for name, task in GLUE.items()}  # Table 2's order and titles
@@ -228,9 +229,7 @@ def summary_table(summary: Mapping[str, GlueTaskSummary]) -> str:
     for name, task in summary.items():
         best = f"batch {task.batch_size}, rate {task.learning_rate:g}"
         rows.append((TASKS[name], f"{task.score:.4f}", task.metric, best, task.start, "; ".join(task.differences)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, average_note(summary)])
+    return f"{aligned(rows)}\n{average_note(summary)}"
 
 
 def summary_content(summary: Mapping[str, GlueTaskSummary]) -> dict[str, Any]:

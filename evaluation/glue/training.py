@@ -36,7 +36,7 @@ from evaluation.glue.tasks import GLUE, GlueTask
 from nomic_bert.checkpoint_files import refuse_damage
 from nomic_bert.tokenizer_files import open_tokenizer
 from textfiles.atomic import sync_directory, sync_tree
-from textfiles.shards import changed_files, write_receipt
+from textfiles.shards import describe_directory, require_unchanged_files
 
 _EVAL_BATCH_SIZE = 64  # ours: no score depends on it
 _FILES = "files.json"  # of a checkpoint: sizes and checksums of the others, written last
@@ -176,7 +176,7 @@ class EpochCallback(TrainerCallback):
         self._saved_step = state.global_step
         checkpoint = Path(str(args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
         sync_tree(checkpoint)
-        write_receipt(checkpoint / _FILES, [path for path in sorted(checkpoint.iterdir()) if path.name != _FILES])
+        describe_directory(checkpoint / _FILES)
         sync_directory(checkpoint.parent)
         for other in checkpoint.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
             if other != checkpoint:
@@ -306,9 +306,7 @@ def last_checkpoint(directory: Path) -> Path | None:
     if not found:
         return None
     newest = found[max(found)]
-    remedy = f"Remove {newest} to train the run again."
-    if changed := changed_files(newest / _FILES, remedy):
-        raise ValueError(f"{newest}: {changed[0].name} was changed after it was saved, or is missing. {remedy}")
+    require_unchanged_files(newest / _FILES, f"Remove {newest} to train the run again.")
     return newest
 
 

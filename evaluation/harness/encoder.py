@@ -16,19 +16,18 @@ from mteb.models.abs_encoder import AbsEncoder, get_prompt
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from torch.utils.data import DataLoader
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig
 
-from evaluation.checkpoints import DAMAGED, readable_checkpoint
+from evaluation.checkpoints import readable_checkpoint
 from evaluation.protocol import PAPER_LENGTH, PAPER_SCALING
 from nomic_bert import NomicBertConfig
-from nomic_bert.checkpoint_files import refuse_damage
-from nomic_bert.embedder import load_embedder
+from nomic_bert.checkpoint_files import read_config
+from nomic_bert.embedder import load_embedder, load_other_embedder
 from nomic_bert.encoding import encode_by_tokens
 from nomic_bert.finite_embeddings import require_finite
 from nomic_bert.identity import weights_hash
 from nomic_bert.prompts import MTEB_PROMPTS
-from nomic_bert.tokenizer_files import require_words
-from textfiles.atomic import atomic_file, read_json
+from textfiles.atomic import atomic_file
 from textfiles.hub_names import is_hub_name
 
 UNNORMALIZED = "Classification"  # paper §5.2.1: the one task type without L2 normalization
@@ -212,16 +211,11 @@ def load_encoder(
     ours = _is_nomic_bert(checkpoint)
     if not ours and rotary_scaling_factor is not None:
         raise ValueError(f"{checkpoint} is not a Nomic model; rotary_scaling_factor is for those.")
-    if not ours and Path(checkpoint).is_dir():
-        refuse_damage(checkpoint)  # as `load_embedder` does
     with readable_checkpoint(checkpoint):
         if ours:
             embedder = _load_nomic(checkpoint, max_seq_length, rotary_scaling_factor, device, dtype)
         else:
-            embedder = SentenceTransformer(
-                checkpoint, device=device, trust_remote_code=trust_remote_code, model_kwargs={"dtype": dtype}
-            )
-            require_words(embedder, checkpoint)
+            embedder = load_other_embedder(checkpoint, device, dtype, trust_remote_code=trust_remote_code)
     protocol = Protocol(
         name=name or _name(checkpoint),
         checkpoint=_ending(checkpoint),
@@ -239,20 +233,12 @@ def load_encoder(
 
 
 def _is_nomic_bert(checkpoint: str) -> bool:
-    path = Path(checkpoint)
-    if path.exists():
-        file = path / "config.json"
-        config = read_json(file, DAMAGED) if file.is_file() else {}
-        if not isinstance(config, dict):
-            raise ValueError(f"{file} is not a JSON object. {DAMAGED}")
-        return config.get("model_type") == NomicBertConfig.model_type
-    if not is_hub_name(checkpoint):
+    if not Path(checkpoint).exists() and not is_hub_name(checkpoint):
         raise FileNotFoundError(f"{checkpoint} is neither a directory nor a hub name (owner/name); correct the path.")
     try:
-        config, _ = PretrainedConfig.get_config_dict(checkpoint)
+        return read_config(checkpoint).get("model_type") == NomicBertConfig.model_type
     except OSError as error:
         raise FileNotFoundError(f"{checkpoint} is not a directory, and the hub did not give it: {error}") from error
-    return config.get("model_type") == NomicBertConfig.model_type
 
 
 def _load_nomic(

@@ -16,7 +16,7 @@ from textfiles.atomic import atomic_file, write_json
 from textfiles.locks import locked
 
 PROTOCOL_FILE = "protocol.json"  # beside the results: how the model was asked
-_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
+DAMAGES = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
 
 
 class AtomicResultCache(ResultCache):
@@ -66,7 +66,7 @@ class AtomicResultCache(ResultCache):
             if result is not None:
                 _require_finite(result)
             return result
-        except _DAMAGED as error:  # not JSON, or other content; pydantic raises ValueErrors
+        except DAMAGES as error:  # not JSON, or other content; pydantic raises ValueErrors
             file = self.get_task_result_path(task_name, *arguments)
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(f"{file} cannot be used ({reason}). Remove it to run the task again.") from error

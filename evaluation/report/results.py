@@ -16,13 +16,12 @@ from mteb.results import TaskResult
 from tqdm.auto import tqdm
 
 from evaluation.glue.results import GlueTaskSummary, is_glue_directory, read_runs, summarise
-from evaluation.harness.result_cache import PROTOCOL_FILE
+from evaluation.harness.result_cache import DAMAGES, PROTOCOL_FILE
 from evaluation.report.task_scores import AGGREGATE, TaskScore, aggregate_parts, paper_tasks, task_score
 from textfiles.atomic import read_json
 
 _NO_TASKS = ("model_meta.json", PROTOCOL_FILE)
 _REMEDY = "Remove it and run the task again."
-_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -202,7 +201,7 @@ def _read_task(file: Path) -> TaskResult:
             return TaskResult.from_disk(file, load_historic_data=False)
         except ValueError:
             return TaskResult.from_disk(file)  # before mteb 1.11 files had another form
-    except _DAMAGED as error:
+    except DAMAGES as error:
         line = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{file} cannot be read as a result of mteb ({line}). {_REMEDY}") from error
 

@@ -13,6 +13,7 @@ from curation.raw.rules import AVAILABLE, RawSource
 from recipes.shared.ranks import join_ranks
 from textfiles.begun import begin_directory
 from textfiles.commands import one_line_errors
+from textfiles.markdown import aligned
 from textfiles.settings import did_you_mean, read_sections
 from textfiles.shards import deal, read_receipt
 
@@ -69,8 +70,7 @@ def _table(sources: list[RawSource]) -> str:
         where = source.path + (f" [{source.subset}]" if source.subset else "")
         paper_rows = f"{source.paper_rows:,}" if source.paper_rows else ""
         rows.append((source.name, where, source.rule, paper_rows, source.available))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return aligned(rows)
 
 
 def _make_all(sources: list[RawSource], args: MakePairsArguments) -> None:

@@ -260,7 +260,7 @@ def test_a_changed_file_is_refused_in_one_line(begun, tmp_path):
     shutil.copytree(begun[0], tmp_path / "copy")
     flip_a_bit(tmp_path / "copy" / "checkpoint-4" / "optimizer.pt")
     trainer = contrastive_trainer(tmp_path / "copy", max_steps=4, lr_scheduler_type="inverse_sqrt", warmup_steps=1)
-    with pytest.raises(ResumeError, match="checkpoint-4: optimizer.pt was changed .*Remove") as caught:
+    with pytest.raises(ResumeError, match="checkpoint-4/optimizer.pt was changed .*Remove") as caught:
         trainer.train(resume_from_checkpoint=True)
     assert "\n" not in str(caught.value)
 

@@ -165,13 +165,17 @@ def test_what_makes_a_checkpoint_complete_comes_after_the_rest_is_on_the_disk_an
     tuned, place, monkeypatch
 ):
     events = []
-    for name in ("sync_tree", "write_receipt", "sync_directory"):
+    for name in ("sync_tree", "describe_directory", "sync_directory"):
         monkeypatch.setattr(training, name, lambda path, *_, name=name: events.append((name, Path(path).name)))
     monkeypatch.setattr(training.shutil, "rmtree", lambda path: events.append(("removed", path.name)))
     tuned("ordered", save_steps=3)
-    assert events[:3] == [("sync_tree", "checkpoint-3"), ("write_receipt", "files.json"), ("sync_directory", "ordered")]
-    assert [event for event in events if event[0] in ("write_receipt", "removed")][1:3] == [
-        ("write_receipt", "files.json"),
+    assert events[:3] == [
+        ("sync_tree", "checkpoint-3"),
+        ("describe_directory", "files.json"),
+        ("sync_directory", "ordered"),
+    ]
+    assert [event for event in events if event[0] in ("describe_directory", "removed")][1:3] == [
+        ("describe_directory", "files.json"),
         ("removed", "checkpoint-3"),
     ]
 
