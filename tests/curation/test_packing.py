@@ -13,6 +13,7 @@ from curation import packing
 from curation.documents import Documents
 from curation.packing import MANIFEST, PackingPlan, finish, load_blocks, pack_documents, pack_shards
 from curation.tokenizer import plain_tokenizer
+from tests.commands import contents
 
 CLS, SEP = 1, 2
 
@@ -99,10 +100,6 @@ def pack(documents, plan, directory, shards=None, num_processes=1):
     directory.mkdir(exist_ok=True)
     pack_shards(documents, plan, directory, range(plan.num_shards) if shards is None else shards, num_processes)
     return finish(plan, directory, {"tokenizer": "words"})
-
-
-def contents(directory):
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 def test_files_do_not_depend_on_processes_and_ranks(documents, tmp_path):

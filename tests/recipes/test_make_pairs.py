@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from functools import partial
 
 import pytest
 
@@ -10,6 +11,8 @@ from curation.raw import pairs as raw_pairs
 from curation.raw.rules import NO_DOCUMENT, SAME_TEXT, RawSource
 from curation.sources import Source, open_pairs
 from recipes import make_pairs
+from tests.commands import contents
+from tests.commands import refusal as refused
 from tests.processes import Forked, run_ranks
 from textfiles.rows import rows_of
 from textfiles.settings import read_section
@@ -45,15 +48,7 @@ def run(*more):
     make_pairs.main(["--config", "raw.yaml", "--output_dir", "out", *more])
 
 
-def refusal(*more):
-    with pytest.raises(SystemExit) as error:
-        run(*more)
-    return str(error.value)
-
-
-def contents(directory):
-    files = (path for path in directory.rglob("*") if path.is_file() and path.name != ".in-use")
-    return {path.relative_to(directory): path.read_bytes() for path in files}
+refusal = partial(refused, run)
 
 
 def expected_papers():

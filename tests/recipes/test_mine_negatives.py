@@ -3,6 +3,7 @@
 import json
 import os
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,12 +15,15 @@ from curation.mining.miner import SourceMiner
 from curation.sources import Source, open_pairs
 from nomic_bert.embedder import load_embedder, save_embedder
 from recipes import mine_negatives
+from tests.commands import contents
+from tests.commands import refusal as refused
 from tests.processes import Forked, run_ranks
 from tests.trainers.toys import WORDS, encoder, tokenizer
 from textfiles.rows import find_files, rows_of
 from textfiles.writing import write_jsonl
 
 PREFIXES = {"query_prefix": "search_query", "document_prefix": "search_document"}
+refusal = partial(refused, mine_negatives.main)
 SHARDS = ["--documents_per_shard", "9", "--rows_per_shard", "11", "--tokens_per_batch", "24"]
 
 
@@ -62,10 +66,6 @@ def argv(model, output, sources, *more):
 
 def mined(directory):
     return [row for file in find_files(directory, (".jsonl.gz",)) for row in rows_of(file)]
-
-
-def contents(directory):
-    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != ".in-use"}
 
 
 def brute_force(rows, candidates, model, prompts, count, range_min=0, range_max=None, keep=lambda score, own: True):
@@ -254,12 +254,6 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(model, tmp_path, whol
     assert {name: contents(tmp_path / "again" / name) for name in files} == files
     mine_negatives.main(argv(model, tmp_path / "again", sources))  # nothing is left to do
     assert {path: path.stat().st_mtime_ns for path in begun} == begun
-
-
-def refusal(arguments):
-    with pytest.raises(SystemExit) as error:
-        mine_negatives.main(arguments)
-    return str(error.value)
 
 
 def test_a_refusal_leaves_nothing_behind_and_comes_before_any_source_is_mined(model, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 
 import pytest
 from transformers import AutoTokenizer
@@ -11,6 +12,8 @@ from curation.tokenizer import train_tokenizer
 from recipes import pack_corpus, stage1
 from recipes.steps import pack_corpus as step
 from recipes.steps.stage1 import build_model, split_blocks
+from tests.commands import contents
+from tests.commands import refusal as refused
 from tests.processes import run_ranks
 from textfiles.writing import write_jsonl
 
@@ -32,14 +35,7 @@ def argv(corpus, output, *more):
     return [*corpus, "--output_dir", str(output), "--documents_per_shard", "9", *more]
 
 
-def contents(directory):
-    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != ".in-use"}
-
-
-def refusal(arguments):
-    with pytest.raises(SystemExit) as error:
-        pack_corpus.main(arguments)
-    return str(error.value)
+refusal = partial(refused, pack_corpus.main)
 
 
 def test_ranks_and_processes_give_the_same_files(corpus, tmp_path):

