@@ -50,7 +50,7 @@ def fixed_seed() -> None:
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thousands of waits; tests/textfiles and tests/crash look at what is synced, and when."""
+    """Thousands of waits. tests/textfiles looks at what is synced and when, and in tests/crash the disk is real."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
