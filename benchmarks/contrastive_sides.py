@@ -56,13 +56,20 @@ class Workload(StepWorkload):
     Attributes:
         pairs: of a step.
         max_length: tokens of a text, prefix and special tokens included; longer ones are cut.
+        negatives: hard ones of each pair.
     """
 
     pairs: int
     max_length: int
+    negatives: int = 0
+
+    @property
+    def texts(self) -> int:
+        """Of a step."""
+        return self.pairs * (2 + self.negatives)
 
     def load_pairs(self) -> Dataset:
-        """As many pairs as the steps of a measurement take, each pair once."""
+        """As many pairs as the steps of a measurement take, each pair once, with `negatives` where it has some."""
         return load_from_disk(self.directory / "pairs").select(range(self.pairs * self.all_steps))
 
 
@@ -119,7 +126,8 @@ def prepare(
     needed = workload.pairs * workload.all_steps if pairs is None else pairs
     repeated = list(itertools.islice(itertools.cycle(mixed), needed))
     queries, documents = zip(*repeated, strict=True)
-    Dataset.from_dict({"query": queries, "document": documents}).save_to_disk(workload.directory / "pairs")
+    columns = {"query": queries, "document": documents, **_negatives(mixed, needed, workload.negatives)}
+    Dataset.from_dict(columns).save_to_disk(workload.directory / "pairs")
     set_seed(_SEED)
     NomicBertModel(config).save_pretrained(workload.directory / "model")
     loaded.save_pretrained(workload.directory / "model")
@@ -152,6 +160,19 @@ def _mix(sources: Sequence[list[tuple[str, str]]]) -> list[tuple[str, str]]:
     return mixed
 
 
+def _negatives(pairs: list[tuple[str, str]], needed: int, count: int) -> dict[str, list[list[str]]]:
+    """Column `negatives`, where some are wanted: documents of pairs at equal steps from each pair.
+
+    Raises:
+        ValueError: there are too few pairs.
+    """
+    if count >= len(pairs):
+        raise ValueError(f"{len(pairs)} distinct pairs are too few for {count} negatives each.")
+    steps = [len(pairs) * (number + 1) // (count + 1) for number in range(count)]
+    drawn = [[pairs[(row + step) % len(pairs)][1] for step in steps] for row in range(needed)]
+    return {"negatives": drawn} if count else {}
+
+
 def compare_sides(workload: Workload) -> dict[str, Any]:
     """Check on the CPU, in fp32, that both sides train on the same tokens and begin at the same loss.
 
@@ -168,7 +189,7 @@ def compare_sides(workload: Workload) -> dict[str, Any]:
     lengths = []
     batches = itertools.zip_longest(ours.get_train_dataloader(), theirs.get_train_dataloader())
     for step, (batch, padded) in enumerate(batches):
-        if batch is None or padded is None or not _same_tokens(batch, theirs.collect_features(padded)[0]):
+        if batch is None or padded is None or not _same_texts(batch, theirs.collect_features(padded)[0]):
             raise ValueError(f"the two sides do not train on the same texts at step {step + 1}; nothing was timed.")
         lengths.append(batch["lengths"].double())
     if len(lengths) != workload.all_steps:
@@ -189,17 +210,23 @@ def compare_sides(workload: Workload) -> dict[str, Any]:
 
 
 def _their_loss_on(trainer: SentenceTransformerTrainer, pairs: Dataset) -> float:
-    batch = trainer.data_collator(pairs.to_list())
+    batch = trainer.data_collator(_in_columns(pairs).to_list())
     with torch.no_grad():
         loss: Any = trainer.compute_loss(trainer.model, batch)
     return loss.item()
 
 
-def _same_tokens(batch: dict[str, Any], columns: list[dict[str, torch.Tensor]]) -> bool:
-    masks = [column["attention_mask"].bool() for column in columns]
-    tokens = [column["input_ids"][mask] for column, mask in zip(columns, masks, strict=True)]
-    lengths = torch.cat([mask.sum(dim=1) for mask in masks])
-    return torch.equal(torch.cat(tokens), batch["input_ids"]) and torch.equal(lengths, batch["lengths"])
+def _same_texts(batch: dict[str, Any], columns: list[dict[str, torch.Tensor]]) -> bool:
+    """Whether queries, documents, and the negatives of each in any order, which ours draws, are the same tokens."""
+    texts = [tokens.tolist() for tokens in batch["input_ids"].split(batch["lengths"].tolist())]
+    queries, documents = texts[: batch["num_queries"]], texts[batch["num_queries"] :]
+    of_a_row = len(columns) - 1
+    ours = [[query] for query in queries]
+    for row, start in zip(ours, range(0, len(documents), of_a_row), strict=True):
+        row += [documents[start], *sorted(documents[start + 1 : start + of_a_row])]
+    padded = [zip(column["input_ids"], column["attention_mask"].bool(), strict=True) for column in columns]
+    theirs = zip(*([ids[mask].tolist() for ids, mask in column] for column in padded), strict=True)
+    return ours == [[query, document, *sorted(negatives)] for query, document, *negatives in theirs]
 
 
 def describe_losses(same: dict[str, Any]) -> str:
@@ -223,6 +250,7 @@ def our_trainer(workload: Workload, side: Side) -> ContrastiveTrainer:
         query_max_length=workload.max_length,
         document_max_length=workload.max_length,
         global_batch_size=workload.pairs,
+        num_hard_negatives=workload.negatives,
         chunk_tokens=side.tokens or _ALL_TOKENS,
         scale=SCALE,
         prompts=_PROMPTS,
@@ -246,15 +274,29 @@ def their_trainer(workload: Workload, side: Side) -> SentenceTransformerTrainer:
     args = SentenceTransformerTrainingArguments(
         **_settings(workload),
         per_device_train_batch_size=workload.pairs,
-        prompts=_PROMPTS,
+        prompts=_PROMPTS | dict.fromkeys(_negative_columns(workload.negatives), _PROMPTS["document"]),
         batch_sampler=_in_order,
     )
     pairs = workload.load_pairs()
     plan = BatchPlan({"pairs": len(pairs)}, workload.pairs, _SEED)
     order = np.concatenate([plan.batch(0, step)[1] for step in range(workload.all_steps)])
     return SentenceTransformerTrainer(
-        model=model, args=args, train_dataset=pairs.select(order), loss=_their_loss(model, side)
+        model=model, args=args, train_dataset=_in_columns(pairs.select(order)), loss=_their_loss(model, side)
     )
+
+
+def _in_columns(pairs: Dataset) -> Dataset:
+    """With a column for each negative, as sentence-transformers reads them."""
+    if "negatives" not in pairs.column_names:
+        return pairs
+    columns = zip(*pairs["negatives"], strict=True)
+    for name, texts in zip(_negative_columns(len(pairs[0]["negatives"])), columns, strict=True):
+        pairs = pairs.add_column(name, list(texts))
+    return pairs.remove_columns("negatives")
+
+
+def _negative_columns(count: int) -> list[str]:
+    return [f"negative_{number + 1}" for number in range(count)]
 
 
 def _their_loss(model: SentenceTransformer, side: Side) -> torch.nn.Module:

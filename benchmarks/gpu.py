@@ -21,16 +21,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent.parent
-# What each measures on a GPU: one round, as short as a figure allows.
+# The program, and what it measures on a GPU: one round, as short as a figure allows.
 BENCHMARKS = {
-    "train_mlm": "--size base --precision bf16 --attend across inside --compile off on --warmup 5 --steps 15 "
-    "--repeats 1 --profile",
-    "train_contrastive": "--size base --precision bf16 --pairs 4096 --chunk_tokens 65536 --mini_batch_sizes 256 "
-    "--mini_batch_tokens 32768 --repeats 1 --profile",
-    "search": "--rows 100000 500000 --queries 100000 --dim 768 --repeats 2",
-    "encode": "--sizes base --precision bf16 --together --repeats 1 --profile",
+    "train_mlm": "train_mlm.py --size base --precision bf16 --attend across inside --compile off on --warmup 5 "
+    "--steps 15 --repeats 1 --profile",
+    "train_contrastive": "train_contrastive.py --size base --precision bf16 --pairs 4096 --chunk_tokens 65536 "
+    "--mini_batch_sizes 256 --mini_batch_tokens 32768 --repeats 1 --profile",
+    "train_negatives": "train_contrastive.py --size base --precision bf16 --pairs 256 --negatives 7 "
+    "--chunk_tokens 65536 --mini_batch_sizes 256 --mini_batch_tokens 32768 --repeats 1 --profile",
+    "search": "search.py --rows 100000 500000 --queries 100000 --dim 768 --repeats 2",
+    "encode": "encode.py --sizes base --precision bf16 --together --repeats 1 --profile",
 }
-NEED_DATASETS = ("train_mlm", "train_contrastive")
+NEED_DATASETS = ("train_mlm", "train_contrastive", "train_negatives")
 _TIME_LIMIT = 124  # exit status of what was stopped, as of `timeout`
 _NO_TESTS = 5  # pytest's exit status
 _SECONDS_TO_STOP = 5  # after the signal, before the process is killed
@@ -59,7 +61,8 @@ def main(argv: Sequence[str]) -> None:
     for number, name in enumerate(names):
         seconds = max((end - time.monotonic()) / (len(names) - number), 1)
         print(f"make gpu: {name}, at most {seconds:.0f} s", flush=True)
-        command = [f"benchmarks/{name}.py", "--device", "cuda", *BENCHMARKS[name].split()]
+        program, *settings = BENCHMARKS[name].split()
+        command = [f"benchmarks/{program}", "--device", "cuda", *settings]
         if ended := execute([*command, "--results", str(args.results)], seconds, signal.SIGTERM):
             not_finished.append(f"{name} (exit {ended})")
     for page in new_pages(args.results, *pages):

@@ -1,7 +1,8 @@
-"""Stage 2's speed and memory: ContrastiveTrainer against sentence-transformers' trainer and losses, in one run.
+"""Speed and memory of stages 2 and 3: ContrastiveTrainer against sentence-transformers' trainer and losses, in one run.
 
 python benchmarks/train_contrastive.py --size small
 python benchmarks/train_contrastive.py --memory
+python benchmarks/train_contrastive.py --size small --pairs 32 --negatives 7
 python benchmarks/train_contrastive.py --size base --device cuda --precision bf16 --pairs 16384
 
 All sides train on the same batches of texts of mixed length, from the same weights, with the same optimizer, threads
@@ -56,16 +57,18 @@ def _measure_speed(args: argparse.Namespace, directory: Path) -> None:
     print(describe_losses(same), flush=True)
     needed = training_flops(config, round(same["tokens"]), round(same["attended"]), labelled=0)
     compare.run(
-        f"train_contrastive-{args.size}-{args.device}-{args.precision}",
+        f"train_contrastive{'_negatives' if args.negatives else ''}-{args.size}-{args.device}-{args.precision}",
         build_rows(sides, same["tokens"], needed),
         [compare.Measurement(side=side.name, measure=partial(_try, workload, side)) for side in sides],
         args,
         {"size": args.size, **workload.shown(), "text": text, "same": same, "needed_flops": needed},
-        f"{args.size} model, {args.precision}, {args.pairs:,} pairs a step: {same['tokens']:,.0f} real tokens, "
-        f"{same['tokens'] / 2 / args.pairs:,.0f} a text on average, cut at {args.max_length:,}. {workload.steps} steps "
-        f"timed after {workload.warmup}; a step needs {needed / 1e12:,.2f} TFLOP. {describe_losses(same)} Text: "
-        f"{text['source']}, {text['distinct_pairs']:,} distinct pairs of {text['pairs']:,}; "
-        f"{text['tokens_in_vocabulary']:,} tokens in the tokenizer, {VOCAB_SIZE:,} rows in the model.",
+        f"{args.size} model, {args.precision}, {args.pairs:,} pairs a step"
+        f"{f' with {args.negatives} hard negatives each' if args.negatives else ''}: {same['tokens']:,.0f} real "
+        f"tokens, {same['tokens'] / workload.texts:,.0f} a text on average, cut at {args.max_length:,}. "
+        f"{workload.steps} steps timed after {workload.warmup}; a step needs {needed / 1e12:,.2f} TFLOP. "
+        f"{describe_losses(same)} Text: {text['source']}, {text['distinct_pairs']:,} distinct pairs of "
+        f"{text['pairs']:,}; {text['tokens_in_vocabulary']:,} tokens in the tokenizer, {VOCAB_SIZE:,} rows in "
+        "the model.",
     )
 
 
@@ -101,7 +104,7 @@ def _measure_memory(args: argparse.Namespace, directory: Path) -> None:
             side=side.name,
             workload=name,
             ours=True,
-            notes={"embeddings, MiB": f"{2 * pairs * config.hidden_size * torch.float32.itemsize / 2**20:,.2f}"},
+            notes={"embeddings, MiB": f"{_embeddings_mib(replace(workload, pairs=pairs), config):,.2f}"},
         )
         for pairs, name in names.items()
     ]
@@ -124,6 +127,10 @@ def _measure_memory(args: argparse.Namespace, directory: Path) -> None:
     )
 
 
+def _embeddings_mib(workload: Workload, config: NomicBertConfig) -> float:
+    return workload.texts * config.hidden_size * torch.float32.itemsize / 2**20
+
+
 def _try(workload: Workload, side: Side, name: str = "") -> dict[str, compare.Outcome]:
     return {name: compare.try_in_fresh_process(name or side.name, measure, workload, side)}
 
@@ -139,6 +146,7 @@ def _workload(args: argparse.Namespace, directory: Path) -> Workload:
         precision=args.precision,
         pairs=args.pairs,
         max_length=args.max_length,
+        negatives=args.negatives,
         warmup=args.warmup,
         steps=args.steps or (1 if args.size == "base" and args.device == "cpu" else 2),
         profiled=int(args.profile),
@@ -151,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = compare.new_parser(__doc__)
     parser.add_argument("--size", choices=SIZES, default="small", help=SIZE_HELP)
     parser.add_argument("--pairs", type=int, default=128, help="of a step")
+    parser.add_argument("--negatives", type=int, default=0, help="hard negatives of each pair, as in stage 3")
     parser.add_argument("--max_length", type=int, default=512, help="tokens of a text; longer ones are cut")
     parser.add_argument("--chunk_tokens", type=int, help="ours; default 4,096, on a GPU 65,536, for --memory 2,048")
     parser.add_argument("--mini_batch_sizes", nargs="*", type=int, default=[32, 8], help="theirs, in texts")

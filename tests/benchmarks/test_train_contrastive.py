@@ -3,6 +3,7 @@ import json
 import random
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,28 @@ def test_both_sides_read_the_same_tokens_and_are_one_model(prepared: Workload) -
         lengths += [min(len(tokenizer(text)["input_ids"]), MAX_LENGTH) for text in texts]
     assert len(set(lengths)) > 5 and max(lengths) == MAX_LENGTH == found["longest"]
     assert found["tokens"] == sum(lengths) / STEPS and found["attended"] == sum(n * n for n in lengths) / STEPS
+
+
+@pytest.fixture(scope="module")
+def with_negatives(prepared: Workload) -> Workload:
+    directory = prepared.directory / "negatives"
+    directory.mkdir()
+    work = replace(prepared, directory=directory, negatives=2)
+    contrastive_sides.prepare(work, [str(prepared.directory / "pairs.jsonl.gz")], None, NomicBertConfig(**CONFIG))
+    return work
+
+
+def test_hard_negatives_are_documents_of_other_pairs_and_the_same_for_both_sides(with_negatives: Workload) -> None:
+    pairs = contrastive_sides._read_pairs(str(with_negatives.directory.with_name("pairs.jsonl.gz")))
+    documents = {document for _, document in pairs}
+    for row in with_negatives.load_pairs():
+        assert len({row["document"], *row["negatives"]}) == 3 and documents.issuperset(row["negatives"])
+    found = contrastive_sides.compare_sides(with_negatives)
+    assert abs(found["ours"] - found["theirs"]) < 1e-5
+    losses = [contrastive_sides.measure(with_negatives, side)["loss"] for side in (OURS, OTHERS[1])]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    with pytest.raises(ValueError, match="3 distinct pairs are too few for 3 negatives each"):
+        contrastive_sides._negatives([("a", "b")] * 3, 3, 3)
 
 
 @pytest.mark.parametrize("changed", ["order", "prompt", "scale"])
