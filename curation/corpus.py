@@ -25,7 +25,7 @@ from textfiles.rows import (
     reading_progress,
     require_columns,
 )
-from textfiles.settings import is_filled, is_number
+from textfiles.settings import is_filled, require_at_least, require_filled
 from textfiles.texts import check_text, id_of, json_of, texts_of
 from textfiles.vectors import VECTOR
 from textfiles.writing import is_whole_arrow, write_arrow
@@ -69,16 +69,13 @@ class CorpusSource:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for key in ("texts", "text_column", "split"):
-            if not is_filled(getattr(self, key)):
-                raise ValueError(f"{key} must be a non-empty string, not {getattr(self, key)!r}.")
+        require_filled(self, "texts", "text_column", "split")
         for name in self.columns:
             if not is_filled(name) or self.columns.count(name) > 1:
                 raise ValueError(f"columns must name each column once, not {self.columns!r}.")
             if name in (ID, VECTOR):
                 raise ValueError(f"columns: {name!r} is a column of every vector file; leave it out.")
-        if self.limit is not None and (not is_number(self.limit) or self.limit < 1):
-            raise ValueError(f"limit must be a positive number of rows or null, not {self.limit!r}.")
+        require_at_least(1, self, "limit")
         if self.is_beir and self.text_column != "text":
             raise ValueError(f"{self.texts}: the BEIR layout joins title and text; leave text_column out.")
 

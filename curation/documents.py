@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from curation.sources import is_hub_id, load_hub_split
 from textfiles.rows import ROW_SUFFIXES, file_stats, find_files, read_row_batches, reading_progress, require_columns
-from textfiles.settings import is_filled, read_section
+from textfiles.settings import read_section, require_filled
 from textfiles.texts import texts_of
 from textfiles.writing import is_whole_arrow, write_arrow
 
@@ -45,9 +45,7 @@ class DocumentSource:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for key in ("path", "column", "split"):
-            if not is_filled(getattr(self, key)):
-                raise ValueError(f"{key} must be a non-empty string, not {getattr(self, key)!r}.")
+        require_filled(self, "path", "column", "split")
         if not isinstance(self.rows_per_document, int) or self.rows_per_document < 1:
             raise ValueError(f"rows_per_document must be a positive number of rows, not {self.rows_per_document!r}.")
 

@@ -20,7 +20,7 @@ from nomic_bert.encoding import EncodedBatch, encode_by_tokens, texts_that_fit
 from nomic_bert.finite_embeddings import require_finite
 from nomic_bert.identity import weights_hash
 from nomic_bert.openvino_encoder import PRECISIONS
-from textfiles.settings import did_you_mean
+from textfiles.settings import did_you_mean, require_at_least
 
 Side = Literal["query", "document"]
 _PROMPT_NAMES: dict[Side, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
@@ -59,11 +59,8 @@ class ModelSettings:
             raise ValueError(f"backend must be torch or openvino, not {self.backend!r}.")
         if self.precision not in (known := _PRECISIONS[self.backend]):
             raise ValueError(f"precision must be {' or '.join(known)} with {self.backend}, not {self.precision!r}.")
-        # of a text that is cut to fewer tokens nothing is left between [CLS] and [SEP]
-        for key, least in (("tokens_per_batch", 1), ("max_seq_length", 3)):
-            value = getattr(self, key)
-            if value is not None and value < least:
-                raise ValueError(f"{key} must be at least {least}, not {value}.")
+        require_at_least(1, self, "tokens_per_batch")
+        require_at_least(3, self, "max_seq_length")  # of fewer tokens none is left between [CLS] and [SEP]
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for the embeddings to be the same: the settings, and the files of a local model.

@@ -26,6 +26,7 @@ from curation.documents import Documents
 from curation.tokenizer import plain_tokenizer, tokenizer_hash, vocabulary_hash
 from textfiles.atomic import atomic_file, read_json, write_json
 from textfiles.commands import end_with_parent
+from textfiles.settings import require_at_least
 from textfiles.shards import ShardFiles, read_receipt, write_receipt
 
 MANIFEST = "manifest.json"
@@ -60,9 +61,7 @@ class PackingPlan:
         """Check the sizes."""
         if self.num_documents < 1:
             raise ValueError("there are no documents to pack; check the paths and filters of the corpus.")
-        for key in ("block_size", "documents_per_shard"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}.")
+        require_at_least(1, self, "block_size", "documents_per_shard")
 
     @property
     def num_shards(self) -> int:

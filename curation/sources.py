@@ -35,7 +35,7 @@ from textfiles.rows import (
     reading_progress,
     require_columns,
 )
-from textfiles.settings import did_you_mean, is_filled, is_number
+from textfiles.settings import did_you_mean, is_number, require_at_least, require_filled
 from textfiles.texts import json_of, text_lists_of, texts_of
 from textfiles.writing import ROWS_PER_BATCH, is_whole_arrow, write_arrow
 
@@ -88,24 +88,17 @@ class Source:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for key in ("name", "path", "split", "query", "document"):
-            if not is_filled(getattr(self, key)):
-                raise ValueError(f"{key} must be a non-empty string, not {getattr(self, key)!r}.")
+        require_filled(self, "name", "path", "split", "query", "document")
+        require_filled(self, "subset", "revision", "negatives", or_null=True)
+        require_at_least(1, self, "limit", "paper_rows")
         if self.name.startswith(".") or {"/", "\\"} & set(self.name):
             raise ValueError(f"name {self.name!r}: files are named after it; leave out / and \\, and a leading dot.")
-        for key, what in (("subset", "a configuration"), ("revision", "a revision"), ("negatives", "a column")):
-            if getattr(self, key) is not None and not is_filled(getattr(self, key)):
-                raise ValueError(f"{key} must be the name of {what} or null, not {getattr(self, key)!r}.")
         if len(set(self.columns.values())) < len(self.columns):
             raise ValueError(f"query, document and negatives must be different columns, not {self.columns}.")
         if self.layout is not None and self.layout not in LAYOUTS:
             raise ValueError(
                 f"layout: there is no {self.layout!r}; {did_you_mean(str(self.layout), LAYOUTS, 'layouts')}"
             )
-        for key in ("limit", "paper_rows"):
-            value = getattr(self, key)
-            if value is not None and (not is_number(value) or value < 1):
-                raise ValueError(f"{key} must be a positive number of rows or null, not {value!r}.")
         if not is_number(self.weight, int | float) or not 0 < self.weight < math.inf:
             raise ValueError(f"weight must be a number above 0, not {self.weight!r}.")
         for key in ("query_prefix", "document_prefix"):

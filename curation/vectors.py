@@ -22,6 +22,7 @@ from nomic_bert.encoding import EncodedBatch
 from textfiles.atomic import atomic_file
 from textfiles.lengths import summarize
 from textfiles.parquet import read_facts, write_parquet
+from textfiles.settings import require_at_least
 from textfiles.shards import ShardFiles, changed_files, read_receipt, write_receipt
 from textfiles.vectors import VECTOR
 
@@ -56,8 +57,7 @@ class VectorForm:
         """Check the values."""
         if self.dtype not in _ARROW_TYPES:
             raise ValueError(f"dtype must be one of {', '.join(_ARROW_TYPES)}, not {self.dtype!r}.")
-        if self.truncate_dim is not None and self.truncate_dim < 1:
-            raise ValueError(f"truncate_dim must be at least 1, not {self.truncate_dim}.")
+        require_at_least(1, self, "truncate_dim")
 
     def shape(self, embeddings: torch.Tensor) -> np.ndarray:
         """Embeddings (n, dim) in float32, truncated and brought to unit length as is said.

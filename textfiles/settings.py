@@ -39,6 +39,23 @@ def is_number(value: Any, kind: Any = int) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
+def require_filled(settings: Any, *keys: str, or_null: bool = False) -> None:
+    """Raise a ValueError that names the first of some attributes that is not a text or is blank."""
+    for key in keys:
+        value = getattr(settings, key)
+        if not is_filled(value) and not (or_null and value is None):
+            raise ValueError(f"{key} must be a non-empty string{' or null' if or_null else ''}, not {value!r}.")
+
+
+def require_at_least(least: int, settings: Any, *keys: str) -> None:
+    """Raise a ValueError that names the first of some attributes that is no whole number or too small; None is not."""
+    for key in keys:
+        value = getattr(settings, key)
+        if value is not None and not (is_number(value) and value >= least):
+            what = f"at least {least}" if is_number(value) else "a whole number"
+            raise ValueError(f"{key} must be {what}, not {value!r}.")
+
+
 def read_section(cls: type[Section], mapping: Mapping[str, Any], where: str) -> Section:
     """Build a dataclass from a section of a config.
 

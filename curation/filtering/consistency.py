@@ -23,6 +23,7 @@ from curation.embedding import Side, TextEmbedder, embed_distinct
 from curation.search import ranks, top_k
 from curation.sources import Source, is_hub_id
 from textfiles.atomic import atomic_file
+from textfiles.settings import require_at_least
 from textfiles.shards import ShardFiles, read_receipt, write_receipt
 from textfiles.writing import write_jsonl
 
@@ -51,8 +52,7 @@ class KeepRule:
         """Check the bounds."""
         if self.top_k is None and self.min_similarity is None:
             raise ValueError("top_k and min_similarity are both null, so nothing would be dropped; set one.")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, not {self.top_k}.")
+        require_at_least(1, self, "top_k")
         if self.min_similarity is not None and not -1 <= self.min_similarity <= 1:
             raise ValueError(f"min_similarity must be from -1 to 1, not {self.min_similarity}.")
 
@@ -86,8 +86,7 @@ class Samples:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if self.sample_size < 2:
-            raise ValueError(f"sample_size must be at least 2, not {self.sample_size}.")
+        require_at_least(2, self, "sample_size")
 
     @property
     def count(self) -> int:

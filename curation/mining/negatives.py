@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from curation.search import top_k
+from textfiles.settings import require_at_least
 
 _CANDIDATES_PER_NEGATIVE = 10  # where a limit may drop some; as sentence-transformers' mine_hard_negatives
 _LEAST_MARGIN = 16  # fewer excluded documents than this are searched past at no cost
@@ -48,10 +49,8 @@ class NegativeLimits:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.num_negatives < 1:
-            raise ValueError(f"num_negatives must be at least 1, not {self.num_negatives}.")
-        if self.range_min < 0:
-            raise ValueError(f"range_min must be at least 0, not {self.range_min}.")
+        require_at_least(1, self, "num_negatives")
+        require_at_least(0, self, "range_min")
         if self.range_max is not None and self.range_max - self.range_min < self.num_negatives:
             raise ValueError(
                 f"range_max must be at least range_min + num_negatives, {self.range_min + self.num_negatives}, not "

@@ -21,7 +21,7 @@ from curation.sources import Source, is_hub_id, open_pairs
 from textfiles.atomic import atomic_file
 from textfiles.beir import corpus_file, find_beir
 from textfiles.rows import ROW_SUFFIXES, ROWS_AT_ONCE, file_stats, find_files
-from textfiles.settings import is_filled
+from textfiles.settings import require_filled
 from textfiles.shards import read_receipt, write_receipt
 from textfiles.writing import is_whole_arrow
 
@@ -56,12 +56,8 @@ class MiningSource(Source):
         super().__post_init__()
         if self.draw not in ("nearest", "random"):
             raise ValueError(f"draw must be nearest or random, not {self.draw!r}.")
-        for key in ("corpus", "corpus_text", "corpus_title"):
-            value = getattr(self, key)
-            if value is None and key != "corpus_text":
-                continue
-            if not is_filled(value):
-                raise ValueError(f"{key} must be a non-empty string, not {value!r}.")
+        require_filled(self, "corpus_text")
+        require_filled(self, "corpus", "corpus_title", or_null=True)
         if self.beir is not None and (self.corpus, self.negatives) != (None, None):
             raise ValueError(
                 f"{self.path} is in the BEIR layout: it has a corpus and no negatives; leave the keys out."

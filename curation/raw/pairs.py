@@ -28,11 +28,6 @@ def pair_files(directory: Path, num_rows: int, rows_per_shard: int) -> ShardFile
     return ShardFiles(directory, "pairs", math.ceil(num_rows / rows_per_shard), ".jsonl.gz")
 
 
-def shard_counts(files: ShardFiles, shard: int) -> dict[str, Any] | None:
-    """The counts of a shard; None if it is not finished, or its pairs have been lost or cut short since."""
-    return read_receipt(files.receipt(shard))
-
-
 def make_shard(source: RawSource, rows: RawRows, files: ShardFiles, shard: int, rows_per_shard: int, seed: int) -> None:
     """Write the pairs of one shard, in the order of the rows, and then its counts.
 
@@ -113,7 +108,7 @@ def finish(source: RawSource, files: ShardFiles) -> dict[str, Any]:
     Raises:
         ValueError: no row made a pair, so the rule does not fit the rows.
     """
-    shards = [counts for shard in range(files.count) if (counts := shard_counts(files, shard)) is not None]
+    shards = [counts for shard in range(files.count) if (counts := read_receipt(files.receipt(shard))) is not None]
     if len(shards) < files.count:
         raise ValueError(f"{files.directory}: {files.count - len(shards):,} shards are missing; rerun make_pairs.")
     rows, pairs = (sum(shard[key] for shard in shards) for key in ("rows", "pairs"))

@@ -16,7 +16,7 @@ from curation.layouts import LAYOUTS
 from curation.sources import is_hub_id
 from nomic_bert.prompts import prefix_text
 from textfiles.rows import ROW_SUFFIXES, file_stats, find_files
-from textfiles.settings import did_you_mean, is_filled, is_number
+from textfiles.settings import did_you_mean, is_filled, is_number, require_at_least, require_filled
 from textfiles.texts import json_of, shown_value
 
 AVAILABLE = "yes"
@@ -101,18 +101,14 @@ class RawSource:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for key in ("name", "path", "split", "available"):
-            if not is_filled(getattr(self, key)):
-                hint = '; write "yes" in quotation marks' if key == "available" else ""
-                raise ValueError(f"{key} must be a non-empty string, not {getattr(self, key)!r}{hint}.")
+        require_filled(self, "name", "path", "split")
+        require_filled(self, "query", "document", "each", "pairs_of", or_null=True)
+        require_filled(self, "subset", "revision", "license", "origin", or_null=True)
+        require_at_least(1, self, "limit", "paper_rows")
+        if not is_filled(self.available):
+            raise ValueError(f'available must be a text, not {self.available!r}; write "yes" in quotation marks.')
         if not _FOLDER_NAME.fullmatch(self.name):
             raise ValueError(f"name must be letters, digits, _, - and . (it names a directory), not {self.name!r}.")
-        for key in ("query", "document", "each", "pairs_of", "subset", "revision", "license", "origin"):
-            if getattr(self, key) is not None and not is_filled(getattr(self, key)):
-                raise ValueError(f"{key} must be a non-empty string or null, not {getattr(self, key)!r}.")
-        for key in ("limit", "paper_rows"):
-            if getattr(self, key) is not None and not _is_count(getattr(self, key), 1):
-                raise ValueError(f"{key} must be a positive number of rows or null, not {getattr(self, key)!r}.")
         for key in ("query_prefix", "document_prefix"):
             try:
                 prefix_text(getattr(self, key))
@@ -391,7 +387,7 @@ def _limits(key: str, value: Any) -> tuple[int | None, int | None]:
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise ValueError(f"{key} must be [least, most] characters, not {value!r}.")
     least, most = value
-    if any(limit is not None and not _is_count(limit, 0) for limit in value):
+    if any(limit is not None and not (is_number(limit) and limit >= 0) for limit in value):
         raise ValueError(f"{key} must be two numbers of characters, or null for no limit, not {value!r}.")
     if least is not None and most is not None and least > most:
         raise ValueError(f"{key}: no text has at least {least} and at most {most} characters.")
@@ -411,7 +407,3 @@ def _kept_columns(value: Any) -> tuple[str, ...]:
 def _within(text: str, limits: tuple[int | None, int | None]) -> bool:
     least, most = limits
     return (least is None or len(text) >= least) and (most is None or len(text) <= most)
-
-
-def _is_count(value: Any, least: int) -> bool:
-    return is_number(value) and value >= least

@@ -28,6 +28,7 @@ from recipes.steps.map import FACTS, embed_points, require_libraries, save_map
 from textfiles.atomic import write_json, write_text
 from textfiles.begun import SETTINGS, begin_directory, clear_finished
 from textfiles.commands import one_line_errors
+from textfiles.settings import require_at_least
 from textfiles.shards import ShardFiles, deal, write_receipt
 
 _WORK = ".work"  # inside output_dir until the audit is finished: settings, keys and lengths
@@ -77,9 +78,7 @@ class AuditArguments:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for key in ("sample_rows", "rows_to_read", "rows_per_shard", "map_points"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}.")
+        require_at_least(1, self, "sample_rows", "rows_to_read", "rows_per_shard", "map_points")
 
 
 @one_line_errors()

@@ -15,6 +15,7 @@ from recipes.shared.ranks import join_ranks
 from textfiles.begun import abandon_directory, begin_directory, clear_finished
 from textfiles.commands import one_line_errors
 from textfiles.markdown import share
+from textfiles.settings import require_at_least
 from textfiles.shards import deal, read_receipt
 
 _WORK = ".work"  # inside output_dir until it is finished: the copy of local files, receipts of shards
@@ -40,8 +41,7 @@ class EmbedArguments:
 
     def __post_init__(self) -> None:
         """Check the number."""
-        if self.rows_per_shard < 1:
-            raise ValueError(f"rows_per_shard must be at least 1, not {self.rows_per_shard}.")
+        require_at_least(1, self, "rows_per_shard")
 
 
 @one_line_errors()

@@ -14,7 +14,7 @@ from curation.sources import Source, open_pairs
 from recipes.shared.ranks import join_ranks, ranks_here
 from textfiles.begun import begin_directory
 from textfiles.commands import one_line_errors
-from textfiles.settings import read_sections
+from textfiles.settings import read_sections, require_at_least
 from textfiles.shards import deal
 
 
@@ -43,8 +43,7 @@ class FilterArguments:
 
     def __post_init__(self) -> None:
         """Check the number."""
-        if self.rows_to_read < 0:
-            raise ValueError(f"rows_to_read must be at least 0, not {self.rows_to_read}.")
+        require_at_least(0, self, "rows_to_read")
 
 
 @one_line_errors()

@@ -7,14 +7,14 @@ from pathlib import Path
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from curation.raw.pairs import REPORT, finish, make_shard, pair_files, shard_counts
+from curation.raw.pairs import REPORT, finish, make_shard, pair_files
 from curation.raw.rows import open_raw_rows
 from curation.raw.rules import AVAILABLE, RawSource
 from recipes.shared.ranks import join_ranks
 from textfiles.begun import begin_directory
 from textfiles.commands import one_line_errors
 from textfiles.markdown import aligned
-from textfiles.settings import did_you_mean, read_sections
+from textfiles.settings import did_you_mean, read_sections, require_at_least
 from textfiles.shards import deal, read_receipt
 
 _WORK = ".work"  # in a source's directory until it is finished: the copy of local files
@@ -74,8 +74,7 @@ def _table(sources: list[RawSource]) -> str:
 
 
 def _make_all(sources: list[RawSource], args: MakePairsArguments) -> None:
-    if args.rows_per_shard < 1:
-        raise ValueError(f"rows_per_shard must be a positive number of rows, not {args.rows_per_shard}.")
+    require_at_least(1, args, "rows_per_shard")
     state = join_ranks(use_gpu=False)
     ready = [source for source in sources if source.available == AVAILABLE]
     for source in ready:
@@ -99,7 +98,7 @@ def _make(source: RawSource, args: MakePairsArguments, state: PartialState) -> N
         files = pair_files(directory, len(rows), args.rows_per_shard)
         shards = deal(range(files.count), state.process_index, state.num_processes)
         for shard in tqdm(shards, desc=source.name, unit="shard", disable=not state.is_local_main_process):
-            if shard_counts(files, shard) is None:
+            if not files.is_finished(shard):
                 make_shard(source, rows, files, shard, args.rows_per_shard, args.seed)
     state.wait_for_everyone()
     if state.is_main_process:

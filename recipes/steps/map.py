@@ -18,6 +18,7 @@ from textfiles.beir import corpus_file, splits
 from textfiles.commands import one_line_errors
 from textfiles.markdown import number
 from textfiles.replacing import replaceable_directory, require_replaceable
+from textfiles.settings import require_at_least
 
 FACTS = "map.json"
 _LARGEST = 5_000_000
@@ -88,9 +89,7 @@ class MapArguments:
             raise ValueError(f"give one of texts, pairs and vectors to draw, not {found}.")
         if self.columns and given == ["pairs"]:
             raise ValueError("columns belong to texts and vectors; pairs are coloured by source and side.")
-        for key in ("max_points", "fitted_points", "text_characters"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}.")
+        require_at_least(1, self, "max_points", "fitted_points", "text_characters")
         if self.max_points > _LARGEST:
             raise ValueError(f"max_points must be at most {_LARGEST:,}, which a browser can hold.")
 

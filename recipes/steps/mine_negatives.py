@@ -19,7 +19,7 @@ from nomic_bert.prompts import prefix_text
 from recipes.shared.ranks import join_ranks
 from textfiles.begun import abandon_directory, begin_directory
 from textfiles.commands import one_line_errors
-from textfiles.settings import read_sections
+from textfiles.settings import read_sections, require_at_least
 from textfiles.shards import deal, read_receipt
 
 _WORK = ".work"  # inside a source's directory until it is mined: copies of its texts, numbers and embeddings
@@ -60,9 +60,8 @@ class MineArguments(NegativeLimits):
         super().__post_init__()
         if self.embedding_dtype not in ("float32", "float16"):
             raise ValueError(f"embedding_dtype must be float32 or float16, not {self.embedding_dtype!r}.")
-        for key, least in (("documents_per_shard", 1), ("rows_per_shard", 1), ("seed", 0)):
-            if getattr(self, key) < least:
-                raise ValueError(f"{key} must be at least {least}, not {getattr(self, key)}.")
+        require_at_least(1, self, "documents_per_shard", "rows_per_shard")
+        require_at_least(0, self, "seed")
 
     @property
     def limits(self) -> NegativeLimits:

@@ -135,7 +135,7 @@ def test_settings_that_cannot_be_meant_are_refused(tmp_path):
     for settings, message in (
         ({"columns": ["vector"]}, "'vector' is a column of every vector file"),
         ({"columns": ["a", "a"]}, "name each column once"),
-        ({"limit": 0}, "limit must be a positive number"),
+        ({"limit": 0}, "limit must be at least 1"),
         ({"text_column": ""}, "text_column must be a non-empty string"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -354,17 +354,17 @@ def test_config_sections_are_refused_with_the_place_and_the_nearest_key():
     for change, message in [
         ({"documnet": "d"}, "unknown key 'documnet'; did you mean 'document'"),
         ({"query_prefix": "searchquery"}, "query_prefix: .*search_query, search_document"),
-        ({"limit": 0}, "limit must be a positive number"),
+        ({"limit": 0}, "limit must be at least 1"),
         ({"path": ""}, "path must be a non-empty string"),
-        ({"subset": " "}, "subset must be the name of a configuration or null"),
-        ({"revision": 1}, "revision must be the name of a revision or null"),
-        ({"negatives": ""}, "negatives must be the name of a column or null"),
+        ({"subset": " "}, "subset must be a non-empty string or null"),
+        ({"revision": 1}, "revision must be a non-empty string or null"),
+        ({"negatives": ""}, "negatives must be a non-empty string or null"),
         ({"document": "query"}, "query, document and negatives must be different columns"),
         ({"weight": 0}, "weight must be a number above 0"),
         ({"weight": float("nan")}, "weight must be"),
         ({"weight": float("inf")}, "weight must be"),
         ({"weight": True}, "weight must be"),
-        ({"paper_rows": 1.5}, "paper_rows must be a positive number of rows"),
+        ({"paper_rows": 1.5}, "paper_rows must be a whole number"),
     ]:
         with pytest.raises(ValueError, match=r"^c.yaml, sources\[0\]: " + message):
             read_section(Source, {**good, **change}, "c.yaml, sources[0]")

@@ -1,11 +1,10 @@
-import json
-
 import numpy as np
 import pytest
 import yaml
 
 from evaluation.harness import encoder as encoder_module
 from tests.checkpoints import save_nomic, save_other
+from textfiles.writing import write_jsonl
 
 WORDS = ["matrix", "vector", "solve", "banded", "linear", "system", "tensor", "graph", "shortest", "path", "column"]
 
@@ -21,11 +20,6 @@ def other(tmp_path):
     return save_other(tmp_path / "other")
 
 
-def write_rows(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 @pytest.fixture
 def task_file(tmp_path):
     """Two tasks on random words: 30 documents with 12 queries, and 20 pairs with scores."""
@@ -35,12 +29,12 @@ def task_file(tmp_path):
         return " ".join(draw.choice(WORDS, words))
 
     beir = tmp_path / "data" / "beir"
-    write_rows(beir / "corpus.jsonl", [{"_id": f"d{n}", "title": text(1), "text": text(5 + n)} for n in range(30)])
-    write_rows(beir / "queries.jsonl", [{"_id": f"q{n}", "text": text(3)} for n in range(12)])
+    write_jsonl([{"_id": f"d{n}", "title": text(1), "text": text(5 + n)} for n in range(30)], beir / "corpus.jsonl")
+    write_jsonl([{"_id": f"q{n}", "text": text(3)} for n in range(12)], beir / "queries.jsonl")
     judged = [f"q{n}\td{draw.integers(30)}\t1" for n in range(12)]
     (beir / "qrels.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]) + "\n")
     pairs = [{"sentence1": text(4), "sentence2": text(4), "score": float(draw.uniform(0, 5))} for _ in range(20)]
-    write_rows(tmp_path / "data" / "sts.jsonl", pairs)
+    write_jsonl(pairs, tmp_path / "data" / "sts.jsonl")
     entries = [
         {"name": "toy_search", "type": "Retrieval", "path": "beir"},
         {"name": "toy_sts", "type": "STS", "path": "sts.jsonl"},

@@ -90,17 +90,10 @@ def test_long_context_runs_a_short_model_once_and_tells(task_file, tmp_path, cap
     assert f"{model} reads 128 tokens, not 8191." in capsys.readouterr().out
 
 
-def test_help_can_be_shown(capsys):
-    for module in (mteb_run, long_context):
-        with pytest.raises(SystemExit):
-            module.main(["--help"])
-        assert "--data_dir" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("command", [mteb_run, long_context])
 def test_help_shows_the_command_as_it_is_typed_and_where_results_go(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         command.main(["--help"])
     printed = " ".join(capsys.readouterr().out.split())
     assert f"usage: python -m {command.__name__} " in printed
-    assert "default outputs/evaluation" in printed
+    assert "--data_dir" in printed and "default outputs/evaluation" in printed

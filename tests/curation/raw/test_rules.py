@@ -163,7 +163,7 @@ def test_a_value_of_the_wrong_type_is_named(rule, row, message):
         ({"query": "q", "document": "d", "keep": ["query"]}, "keep must name different columns"),
         ({"query": "q", "document": "d", "query_prefix": "search"}, "query_prefix: "),
         ({"query": "q", "document": "d", "available": True}, 'write "yes" in quotation marks'),
-        ({"query": "q", "document": "d", "limit": 0}, "limit must be a positive"),
+        ({"query": "q", "document": "d", "limit": 0}, "limit must be at least 1"),
     ],
 )
 def test_a_rule_that_cannot_work_is_refused(fields, message):

@@ -11,8 +11,8 @@ from evaluation.harness.runner import run_tasks
 from evaluation.retrieval import RetrievalSet, evaluate_bm25
 from evaluation.tasks.local import read_local_tasks
 from tests.checkpoints import save_nomic
-from tests.evaluation.conftest import write_rows
 from textfiles.locks import try_lock
+from textfiles.writing import write_jsonl
 
 
 def test_finished_tasks_are_kept_with_their_protocol(nomic, task_file, tmp_path, encoded):
@@ -52,7 +52,7 @@ def test_results_on_other_data_are_run_again(nomic, task_file, tmp_path):
 
     before = sts()
     rows = [json.loads(line) for line in (task_file.parent / "sts.jsonl").read_text().splitlines()]
-    write_rows(task_file.parent / "sts.jsonl", [{**row, "score": 5 - row["score"]} for row in rows])
+    write_jsonl([{**row, "score": 5 - row["score"]} for row in rows], task_file.parent / "sts.jsonl")
     assert sts() == pytest.approx(-before, abs=1e-4) and abs(before) > 1
 
 

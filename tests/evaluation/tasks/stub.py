@@ -1,7 +1,6 @@
 """An encoder whose embeddings anyone can compute, and what `mteb.evaluate` makes of it."""
 
 import hashlib
-import json
 
 import mteb
 import numpy as np
@@ -36,8 +35,3 @@ def evaluate(task):
     (result,) = model_result.task_results
     ((scores,),) = result.scores.values()
     return result, scores
-
-
-def write_jsonl(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -5,7 +5,8 @@ from mteb.tasks import SciFact
 
 from evaluation.tasks.data import LoadingError, loading_error, with_data_dir
 from evaluation.tasks.lists import resolve_tasks
-from tests.evaluation.tasks.stub import embed, evaluate, unit, write_jsonl
+from tests.evaluation.tasks.stub import embed, evaluate, unit
+from textfiles.writing import write_jsonl
 
 BEIR_HEADER = """---
 configs:
@@ -29,10 +30,10 @@ def write_beir_as_on_the_hub(directory, seed=0):
     """Twenty documents, five queries, each with one relevant document; returns its nDCG@10 from its definition."""
     documents = [f"document {seed} {number}" for number in range(20)]
     queries = [f"query {seed} {number}" for number in range(5)]
-    write_jsonl(directory / "corpus.jsonl", [{"_id": f"d{i}", "text": text} for i, text in enumerate(documents)])
-    write_jsonl(directory / "queries.jsonl", [{"_id": f"q{i}", "text": text} for i, text in enumerate(queries)])
+    write_jsonl([{"_id": f"d{i}", "text": text} for i, text in enumerate(documents)], directory / "corpus.jsonl")
+    write_jsonl([{"_id": f"q{i}", "text": text} for i, text in enumerate(queries)], directory / "queries.jsonl")
     judged = [{"query-id": f"q{i}", "corpus-id": f"d{i}", "score": 1} for i in range(5)]
-    write_jsonl(directory / "qrels" / "test.jsonl", judged)
+    write_jsonl(judged, directory / "qrels" / "test.jsonl")
     (directory / "README.md").write_text(BEIR_HEADER)
     (directory / ".cache" / "huggingface").mkdir(parents=True)  # `hf download` leaves it
     similarities = unit(embed(queries)) @ unit(embed(documents)).T
@@ -66,12 +67,12 @@ def test_subsets_of_a_directory(tmp_path):
         for lang in ("en", "de")
         for number in range(12)
     ]
-    write_jsonl(tmp_path / "mteb" / "sts22-crosslingual-sts" / "test.jsonl", rows)
+    write_jsonl(rows, tmp_path / "mteb" / "sts22-crosslingual-sts" / "test.jsonl")
     home = tmp_path / "AmazonCounterfactualClassification"
     for lang in ("de", "en"):
         for split in ("train", "test"):
             labelled = [{"text": f"{lang} {split} {number}", "label": number % 2} for number in range(16)]
-            write_jsonl(home / lang / f"{split}.jsonl", labelled)
+            write_jsonl(labelled, home / lang / f"{split}.jsonl")
     configs = "".join(
         f"- config_name: {lang}\n  data_files:\n  - {{split: train, path: {lang}/train.jsonl}}\n"
         f"  - {{split: test, path: {lang}/test.jsonl}}\n"

@@ -6,16 +6,17 @@ import pytest
 from mteb.cache import ResultCache
 
 from evaluation.tasks.local import read_local_tasks
-from tests.evaluation.tasks.stub import RandomEncoder, evaluate, write_jsonl
+from tests.evaluation.tasks.stub import RandomEncoder, evaluate
+from textfiles.writing import write_jsonl
 
 
 @pytest.fixture
 def files(tmp_path):
     """Small files of each kind, in the layouts that are read."""
-    write_jsonl(tmp_path / "beir" / "corpus.jsonl", [{"_id": i, "title": None, "text": f"d {i}"} for i in range(3)])
-    write_jsonl(tmp_path / "beir" / "queries.jsonl", [{"_id": "q", "text": "a query"}, {"_id": "x", "text": ""}])
+    write_jsonl([{"_id": i, "title": None, "text": f"d {i}"} for i in range(3)], tmp_path / "beir" / "corpus.jsonl")
+    write_jsonl([{"_id": "q", "text": "a query"}, {"_id": "x", "text": ""}], tmp_path / "beir" / "queries.jsonl")
     (tmp_path / "beir" / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t2\n")
-    write_jsonl(tmp_path / "pairs.jsonl", [{"query": f"q {i}", "document": f"d {i}"} for i in range(4)])
+    write_jsonl([{"query": f"q {i}", "document": f"d {i}"} for i in range(4)], tmp_path / "pairs.jsonl")
     (tmp_path / "sts.tsv").write_text('sentence1\tsentence2\tscore\n"one\ttwo\t5.0\nthree\tfour\t1\n')
     (tmp_path / "labels.csv").write_text('text,label\n"a, b",x\nc,y\n')
     (tmp_path / "dev.tsv.gz").write_bytes(gzip.compress(b"s1\ts2\tsame\na\tb\t1\nc\td\t0\n"))

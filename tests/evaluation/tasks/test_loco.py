@@ -8,7 +8,8 @@ import pytest
 
 from evaluation.tasks.data import LoadingError
 from evaluation.tasks.lists import LOCO, resolve_tasks
-from tests.evaluation.tasks.stub import evaluate, write_jsonl
+from tests.evaluation.tasks.stub import evaluate
+from textfiles.writing import write_jsonl
 
 
 def scrolls(name, count):
@@ -64,7 +65,7 @@ def test_scrolls_from_the_parquet_branch_as_downloaded(tmp_path):
 
 def test_scrolls_from_jsonl(tmp_path):
     """The original release is jsonl."""
-    write_jsonl(tmp_path / "LoCoSummScreenFD" / "validation.jsonl", scrolls("fd", 3))
+    write_jsonl(scrolls("fd", 3), tmp_path / "LoCoSummScreenFD" / "validation.jsonl")
     packed = tmp_path / "tau" / "scrolls" / "gov_report" / "validation.jsonl.gz"
     packed.parent.mkdir(parents=True)
     packed.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in scrolls("gov", 2)).encode()))
@@ -103,7 +104,7 @@ def test_qasper_in_each_form(tmp_path, form):
     if form.endswith("parquet"):
         write_parquet(home / "qasper" / "test" / "0000.parquet", rows)
     else:
-        write_jsonl(home / "test.jsonl", rows)
+        write_jsonl(rows, home / "test.jsonl")
     title, abstract = loaded("LoCoQASPERTitle", tmp_path), loaded("LoCoQASPERAbstract", tmp_path)
     expect_rows(title, [{"input": ARTICLES[row], "output": QASPER[row]["title"]} for row in range(2)])
     expect_rows(abstract, [{"input": ARTICLES[row], "output": QASPER[row]["abstract"]} for row in range(2)])
@@ -135,7 +136,7 @@ def test_a_task_is_scored(tmp_path):
     """The query is its document: found first, but where two rows have one document."""
     rows = [{"input": f"text {row}", "output": f"text {row}"} for row in range(12)]
     rows[1] = rows[0]
-    write_jsonl(tmp_path / "LoCoQMSum" / "validation.jsonl", rows)
+    write_jsonl(rows, tmp_path / "LoCoQMSum" / "validation.jsonl")
     result, scores = evaluate(*resolve_tasks(["LoCoQMSum"], data_dir=tmp_path))
     # Of equal documents trec_eval puts the greater id first: Passage_1 before Passage_0, which is second for its query.
     assert scores["ndcg_at_10"] == pytest.approx((11 + 1 / 1.5849625007) / 12, abs=1e-5)
@@ -155,7 +156,7 @@ def test_rows_that_cannot_be_used_are_named(tmp_path, change, message):
     rows = scrolls("fd", 3)
     rows[1] |= change
     rows[1] = {key: value for key, value in rows[1].items() if value is not ...}
-    write_jsonl(tmp_path / "LoCoQMSum" / "validation.jsonl", rows)
+    write_jsonl(rows, tmp_path / "LoCoQMSum" / "validation.jsonl")
     with pytest.raises(LoadingError, match=message):
         loaded("LoCoQMSum", tmp_path)
 
@@ -164,10 +165,10 @@ def test_articles_that_cannot_be_used_are_named(tmp_path):
     home = tmp_path / "allenai" / "qasper"
     bad = [{"section_name": ["A", "B"], "paragraphs": [["only one"]]}, [{"section_name": "A"}], "text", None]
     for full_text in bad:
-        write_jsonl(home / "test.jsonl", [QASPER[0], {**QASPER[1], "full_text": full_text}])
+        write_jsonl([QASPER[0], {**QASPER[1], "full_text": full_text}], home / "test.jsonl")
         with pytest.raises(LoadingError, match=r"test.jsonl, line 2, column 'full_text': not sections"):
             loaded("LoCoQASPERTitle", tmp_path)
-    write_jsonl(home / "test.jsonl", [{**QASPER[1], "full_text": {"section_name": [None], "paragraphs": [[]]}}])
+    write_jsonl([{**QASPER[1], "full_text": {"section_name": [None], "paragraphs": [[]]}}], home / "test.jsonl")
     with pytest.raises(LoadingError, match=r"line 1, column 'full_text': the text is blank"):
         loaded("LoCoQASPERTitle", tmp_path)
 
@@ -175,13 +176,13 @@ def test_articles_that_cannot_be_used_are_named(tmp_path):
 def test_a_split_that_is_there_twice_is_refused(tmp_path):
     """Each document would be in the corpus twice, and scores lower."""
     home = tmp_path / "tau" / "scrolls" / "qmsum"
-    write_jsonl(home / "validation.jsonl", scrolls("qmsum", 3))
+    write_jsonl(scrolls("qmsum", 3), home / "validation.jsonl")
     write_parquet(home / "validation" / "0000.parquet", scrolls("qmsum", 3))
     with pytest.raises(LoadingError, match=r"more than one copy .*0000.parquet and .*validation.jsonl\)"):
         loaded("LoCoQMSum", tmp_path)
 
 
 def test_a_file_of_another_subset_is_not_read(tmp_path):
-    write_jsonl(tmp_path / "tau" / "scrolls" / "validation.jsonl", scrolls("unknown", 3))
+    write_jsonl(scrolls("unknown", 3), tmp_path / "tau" / "scrolls" / "validation.jsonl")
     with pytest.raises(LoadingError, match="there are no validation files"):
         loaded("LoCoQMSum", tmp_path)

@@ -12,7 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, v_measure_score
 
 from evaluation.tasks.local import read_local_tasks
-from tests.evaluation.tasks.stub import embed, evaluate, unit, write_jsonl
+from tests.evaluation.tasks.stub import embed, evaluate, unit
+from textfiles.writing import write_jsonl
 
 SEED = 42  # mteb's
 
@@ -43,8 +44,8 @@ def test_retrieval_with_graded_judgements(tmp_path):
     }
     grades["q14"] = {"d1": 0}  # no relevant document: not asked
     corpus = [{"_id": name, "title": title, "text": f"text of {name}"} for name, title in titles.items()]
-    write_jsonl(tmp_path / "beir" / "corpus.jsonl", corpus)
-    write_jsonl(tmp_path / "beir" / "queries.jsonl", [{"_id": name, "text": text} for name, text in queries.items()])
+    write_jsonl(corpus, tmp_path / "beir" / "corpus.jsonl")
+    write_jsonl([{"_id": name, "text": text} for name, text in queries.items()], tmp_path / "beir" / "queries.jsonl")
     lines = [f"{query}\t{name}\t{grade}\n" for query, judged in grades.items() for name, grade in judged.items()]
     (tmp_path / "beir" / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
     _, scores = evaluate(local_task(tmp_path, type="Retrieval", path="beir"))
@@ -67,7 +68,7 @@ def test_retrieval_with_graded_judgements(tmp_path):
 def test_retrieval_of_pairs(tmp_path):
     """Equal queries are one, with several documents; equal documents one."""
     pairs = [("a", "1"), ("a", "2"), ("b", "3"), ("c", "3"), *((f"q{i}", f"d{i}") for i in range(20))]
-    write_jsonl(tmp_path / "pairs.jsonl", [{"ask": query, "answer": document} for query, document in pairs])
+    write_jsonl([{"ask": query, "answer": document} for query, document in pairs], tmp_path / "pairs.jsonl")
     task = local_task(tmp_path, type="Retrieval", path="pairs.jsonl", columns=["ask", "answer"])
     _, scores = evaluate(task)
     queries, documents = (list(dict.fromkeys(side)) for side in zip(*pairs, strict=True))
@@ -80,7 +81,7 @@ def test_retrieval_of_pairs(tmp_path):
 def test_sts(tmp_path):
     scores = np.random.default_rng(1).integers(1, 6, 50).astype(float)
     rows = [{"sentence1": f"one {i}", "sentence2": f"other {i}", "score": score} for i, score in enumerate(scores)]
-    write_jsonl(tmp_path / "sts.jsonl", rows)
+    write_jsonl(rows, tmp_path / "sts.jsonl")
     _, result = evaluate(local_task(tmp_path, type="STS", path="sts.jsonl"))
     one, other = (unit(embed([row[column] for row in rows])) for column in ("sentence1", "sentence2"))
     assert result["main_score"] == pytest.approx(spearmanr(scores, (one * other).sum(axis=1)).statistic, abs=1e-6)
@@ -88,7 +89,7 @@ def test_sts(tmp_path):
 
 def test_clustering_is_of_all_texts_at_once(tmp_path):
     rows = [{"text": f"text {i}", "label": f"label {i % 7 % 4}"} for i in range(700)]  # more than mteb's batch of 500
-    write_jsonl(tmp_path / "clusters.jsonl", rows)
+    write_jsonl(rows, tmp_path / "clusters.jsonl")
     _, scores = evaluate(local_task(tmp_path, type="Clustering", path="clusters.jsonl"))
     model = MiniBatchKMeans(n_clusters=4, batch_size=500, n_init="auto", random_state=SEED)
     found = model.fit(embed([row["text"] for row in rows])).labels_
@@ -113,7 +114,7 @@ def test_classification(tmp_path, monkeypatch):
         for part, count in (("train", 120), ("test", 60))
     }
     for part in rows:
-        write_jsonl(tmp_path / f"{part}.jsonl", rows[part])
+        write_jsonl(rows[part], tmp_path / f"{part}.jsonl")
     task = local_task(tmp_path, type="Classification", path="test.jsonl", train="train.jsonl")
     looked_up = []
     theirs = AbsTaskClassification._undersample_data
@@ -140,7 +141,7 @@ def test_classification(tmp_path, monkeypatch):
 def test_pair_classification(tmp_path):
     labels = np.random.default_rng(2).integers(0, 2, 80)
     rows = [{"sentence1": f"one {i}", "sentence2": f"other {i}", "label": int(label)} for i, label in enumerate(labels)]
-    write_jsonl(tmp_path / "pairs.jsonl", rows)
+    write_jsonl(rows, tmp_path / "pairs.jsonl")
     _, scores = evaluate(local_task(tmp_path, type="PairClassification", path="pairs.jsonl"))
     one, other = (embed([row[column] for row in rows]) for column in ("sentence1", "sentence2"))
     similarities = {
