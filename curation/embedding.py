@@ -20,6 +20,7 @@ from nomic_bert.encoding import EncodedBatch, encode_by_tokens, texts_that_fit
 from nomic_bert.finite_embeddings import require_finite
 from nomic_bert.identity import weights_hash
 from nomic_bert.openvino_encoder import PRECISIONS
+from textfiles.checksums import sha256_of
 from textfiles.settings import did_you_mean, require_at_least
 
 Side = Literal["query", "document"]
@@ -71,7 +72,7 @@ class ModelSettings:
         how = ("tokens_per_batch", "torch_compile")
         settings = {key: value for key, value in dataclasses.asdict(self).items() if key not in how}
         root = Path(self.model_name_or_path)
-        return {**settings, "files": {str(file.relative_to(root)): _hash_file(file) for file in decisive_files(root)}}
+        return {**settings, "files": {str(file.relative_to(root)): sha256_of(file) for file in decisive_files(root)}}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -260,8 +261,3 @@ def embed_distinct(
         if new:
             embeddings.append(encode(new))
     return np.array(ids, dtype=np.int64), torch.cat(embeddings), np.array(firsts, dtype=np.int64)
-
-
-def _hash_file(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

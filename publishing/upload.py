@@ -11,6 +11,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
+from textfiles.checksums import sha256_of
 from textfiles.hub_names import is_hub_name
 
 T = TypeVar("T")
@@ -209,8 +210,7 @@ def local_files(directory: Path) -> Iterator[tuple[str, Path]]:
 def _is_same(path: Path, there: RepoFile) -> bool:
     """By the hash that the hub has of a file: SHA-256 of a large one, git's of a small one."""
     if there.lfs is not None:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == there.lfs.sha256
+        return sha256_of(path) == there.lfs.sha256
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == there.blob_id
 

@@ -97,11 +97,35 @@ def run_child(command: Sequence[str]) -> int:
         command: the program and its arguments.
     """
     end_at_sigterm()
-    child = subprocess.Popen(command, preexec_fn=ignore_ctrl_c if os.name == "posix" else None)
+    with _held_signals() as release:
+
+        def begin() -> None:
+            ignore_ctrl_c()
+            release()
+
+        child = subprocess.Popen(command, preexec_fn=begin if os.name == "posix" else None)
+        try:
+            release()
+            return child.wait()
+        finally:
+            end_child(child)
+
+
+@contextmanager
+def _held_signals() -> Iterator[Callable[[], object]]:
+    """Let signals that end this process wait, so that none comes between a child's start and the name it is known by.
+
+    Yields:
+        What lets them through: at once, and in a child that inherits that they wait.
+    """
+    if os.name != "posix":
+        yield lambda: None
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
-        return child.wait()
+        yield lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before)
     finally:
-        end_child(child)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_at_sigterm() -> None:

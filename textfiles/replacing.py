@@ -4,13 +4,13 @@ A list of the files with their hashes lies in the directory. What a person added
 was damaged is not taken.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from .atomic import atomic_directory, read_json, write_json
+from .checksums import sha256_of
 
 WRITTEN_FILES = ".nomic-embed-files.json"  # hidden: it is not uploaded
 _EMPTY = "empty directory"
@@ -74,7 +74,7 @@ def refuse_changed(directory: Path, pattern: str) -> None:
         raise ValueError(f"{path} is not a list of files. {remedy}")
     for file in directory.rglob(pattern):
         digest = listed.get(file.relative_to(directory).as_posix())
-        if file.is_file() and digest not in (None, _hash(file)):
+        if file.is_file() and digest not in (None, sha256_of(file)):
             raise ValueError(f"{file} is not what was written there: it was damaged or changed since. {remedy}")
 
 
@@ -90,9 +90,4 @@ def _hashes(directory: Path) -> Iterator[tuple[str, str]]:
             if path.is_symlink() or not path.is_file():
                 yield name, ""
                 continue
-            yield name, _hash(path)
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+            yield name, sha256_of(path)

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from .atomic import read_json, write_json
+from .checksums import sha256_of
 
 _FILES, _CHECKSUM = "files", "sha256"
 
@@ -131,8 +132,7 @@ def _describe(file: Path, known: Mapping[str, Any] | None = None) -> dict[str, A
 @functools.cache
 def _hash(file: Path, *_: int) -> str:
     """Of a file's content, which is read again when it is another file, or was changed."""
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return sha256_of(file)
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from evaluation.tasks.lists import mteb_task_names
 from evaluation.tasks.local_data import LOCAL_KINDS, LocalData
 from evaluation.tasks.loco import LOCO_TASKS
 from textfiles.beir import BeirFiles, find_beir, read_judgements, required_file
+from textfiles.checksums import sha256_of
 from textfiles.rows import read_rows
 from textfiles.settings import did_you_mean, is_filled, read_sections
 from textfiles.yaml_files import read_yaml
@@ -181,6 +182,5 @@ def _digest(data: LocalData) -> str:
     beir = data.beir
     files = data.files if beir is None else {"corpus": beir.corpus, "queries": beir.queries, "qrels": beir.judgements}
     for part, file in sorted(files.items()):
-        with open(file, "rb") as stream:
-            digest.update(f" {part} {hashlib.file_digest(stream, 'sha256').hexdigest()}".encode())
+        digest.update(f" {part} {sha256_of(file)}".encode())
     return digest.hexdigest()[:12]

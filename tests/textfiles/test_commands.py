@@ -100,6 +100,30 @@ def test_a_command_ends_with_its_child_in_at_most_one_line(sent, to_group):
         os.kill(child, 0)
 
 
+ENDED_AT_THE_START = """
+import os, signal, subprocess, sys
+from textfiles.commands import run_child, run_command
+class EndedAtTheStart(subprocess.Popen):
+    def __init__(self, *arguments, **settings):
+        super().__init__(*arguments, stdout=subprocess.PIPE, text=True, **settings)
+        print(self.stdout.readline(), end="", flush=True)
+        os.kill(os.getpid(), int(sys.argv[1]))
+        sum(range(1000))  # where a handler runs
+subprocess.Popen = EndedAtTheStart
+child = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+run_command(lambda argv: run_child([sys.executable, "-c", child]))
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_ended_while_it_starts_its_child_leaves_none(sent):
+    command = [sys.executable, "-c", ENDED_AT_THE_START, str(int(sent))]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 128 + sent
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(ended.stdout), 0)
+
+
 WORKERS = """
 import multiprocessing, os, sys, time
 from textfiles.commands import end_with_parent
