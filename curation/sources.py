@@ -50,8 +50,8 @@ class Source:
 
     Attributes:
         name: name of the source, unique within a mixture. Files and directories are named after it.
-        path: a local file, directory or glob pattern of .jsonl, .jsonl.gz or .parquet files, or else the id
-            of a data set on the hub (`owner/name`).
+        path: a local file, directory or glob pattern of .jsonl, .tsv, .csv (each plain or .gz) or .parquet files, or
+            else the id of a data set on the hub (`owner/name`).
         query_prefix: task prefix of the queries: one of the four of `nomic_bert.prompts`, or "" for none.
         document_prefix: task prefix of the documents and of the hard negatives, likewise. A source whose queries
             alone carry a prefix has "" here.

@@ -1,6 +1,8 @@
 """Checks of a checkpoint's directory before anything in it is read."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +40,38 @@ def read_config(checkpoint: str | os.PathLike) -> dict[str, Any]:
     """config.json of a directory or hub name, as it is; empty where a directory has none.
 
     Raises:
-        OSError: the hub cannot be reached, or has no such file.
+        FileNotFoundError: the hub cannot be reached, or has no such file.
         ValueError: the file is damaged.
     """
     if not Path(checkpoint).exists():
-        return PretrainedConfig.get_config_dict(str(checkpoint))[0]
+        with named_on_hub(checkpoint):
+            return PretrainedConfig.get_config_dict(str(checkpoint))[0]
     file = Path(checkpoint, "config.json")
     config = read_json(file, _REMEDY) if file.is_file() else {}
     if not isinstance(config, dict):
         raise ValueError(f"{file} is not a JSON object. {_REMEDY}")
     return config
+
+
+@contextmanager
+def named_on_hub(checkpoint: str | os.PathLike) -> Iterator[None]:
+    """Name what is not local and the hub did not give; without a connection transformers does not say which it was.
+
+    Args:
+        checkpoint: directory or hub name that is opened within.
+
+    Raises:
+        FileNotFoundError: in place of any OSError, unless the checkpoint is local.
+    """
+    try:
+        yield
+    except OSError as error:
+        if Path(checkpoint).exists():
+            raise
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise FileNotFoundError(
+            f"{checkpoint} is not a directory, and the hub did not give it: {reason}. Correct the path or the name."
+        ) from error
 
 
 def decisive_files(directory: str | os.PathLike) -> list[Path]:

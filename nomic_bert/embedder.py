@@ -18,7 +18,7 @@ from textfiles.atomic import read_json
 from textfiles.replacing import replaceable_directory
 
 from . import NomicBertConfig, NomicBertModel
-from .checkpoint_files import refuse_damage, require_checkpoint
+from .checkpoint_files import named_on_hub, refuse_damage, require_checkpoint
 from .embedder_files import (
     TEXT_ALONE,
     ModuleFiles,
@@ -99,14 +99,17 @@ def load_other_embedder(
     """Open any model of sentence-transformers as that does, with the checks of files and tokenizer of `load_embedder`.
 
     Raises:
-        OSError: there is no such model.
+        FileNotFoundError: there is no such model.
         ValueError: a file is damaged, or the tokenizer is another model's.
     """
     if Path(checkpoint).is_dir():
+        if not any(Path(checkpoint, name).is_file() for name in ("modules.json", "config.json", "adapter_config.json")):
+            raise FileNotFoundError(f"{checkpoint} is not a model: it has neither modules.json nor config.json.")
         refuse_damage(checkpoint)
-    embedder = SentenceTransformer(
-        checkpoint, device=device, trust_remote_code=trust_remote_code, model_kwargs={"dtype": dtype}
-    )
+    with named_on_hub(checkpoint):
+        embedder = SentenceTransformer(
+            checkpoint, device=device, trust_remote_code=trust_remote_code, model_kwargs={"dtype": dtype}
+        )
     require_words(embedder, checkpoint)
     return embedder
 
@@ -138,7 +141,8 @@ def _load_in_torch(
         load_adapter_weights(cast(Any, embedder[0]).model, checkpoint)
         return embedder
     source = checkpoint if adapter_file is None else _base_of_adapter(checkpoint, adapter_file)
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    with named_on_hub(source):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     if config.model_type != NomicBertConfig.model_type:
         raise ValueError(f"{checkpoint} is a {config.model_type!r} checkpoint; this embedder wraps 'nomic_bert' ones.")
     if Path(checkpoint).is_dir():

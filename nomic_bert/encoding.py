@@ -87,7 +87,7 @@ def encode_by_tokens(
         (n, dim) in float32, in the order of the texts; (dim,) for one text, as `encode` returns it.
 
     Raises:
-        ValueError: `tokens_per_batch` is below 1.
+        ValueError: `tokens_per_batch` is below 1, or a text is not a string; names its place.
     """
     if isinstance(texts, str):
         return encode_by_tokens(
@@ -110,6 +110,9 @@ def encode_by_tokens(
         if on_batch is not None:
             on_batch(EncodedBatch(list(range(len(texts))), None, None))
         return embeddings
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):  # an empty cell of a table is None or a number
+            raise ValueError(f"texts[{number}] is {text!r}, not a string; leave it out.")
     truncated: set[int] | None = None if on_batch is None else set()
     batches = _batches(_tokenized(embedder, texts, prompt, packed, truncated), tokens_per_batch, packed)
     results = _embedded(embedder, embed, batches, normalize)

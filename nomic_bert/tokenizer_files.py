@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from textfiles.atomic import read_json, write_json
 
-from .checkpoint_files import read_config, refuse_damaged_settings, refuse_links_out
+from .checkpoint_files import named_on_hub, read_config, refuse_damaged_settings, refuse_links_out
 
 # One of these holds the vocabulary.
 _VOCABULARY_FILES = (
@@ -41,7 +41,7 @@ def open_tokenizer(source: str | os.PathLike) -> PreTrainedTokenizerBase:
         source: of a tokenizer alone, or of a checkpoint, whose vocabulary must then match the embedding.
 
     Raises:
-        FileNotFoundError: the directory has no tokenizer files.
+        FileNotFoundError: the directory has no tokenizer files, or the hub no such name.
         ValueError: the vocabulary does not belong to the checkpoint, a file is damaged, or a link leaves the directory.
     """
     if Path(source).is_dir():
@@ -49,7 +49,8 @@ def open_tokenizer(source: str | os.PathLike) -> PreTrainedTokenizerBase:
         require_tokenizer_files(source)
         refuse_damaged_settings(source)
     rows = _embedding_rows(source)
-    tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+    with named_on_hub(source):
+        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
     tokenizer.init_kwargs.pop("auto_map", None)  # names code, and would be written into every checkpoint of a run
     require_vocabulary(tokenizer, rows, source)
     return tokenizer

@@ -209,7 +209,22 @@ def _lines(file: Path, stream: BinaryIO) -> Generator[tuple[int, str], None, Non
             f"{file}, after line {number}: the gzip stream is damaged or cut short ({error}); fetch or write it again."
         ) from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file}, after line {number}: not UTF-8 ({error}); convert the file to UTF-8.") from error
+        found = f"{error.reason}, byte {error.object[error.start]:#x}"
+        raise ValueError(
+            f"{file}, line {_line_not_utf8(file)}: not UTF-8 ({found}); save the file as UTF-8, in a spreadsheet as "
+            "CSV UTF-8."
+        ) from error
+
+
+def _line_not_utf8(file: Path) -> int:
+    """The first line that is not UTF-8: text is decoded in blocks, of which the error says no line."""
+    with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return number
 
 
 def _objects(file: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:

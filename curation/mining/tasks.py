@@ -36,8 +36,8 @@ class MiningSource(Source):
     its own, and `split` names qrels/SPLIT.tsv.
 
     Attributes:
-        corpus: a local file, directory or glob pattern of .jsonl, .jsonl.gz or .parquet files with the documents
-            that may become negatives, and no others; null: the source's own documents.
+        corpus: a local file, directory or glob pattern, of the same kinds of files as `path`, with the documents that
+            may become negatives, and no others; null: the source's own documents.
         corpus_text: name of the column with the text of such a document.
         corpus_title: name of the column with its title, put before the text with a space between; null: none.
         draw: "nearest": the documents nearest to the query; "random": any, for sources that are not for retrieval.

@@ -235,10 +235,7 @@ def load_encoder(
 def _is_nomic_bert(checkpoint: str) -> bool:
     if not Path(checkpoint).exists() and not is_hub_name(checkpoint):
         raise FileNotFoundError(f"{checkpoint} is neither a directory nor a hub name (owner/name); correct the path.")
-    try:
-        return read_config(checkpoint).get("model_type") == NomicBertConfig.model_type
-    except OSError as error:
-        raise FileNotFoundError(f"{checkpoint} is not a directory, and the hub did not give it: {error}") from error
+    return read_config(checkpoint).get("model_type") == NomicBertConfig.model_type
 
 
 def _load_nomic(

@@ -80,3 +80,17 @@ def test_a_pipe_is_refused_before_a_reader_waits_for_it(directory):
     os.mkfifo(directory / "vocab.txt")
     with pytest.raises(ValueError, match=r"vocab\.txt is a pipe"):
         TextEmbedder(ModelSettings(model_name_or_path=str(directory)), "cpu")
+
+
+def test_a_path_that_is_mistyped_and_so_looks_like_a_hub_name_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    doors = [load_embedder, lambda path: TextEmbedder(ModelSettings(model_name_or_path=path), "cpu"), load_encoder]
+    for door in (*doors, open_tokenizer):
+        with pytest.raises(FileNotFoundError, match="outputs/finetned is not a directory, .* Correct") as raised:
+            door("outputs/finetned")
+        assert "\n" not in str(raised.value)
+
+
+def test_a_directory_that_holds_no_model_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(tmp_path))} is not a model: .* config\.json"):
+        TextEmbedder(ModelSettings(model_name_or_path=str(tmp_path)), "cpu")

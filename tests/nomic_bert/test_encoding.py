@@ -249,6 +249,12 @@ def test_one_text_is_one_vector_as_in_encode(tmp_path, make):
     np.testing.assert_allclose(found, embedder.encode("long text", prompt=PROMPT), atol=1e-5)
 
 
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_an_empty_cell_of_a_table_is_named(tmp_path, missing):
+    with pytest.raises(ValueError, match=r"texts\[1\] is (None|nan), not a string"):
+        encode_by_tokens(nomic(tmp_path), ["a text", missing])
+
+
 def test_threads_in_encode_and_in_encode_by_tokens_do_not_change_each_others_embeddings(tmp_path):
     """One tokenizer for both mixes their padding and truncation: wrong vectors, or "Already borrowed"."""
     embedder = nomic(tmp_path)

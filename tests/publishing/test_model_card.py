@@ -54,6 +54,12 @@ def test_the_metadata_are_what_the_hub_reads(card):
     assert ModelCard(str(ModelCard(card))).data.to_dict() == data.to_dict()
 
 
+def test_one_layer_is_a_layer(card):
+    facts = everything()
+    assert "parameters in 12 layers and" in card
+    assert "parameters in 1 layer and" in model_card(replace(facts, model=replace(facts.model, layers=1)))
+
+
 def test_metadata_without_facts_are_left_out():
     raw = yaml.safe_load(model_card(NOTHING).split("---\n")[1])
     assert set(raw) == {"library_name", "pipeline_tag", "tags"}

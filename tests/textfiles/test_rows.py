@@ -70,7 +70,8 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
     [
         ("cut.jsonl.gz", CUT, "after line 9: the gzip stream is damaged or cut short"),
         ("plain.tsv.gz", b"a\tb\n", "after line 0: the gzip stream is damaged"),
-        ("latin.tsv", "a\nfa\xe7ade\n".encode("latin-1"), "not UTF-8"),
+        ("latin.csv", "a\nb\nfa\xe7ade\n".encode("latin-1"), "line 3: not UTF-8 .* save the file as UTF-8"),
+        ("latin.tsv.gz", gzip.compress(b"a\n\xe7\n", mtime=0), "line 2: not UTF-8"),
         ("list.jsonl", b"[1]\n", "line 1: a list, not an object"),
         ("bad.jsonl", b'{"a": 1}\n{"a"\n', "line 2: not valid JSON"),
         ("twice.jsonl", b'{"a": 1}\n{"a": "x", "a": "y"}\n', "line 2: the key 'a' is used twice"),
