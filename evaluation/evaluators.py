@@ -25,6 +25,8 @@ from textfiles.texts import number_of, text_of
 Kind = Literal["retrieval", "pairs", "similarity"]
 _COLUMNS = {"pairs": ("query", "document"), "similarity": ("sentence1", "sentence2", "score")}
 _PREFIXES = {"similarity": ("classification", "classification")}
+_RETRIEVAL_METRICS = [f"cosine_{name}@10" for name in ("ndcg", "accuracy", "precision", "recall", "mrr", "map")]
+_METRICS = {"similarity": ["spearman_cosine", "pearson_cosine"]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,11 @@ class EvaluatorSettings:
         """The texts put before queries and documents, or before the two texts."""
         first, second = self.prefixes or _PREFIXES.get(self.kind, ("search_query", "search_document"))
         return prefix_text(first), prefix_text(second)
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of what is measured; the one to choose a model by comes first."""
+        return [f"{self.name}_{metric}" for metric in _METRICS.get(self.kind, _RETRIEVAL_METRICS)]
 
 
 def build_evaluator(settings: EvaluatorSettings) -> InformationRetrievalEvaluator | EmbeddingSimilarityEvaluator:

@@ -16,7 +16,7 @@ from recipes.shared.mixture import describe_mixture
 from recipes.shared.training import dropout_settings, train_and_save
 from textfiles.commands import one_line_errors
 from textfiles.rows import column_names, find_files
-from textfiles.settings import near_name, read_sections
+from textfiles.settings import did_you_mean, near_name, read_sections
 from trainers import ContrastiveConfig, ContrastiveTrainer
 from trainers.contrastive import Evaluator
 from trainers.record import hub_details
@@ -85,7 +85,7 @@ def _train(recipe: ContrastiveArguments, args: ContrastiveConfig, *, with_negati
             args=args,
             train_dataset=pairs,
             processing_class=tokenizer,
-            evaluators=_evaluators(recipe.evaluators) if recipe.evaluators else [],
+            evaluators=_evaluators(recipe.evaluators, args) if recipe.evaluators else [],
         )
         trainer.source_details = {
             source.name: hub_details(source.path, source.subset, source.split, source.revision)
@@ -154,5 +154,13 @@ def _own_pairs(path: str, args: ContrastiveConfig, with_negatives: bool) -> Sour
     )
 
 
-def _evaluators(entries: list) -> list[Evaluator]:
-    return [build_evaluator(each) for each in read_sections(EvaluatorSettings, entries, "evaluators")]
+def _evaluators(entries: list, args: ContrastiveConfig) -> list[Evaluator]:
+    """Build the evaluators; a metric that none of them gives is refused now, not at the first evaluation."""
+    settings = read_sections(EvaluatorSettings, entries, "evaluators")
+    metrics = [metric for each in settings for metric in each.metrics]
+    best = (args.metric_for_best_model or metrics[0]).removeprefix("eval_")
+    if best not in metrics:
+        raise ValueError(
+            f"metric_for_best_model: no evaluator gives {best!r}; {did_you_mean(best, metrics, 'metrics')}"
+        )
+    return [build_evaluator(each) for each in settings]

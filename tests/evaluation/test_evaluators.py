@@ -29,7 +29,9 @@ def test_similarity_reads_tsv_and_prefixes_both_sides(embedder, tmp_path):
     with gzip.open(tmp_path / "sts.tsv.gz", "wt") as file:
         file.write("\n".join(["sentence1\tsentence2\tscore", *lines]) + "\n")
     settings = EvaluatorSettings(name="sts", kind="similarity", path=str(tmp_path / "sts.tsv.gz"))
-    found = build_evaluator(settings)(embedder)["sts_spearman_cosine"]
+    measured = build_evaluator(settings)(embedder)
+    assert sorted(settings.metrics) == sorted(measured)
+    found = measured[settings.metrics[0]]
     prefixed = [[f"classification: {text}" for text in side] for side in (TEXTS[:11], [f'{t} "' for t in TEXTS[1:]])]
     assert found == pytest.approx(spearmanr(np.diag(cosines(embedder, *prefixed)), scores).statistic, abs=1e-6)
 
@@ -46,6 +48,7 @@ def test_pairs_are_searched_among_all_documents(embedder, tmp_path):
         limit=8,
     )
     found = build_evaluator(settings)(embedder)
+    assert sorted(settings.metrics) == sorted(found)
     queries = [f"clustering: {row['q']}" for row in rows[:8]]
     order = np.argsort(-cosines(embedder, queries, [row["d"] for row in rows[:8]]), axis=1)
     ranks = np.array([list(row).index(query) for query, row in enumerate(order)])

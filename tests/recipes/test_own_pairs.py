@@ -118,6 +118,10 @@ def test_an_evaluation_on_a_file_chooses_the_checkpoint(finetune, tmp_path, caps
             r"evaluators\[0\] \(x\): kind must be one of",
         ),
         (["--evaluators", json.dumps([EVALUATOR, EVALUATOR])], "evaluators: the name 'x' is used twice"),
+        (
+            ["--evaluators", json.dumps([EVALUATOR]), "--metric_for_best_model", "cosine_ndcg@10"],
+            "metric_for_best_model: no evaluator gives 'cosine_ndcg@10'; did you mean 'x_cosine_ndcg@10'",
+        ),
         (["--train_file", "no_such.jsonl"], "no_such.jsonl"),
     ],
 )
