@@ -6,6 +6,6 @@ import sys
 from nomic_bert.embedder import load_embedder
 
 started = []
-multiprocessing.Process.start = started.append
+multiprocessing.Process.start = lambda process: started.append(process)
 load_embedder(sys.argv[1], backend="openvino", dtype="int8").encode("text")
 print(started, [name for name in sys.modules if name.startswith("openvino_telemetry")])
