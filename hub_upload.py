@@ -19,6 +19,7 @@ from pathlib import Path
 import huggingface_hub
 
 from textfiles.commands import one_line_errors, run_command
+from textfiles.paths import existing_file, output_directory
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -103,7 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", help="directory or hub name of an encoder, a head or a PEFT adapter")
     parser.add_argument("repo_id", metavar="OWNER/NAME", help="the repository; created if it does not exist")
-    parser.add_argument("--output_dir", help="where the directory is written (outputs/hub/OWNER/NAME)")
+    parser.add_argument(
+        "--output_dir", type=output_directory, help="where the directory is written (outputs/hub/OWNER/NAME)"
+    )
     parser.add_argument(
         "--dataset",
         type=Path,
@@ -127,7 +130,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--license", metavar="ID", help="as the hub names it, such as apache-2.0 (not stated)")
     parser.add_argument("--language", nargs="+", default=[], metavar="CODE", help="such as en (not stated)")
     parser.add_argument(
-        "--evaluation", type=Path, metavar="REPORT", help="report.json of `python -m evaluation.report`, for the card"
+        "--evaluation",
+        type=existing_file,
+        metavar="REPORT",
+        help="report.json of `python -m evaluation.report`, for the card",
     )
     parser.add_argument("--rotary_scaling_factor", type=float, metavar="ALPHA", help="publish with this alpha of Eq. 5")
     parser.add_argument("--yes", action="store_true", help="upload without asking")

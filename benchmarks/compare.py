@@ -24,7 +24,9 @@ import torch
 from benchmarks.plots import can_plot, plot_bars
 from benchmarks.profiles import profile_table
 from benchmarks.results import write_results
+from textfiles.commands import one_line_errors
 from textfiles.markdown import table
+from textfiles.paths import output_directory
 
 NOT_MEASURED = "not measured"  # a row of a benchmark that was stopped before it
 LARGEST_DIFFERENCE = 1e-5  # of results that must be equal in float32
@@ -90,7 +92,7 @@ def new_parser(description: str | None, precisions: Sequence[str] = ("fp32", "bf
         parser.add_argument("--profile", action="store_true", help="also profile each side, by kind of work")
     parser.add_argument("--repeats", type=int, default=3, help="rounds in which every side is measured once")
     parser.add_argument("--threads", type=int, help="of torch on the CPU; default: torch's own choice")
-    parser.add_argument("--results", type=Path, default=Path("outputs/benchmarks"), help="directory")
+    parser.add_argument("--results", type=output_directory, default=Path("outputs/benchmarks"), help="directory")
     return parser
 
 
@@ -105,11 +107,8 @@ def session(args: argparse.Namespace) -> Iterator[Path]:
         raise SystemExit("error: --device cuda, but torch sees no GPU here.")
     if args.threads:
         torch.set_num_threads(args.threads)
-    with tempfile.TemporaryDirectory() as directory:
-        try:
-            yield Path(directory)
-        except (ValueError, OSError) as error:
-            raise SystemExit(f"error: {error}") from error
+    with tempfile.TemporaryDirectory() as directory, one_line_errors():
+        yield Path(directory)
 
 
 def start(main: Callable[[Sequence[str]], None]) -> None:

@@ -18,8 +18,9 @@ import torch
 from nomic_bert import NomicBertConfig
 from nomic_bert.gpu_count import GPUCount, count_encoding
 from recipes.shared.arguments import read_config
-from textfiles.commands import run_command
+from textfiles.commands import one_line_errors, run_command
 from textfiles.markdown import table
+from textfiles.paths import existing_file
 from trainers import ContrastiveConfig, MLMConfig
 from trainers.memory import CHUNK_TOKENS, count_contrastive_step, count_mlm_step
 
@@ -46,14 +47,17 @@ _HEADER = [
 def main(argv: Sequence[str]) -> None:
     """Print the table of the configs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", nargs="*", type=Path, default=FOR_GPUS, help="of a stage; none: those for GPUs")
+    parser.add_argument(
+        "configs", nargs="*", type=existing_file, default=FOR_GPUS, help="of a stage; none: those for GPUs"
+    )
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 8], help="GPUs of the run")
     args = parser.parse_args(argv)
     rows = []
-    for file in args.configs:
-        for ranks in args.ranks:
-            count, at_once = count_config(file, ranks)
-            rows.append([file.stem, at_once, str(ranks), *_figures(count)])
+    with one_line_errors():
+        for file in args.configs:
+            for ranks in args.ranks:
+                count, at_once = count_config(file, ranks)
+                rows.append([file.stem, at_once, str(ranks), *_figures(count)])
     for dtype in (torch.bfloat16, torch.float32):
         count = count_encoding(NomicBertConfig(), _ENCODED_TOKENS, _TEXT_TOKENS, dtype)
         name = f"embedding, {str(dtype).removeprefix('torch.')}"

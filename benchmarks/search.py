@@ -23,6 +23,7 @@ from torch import Tensor
 
 from benchmarks import compare
 from curation.search import default_block_size, ranks, top_k
+from textfiles.paths import existing_file
 
 FAISS_IS_INSTALLED = importlib.util.find_spec("faiss") is not None
 
@@ -37,10 +38,10 @@ def load_embeddings(files: Sequence[Path], rows: int, dim: int) -> Tensor:
     """Unit vectors (rows, dim): the first rows of the .npy files, or random ones by a fixed seed if there are none.
 
     Raises:
-        ValueError: the files hold fewer rows.
+        ValueError: the files hold fewer rows, or one is not of this kind.
     """
     if files:
-        parts = [np.load(file, mmap_mode="r") for file in files]
+        parts = [_opened(file) for file in files]
         if sum(map(len, parts)) < rows:
             raise ValueError(f"{files[0]} ...: {sum(map(len, parts))} rows in all; ask for no more by --rows.")
         read = np.concatenate([part[:rows] for part in parts])[:rows]
@@ -48,6 +49,13 @@ def load_embeddings(files: Sequence[Path], rows: int, dim: int) -> Tensor:
     else:
         embeddings = torch.randn(rows, dim, generator=torch.Generator().manual_seed(0))
     return torch.nn.functional.normalize(embeddings, dim=1)
+
+
+def _opened(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{file} is not a .npy file of numbers; write it with numpy.save.") from error
 
 
 def multiply(queries: Tensor, documents: Tensor) -> None:
@@ -179,7 +187,7 @@ def _measure(workload: str, search: Callable[[], Any], device: torch.device) -> 
 
 def _parser() -> argparse.ArgumentParser:
     parser = compare.new_parser(__doc__, precisions=())
-    parser.add_argument("--embeddings", nargs="+", type=Path, default=[], help=".npy files (rows, dim)")
+    parser.add_argument("--embeddings", nargs="+", type=existing_file, default=[], help=".npy files (rows, dim)")
     parser.add_argument("--rows", nargs="+", type=int, default=[10_000, 30_000, 100_000], help="documents")
     parser.add_argument("--queries", type=int, help="at most so many of the documents are queries; default: all")
     parser.add_argument("--checked", type=int, default=1000, help="queries for which all sides are compared")

@@ -157,6 +157,8 @@ def _retrieval_set(settings: EvaluatorSettings) -> RetrievalSet:
 def _rows(settings: EvaluatorSettings, columns: list[str]) -> list[tuple[str, Mapping[str, Any]]]:
     """The rows to use, each after what to call it in an error."""
     file = Path(settings.path).expanduser()
+    if file.is_dir():
+        raise ValueError(f"it is a directory, and {settings.kind!r} reads a file or a hub data set; name one.")
     if file.is_file():
         rows: Iterator[tuple[str, Mapping[str, Any]]] = read_rows(file, columns)
     else:

@@ -42,8 +42,11 @@ def open_tokenizer(source: str | os.PathLike) -> PreTrainedTokenizerBase:
 
     Raises:
         FileNotFoundError: the directory has no tokenizer files, or the hub no such name.
-        ValueError: the vocabulary does not belong to the checkpoint, a file is damaged, or a link leaves the directory.
+        ValueError: the source is a file, the vocabulary does not belong to the checkpoint, a file is damaged, or a
+            link leaves the directory.
     """
+    if Path(source).is_file():
+        raise ValueError(f"{source} is a file; give the directory of the tokenizer.")
     if Path(source).is_dir():
         refuse_links_out(source)
         require_tokenizer_files(source)

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from .paths import plain_message
+
 _TIME_TO_SAVE = 60.0  # seconds that a child has after SIGTERM
 INTERRUPTED = 128 + signal.SIGINT  # what a shell reports of a process that Ctrl-C ended
 _READER_GONE = 128 + 13  # likewise of one that SIGPIPE ended, which Windows does not have
@@ -76,7 +78,7 @@ def one_line_errors() -> Iterator[None]:
     """Turn an error that the user can mend, of a value or of a file, into one line and exit code 1.
 
     Raises:
-        SystemExit: in place of ValueError and OSError, with their message.
+        SystemExit: in place of ValueError and OSError, with their message (see `textfiles.paths.plain_message`).
         BrokenPipeError: as it is, for `run_command`.
     """
     try:
@@ -84,7 +86,7 @@ def one_line_errors() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {plain_message(error)}") from error
 
 
 def run_child(command: Sequence[str]) -> int:

@@ -20,6 +20,7 @@ from pathlib import Path
 from evaluation.glue.protocol import TIERS, Protocol, costs
 from evaluation.glue.tasks import GLUE
 from textfiles.commands import run_command
+from textfiles.paths import output_directory
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -39,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     protocol = Protocol()
     parser.add_argument("models", nargs="+", metavar="MODEL", help="checkpoint directory or hub name")
-    parser.add_argument("--output_dir", type=Path, required=True, help="results go to OUTPUT_DIR/<label>")
+    parser.add_argument("--output_dir", type=output_directory, required=True, help="results go to OUTPUT_DIR/<label>")
     parser.add_argument("--label", help="name of the model in results; default: its directory's or hub name")
     parser.add_argument("--tier", choices=TIERS, default="full", help="the runs; the next four options replace parts")
     parser.add_argument("--tasks", nargs="+", choices=GLUE, metavar="TASK", help=", ".join(GLUE))

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from textfiles.paths import existing_file, output_directory
+
 
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments about the model, the data and the place of results."""
@@ -27,14 +29,14 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="names of tasks, in place of a whole benchmark")
     parser.add_argument(
         "--local_tasks",
-        type=Path,
+        type=existing_file,
         metavar="FILE.yaml",
         help="tasks on files of your own; docs/evaluate.md shows such a file",
     )
     parser.add_argument("--data_dir", type=Path, help="data sets, as TASK or owner/name; others come from the hub")
     parser.add_argument(
         "--output_dir",
-        type=Path,
+        type=output_directory,
         default=Path("outputs/evaluation"),
         help="where results go; default outputs/evaluation",
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from evaluation.reported import PAPER_ENCODERS, PAPER_MODELS
 from textfiles.atomic import remove_leftovers, write_json, write_text
 from textfiles.commands import one_line_errors, run_command
+from textfiles.paths import output_directory
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -23,7 +24,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="directories of results")
     parser.add_argument(
-        "--output_dir", type=Path, default=Path("outputs/report"), help="where report.md, report.json and plots go"
+        "--output_dir",
+        type=output_directory,
+        default=Path("outputs/report"),
+        help="where report.md, report.json and plots go",
     )
     parser.add_argument(
         "--compare",

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from textfiles.commands import one_line_errors
+from textfiles.paths import file_fault, output_fault
 from textfiles.settings import near_name
 from textfiles.yaml_files import parse_yaml, read_yaml
 
@@ -59,6 +60,8 @@ def parse_arguments(kinds: Sequence[type], argv: Sequence[str]) -> tuple[Any, ..
                 raise ValueError(f"{settings[key].where}: {key} must be a number, not {value}.")
             if key == "seed" and isinstance(value, int) and value < 0:  # NumPy would refuse it without a name
                 raise ValueError(f"{settings[key].where}: seed must be at least 0, not {value}.")
+            if key == "output_dir" and isinstance(value, str) and (fault := output_fault(value)):
+                raise ValueError(f"{settings[key].where}: the output_dir {fault}")
         if values.get("dry_run") and "use_cpu" in fields:
             values["use_cpu"] = True
         return tuple(_build(kind, values) for kind in kinds)
@@ -70,6 +73,8 @@ def _read(argv: list[str]) -> dict[str, _Setting]:
     for _, file in [pair for pair in pairs if pair[0] == "config"]:
         if file is None:
             raise ValueError("--config needs a file; write --config FILE.yaml.")
+        if fault := file_fault(file):
+            raise ValueError(f"--config: {fault}")
         settings |= {key: _Setting(value, file) for key, value in read_config(file).items()}
     for key, text in [pair for pair in pairs if pair[0] != "config"]:
         outer, _, inner = key.partition(".")

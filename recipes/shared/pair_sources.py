@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from curation.audit.held_out import plain_name
 from curation.sources import Source
 from recipes.shared.arguments import read_config
+from textfiles.paths import file_fault
 from textfiles.settings import read_section
 
 
@@ -20,11 +21,13 @@ def pair_sources(
         key: what to call the entries in an error.
 
     Raises:
-        ValueError: the config has no list of sources, an entry is invalid, or two have one name.
+        ValueError: the config is not there or has no list of sources, an entry is invalid, or two have one name.
         OSError: the config cannot be read.
     """
     named = [(entry, f"{key}[{i}]") for i, entry in enumerate(entries)]
     if config_file is not None:
+        if fault := file_fault(config_file):
+            raise ValueError(f"sources_from: {fault}")
         config = read_config(config_file)
         if not isinstance(config.get("sources"), list):
             raise ValueError(f"{config_file}: no list of sources; write it under the key sources.")

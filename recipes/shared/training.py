@@ -7,6 +7,7 @@ from pathlib import Path
 from textfiles.atomic import naming_full_disks
 from textfiles.begun import clear_finished, use_alone
 from textfiles.commands import one_line_errors
+from textfiles.paths import plain_message
 from trainers.base import StepTrainer
 from trainers.checkpoints import latest_checkpoint
 from trainers.resuming import ResumeError
@@ -53,6 +54,6 @@ def train_and_save(trainer: StepTrainer, save: Callable[[Path], None]) -> Path:
                 trainer.save_state()
                 save(final)
     except (ResumeError, FloatingPointError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {plain_message(error)}") from error
     trainer.accelerator.wait_for_everyone()
     return final

@@ -27,7 +27,6 @@ def test_mteb_run_evaluates_and_says_what_next(nomic, task_file, tmp_path, capsy
         (["--benchmark", "MTEB(eng, v9)"], r"unknown benchmark 'MTEB\(eng, v9\)'; did you mean 'MTEB\(eng, v[12]\)'"),
         (["--prompts", "[1]"], r"--prompts '\[1\]': not a mapping"),
         (["--prompts", '{"query": '], "--prompts .*; use"),
-        (["--local_tasks", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )
 def test_what_cannot_be_meant_ends_with_one_line(nomic, task_file, tmp_path, arguments, message):

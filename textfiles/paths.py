@@ -1,0 +1,62 @@
+"""Paths that a person names: what is wrong with one is told with its option and a remedy, not as an error number."""
+
+import argparse
+import errno
+import os
+from pathlib import Path
+
+from .settings import near_name
+
+_REASONS = {
+    errno.ENOENT: "there is no such file or directory; correct the path.",
+    errno.EISDIR: "it is a directory; name a file.",
+    errno.ENOTDIR: "a part of this path is a file, not a directory; correct the path.",
+    errno.EEXIST: "it exists, and is not a directory; choose another path.",
+    errno.EACCES: "permission denied; allow it, or choose another path.",
+    errno.EPERM: "permission denied; allow it, or choose another path.",
+    errno.EROFS: "it is on a read-only file system; choose another path.",
+}
+
+
+def plain_message(error: Exception) -> str:
+    """The message of an error; that of the operating system, which is a number and two words, as a sentence."""
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _REASONS:
+        return f"{os.fsdecode(error.filename)}: {_REASONS[error.errno]}"
+    return str(error)
+
+
+def file_fault(path: str | os.PathLike) -> str | None:
+    """Why a path cannot be read as a file, with a remedy; None if it can. A pipe can."""
+    path = Path(path)
+    if os.path.isdir(path):
+        return f"{path} is a directory; name a file."
+    if os.path.exists(path):
+        return None
+    folder = path.parent
+    near = near_name(path.name, os.listdir(folder)) if os.access(folder, os.R_OK) and folder.is_dir() else None
+    return f"{path} does not exist; " + (f"did you mean {folder / near}?" if near else "correct the path.")
+
+
+def output_fault(directory: str | os.PathLike) -> str | None:
+    """Why a directory cannot be written to, with a remedy; None if it can, or can be made."""
+    directory = Path(directory)
+    existing = next((path for path in (directory, *directory.parents) if os.path.exists(path)), directory)
+    if os.path.isfile(existing):
+        return f"{existing} is a file, not a directory; choose another."
+    return None
+
+
+def existing_file(text: str) -> Path:
+    """For argparse's `type`: the path of a file; anything else is refused with the option's name."""
+    return _checked(text, file_fault(text))
+
+
+def output_directory(text: str) -> Path:
+    """For argparse's `type`: the path of a directory that exists or can be made."""
+    return _checked(text, output_fault(text))
+
+
+def _checked(text: str, fault: str | None) -> Path:
+    if fault is not None:
+        raise argparse.ArgumentTypeError(fault)
+    return Path(text)
