@@ -20,6 +20,7 @@ from nomic_bert.encoding import EncodedBatch, encode_by_tokens, texts_that_fit
 from nomic_bert.finite_embeddings import require_finite
 from nomic_bert.identity import weights_hash
 from nomic_bert.openvino_encoder import PRECISIONS
+from nomic_bert.text_length import LEAST_TOKENS, set_text_length
 from textfiles.checksums import sha256_of
 from textfiles.settings import did_you_mean, require_at_least
 
@@ -35,7 +36,7 @@ class ModelSettings:
 
     Attributes:
         model_name_or_path: directory or hub name of any model that sentence-transformers opens, ours among them.
-        max_seq_length: tokens after which texts are cut; null: the model's limit.
+        max_seq_length: tokens after which texts are cut; null: the model's own length.
         tokens_per_batch: tokens that a batch may reach, padding included; null: 2,048 on a CPU, on a GPU as much as
             its free memory holds, 65,536 at most. An embedding's last bits may depend on it, so give a number if other
             programs use the GPU and a run must give the same files again.
@@ -61,7 +62,7 @@ class ModelSettings:
         if self.precision not in (known := _PRECISIONS[self.backend]):
             raise ValueError(f"precision must be {' or '.join(known)} with {self.backend}, not {self.precision!r}.")
         require_at_least(1, self, "tokens_per_batch")
-        require_at_least(3, self, "max_seq_length")  # of fewer tokens none is left between [CLS] and [SEP]
+        require_at_least(LEAST_TOKENS, self, "max_seq_length")
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for the embeddings to be the same: the settings, and the files of a local model.
@@ -122,14 +123,14 @@ class TextEmbedder:
 
     Raises:
         OSError: there is no such model.
-        ValueError: the backend cannot open it.
+        ValueError: the backend cannot open it, or the model does not read so many tokens.
     """
 
     def __init__(self, settings: ModelSettings, device: str | torch.device) -> None:
         self.settings = settings
         self.model = _open(settings, str(device))
         if settings.max_seq_length is not None:
-            self.model.max_seq_length = settings.max_seq_length
+            set_text_length(self.model, settings.max_seq_length)
         if settings.torch_compile and self.model.device.type != "cpu":
             compile_layers(self.model)
 

@@ -14,8 +14,9 @@ import argparse
 from collections.abc import Sequence
 
 from evaluation.harness.arguments import add_shared_arguments, parse_shared
-from evaluation.protocol import LENGTHS
+from evaluation.protocol import LEAST_TOKENS, LENGTHS
 from textfiles.commands import run_command
+from textfiles.settings import whole_number
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,7 +28,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add_shared_arguments(parser)
     parser.add_argument("--benchmark", choices=list(LENGTHS), help="one of the two; default: both")
-    parser.add_argument("--lengths", nargs="+", type=int, metavar="TOKENS", help="in place of the benchmark's")
+    parser.add_argument(
+        "--lengths",
+        nargs="+",
+        type=whole_number(LEAST_TOKENS),
+        metavar="TOKENS",
+        help="in place of the benchmark's",
+    )
     arguments = parse_shared(parser, argv)
     from evaluation.harness.commands import run_long_context  # imports torch and mteb, which --help does not need
 

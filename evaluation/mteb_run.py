@@ -16,8 +16,9 @@ import argparse
 from collections.abc import Sequence
 
 from evaluation.harness.arguments import add_shared_arguments, parse_shared
-from evaluation.protocol import PAPER_BENCHMARK, PAPER_LENGTH
+from evaluation.protocol import LEAST_TOKENS, PAPER_BENCHMARK, PAPER_LENGTH
 from textfiles.commands import run_command
+from textfiles.settings import whole_number
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,7 +32,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--benchmark", help=f'a benchmark of mteb, "JinaLongContext" or "LoCo"; default {PAPER_BENCHMARK}'
     )
-    parser.add_argument("--max_seq_length", type=int, default=PAPER_LENGTH, help="tokens; default 512 (paper §5.2.1)")
+    parser.add_argument(
+        "--max_seq_length",
+        type=whole_number(LEAST_TOKENS),
+        default=PAPER_LENGTH,
+        help="tokens; default 512 (paper §5.2.1)",
+    )
     arguments = parse_shared(parser, argv)
     from evaluation.harness.commands import run_mteb  # imports torch and mteb, which --help does not need
 

@@ -30,6 +30,7 @@ from .loading_nomic_bert import give_umask_mode, load_adapter_weights
 from .openvino_encoder import OpenVINOEncoder
 from .openvino_int8 import MAXIMA_FILE, measure_input_maxima, read_input_maxima, sample_texts
 from .prompts import PROMPTS
+from .text_length import require_text_length
 from .tokenizer_files import make_tokenizer_portable, require_tokenizer_files, require_words
 from .training_record import read_training, write_training
 
@@ -57,7 +58,7 @@ def load_embedder(
         checkpoint: local directory or hub name of an encoder, of a head, whose encoder is taken, or of a PEFT adapter,
             whose base model is opened first (needs `peft`).
         max_seq_length: tokens after which texts are truncated; None: as the directory says, else the configuration's
-            `n_positions` (8,192).
+            `n_positions` (8,192), which it may not exceed.
         device: where to put the model; None: sentence-transformers' choice.
         layer_norm: whether the mean is normalized without parameters before it is brought to unit length, as a model
             with `matryoshka_dims` is trained; `truncate_dim` then cuts what was trained to be cut. None: as the
@@ -73,8 +74,8 @@ def load_embedder(
     Raises:
         FileNotFoundError: the directory has no checkpoint, or no tokenizer.
         ValueError: the checkpoint is another architecture, its encoder is incomplete, its tokenizer is another
-            model's, its files need what is not supported, or the backend does not have the device or dtype; the
-            message names the file.
+            model's, its files need what is not supported, the length cannot be, or the backend does not have the device
+            or dtype; the message names the file or argument.
     """
     if backend == "openvino":
         if device is not None and torch.device(device).type != "cpu":
@@ -145,6 +146,8 @@ def _load_in_torch(
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     if config.model_type != NomicBertConfig.model_type:
         raise ValueError(f"{checkpoint} is a {config.model_type!r} checkpoint; this embedder wraps 'nomic_bert' ones.")
+    if max_seq_length is not None:
+        require_text_length(max_seq_length, config)
     if Path(checkpoint).is_dir():
         require_tokenizer_files(checkpoint)
     settings: dict[str, Any] = {

@@ -1,8 +1,9 @@
 """Settings from YAML or the command line as dataclasses; keys that are unknown, missing or invalid are named."""
 
+import argparse
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 Section = TypeVar("Section")
@@ -54,6 +55,21 @@ def require_at_least(least: int, settings: Any, *keys: str) -> None:
         if value is not None and not (is_number(value) and value >= least):
             what = f"at least {least}" if is_number(value) else "a whole number"
             raise ValueError(f"{key} must be {what}, not {value!r}.")
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """For argparse's `type`: whole numbers from `least`; anything else is refused with the option's name."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {text}.")
+        return number
+
+    return read
 
 
 def read_section(cls: type[Section], mapping: Mapping[str, Any], where: str) -> Section:

@@ -332,7 +332,9 @@ class ContrastiveTrainer(StepTrainer):
         embedder = embedder_around(
             plain,
             self._tokenizer,
-            max_seq_length=max(self.args.query_max_length, self.args.document_max_length),
+            max_seq_length=min(
+                max(self.args.query_max_length, self.args.document_max_length), plain.config.n_positions
+            ),
             layer_norm=bool(self.args.matryoshka_dims),
         )
         embedder[0].model = encoder  # an adapter's layers are in it

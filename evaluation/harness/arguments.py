@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from textfiles.paths import existing_file, output_directory
+from textfiles.settings import whole_number
 
 
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,9 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer", help="with which texts are truncated before they go to --endpoint; default: they go whole"
     )
-    parser.add_argument("--texts_per_request", type=int, default=32, help="of a request to --endpoint; default 32")
+    parser.add_argument(
+        "--texts_per_request", type=whole_number(1), default=32, help="of a request to --endpoint; default 32"
+    )
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="names of tasks, in place of a whole benchmark")
     parser.add_argument(
         "--local_tasks",
@@ -57,7 +60,9 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="alpha of Eq. 5 (Nomic models); default: the model's, or 2 where it has none and needs it",
     )
-    parser.add_argument("--tokens_per_batch", type=int, help="default 2048 on a CPU; by memory on a GPU, 65536 at most")
+    parser.add_argument(
+        "--tokens_per_batch", type=whole_number(1), help="default 2048 on a CPU; by memory on a GPU, 65536 at most"
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     parser.add_argument(
         "--dtype", choices=["float32", "float16", "bfloat16"], help="default bfloat16 on a GPU, else float32"

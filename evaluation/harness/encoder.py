@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoConfig
 
 from evaluation.checkpoints import readable_checkpoint
-from evaluation.protocol import PAPER_LENGTH, PAPER_SCALING
+from evaluation.protocol import LEAST_TOKENS, PAPER_LENGTH, PAPER_SCALING
 from nomic_bert import NomicBertConfig
 from nomic_bert.checkpoint_files import read_config
 from nomic_bert.embedder import load_embedder, load_other_embedder
@@ -203,8 +203,8 @@ def load_encoder(
     """
     if name is not None and not is_hub_name(name):
         raise ValueError(f"--name {name!r}: mteb's results need a name of the form organization/model.")
-    if max_seq_length < 4 or (tokens_per_batch is not None and tokens_per_batch < 1):
-        raise ValueError("max_seq_length must be at least 4 ([CLS], [SEP] and a text), tokens_per_batch at least 1.")
+    if max_seq_length < LEAST_TOKENS or (tokens_per_batch is not None and tokens_per_batch < 1):
+        raise ValueError(f"max_seq_length must be at least {LEAST_TOKENS}, tokens_per_batch at least 1.")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if dtype is None:
         dtype = torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32

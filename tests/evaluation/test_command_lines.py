@@ -37,6 +37,18 @@ def test_what_cannot_be_meant_ends_with_one_line(nomic, task_file, tmp_path, arg
     assert not (tmp_path / "out" / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "least"),
+    [(mteb_run, "--max_seq_length", 4), (long_context, "--lengths", 4), (mteb_run, "--tokens_per_batch", 1)],
+)
+@pytest.mark.parametrize("number", ["0", "-8192", "many"])
+def test_a_number_that_cannot_be_is_refused_by_its_option(capsys, command, option, least, number):
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["model", option, number])
+    message = f"argument {option}: must be a whole number of at least {least}, not {number}."
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_model_without_prompts_must_be_told_to_go_without(task_file, tmp_path):
     model = str(save_other(tmp_path / "models" / "plain"))
     arguments = ["--local_tasks", str(task_file), "--output_dir", str(tmp_path / "out")]

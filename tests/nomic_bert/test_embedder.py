@@ -130,6 +130,14 @@ def test_the_length_limit_is_the_usable_one(checkpoint):
     assert load_embedder(checkpoint).max_seq_length == 256
     assert load_embedder(checkpoint, max_seq_length=32).max_seq_length == 32
     assert NomicBertConfig().n_positions == 8192
+    for length in (257, 99_999):
+        with pytest.raises(
+            ValueError, match=f"max_seq_length must be at most 256, the model's n_positions, not {length:,}"
+        ):
+            load_embedder(checkpoint, max_seq_length=length)
+    for length in (0, -5, 2, True):
+        with pytest.raises(ValueError, match=f"max_seq_length must be at least 3 .*, not {length}"):
+            load_embedder(checkpoint, max_seq_length=length)
 
 
 def test_a_gpu_gets_weights_in_half_precision(checkpoint, monkeypatch):

@@ -195,6 +195,11 @@ def test_what_cannot_be_meant_is_one_line(place, tmp_path):
         (["--rows_per_shard", "0"], "rows_per_shard must be at least 1"),
         (["--truncate_dim", "33"], "truncate_dim is 33, and the model has 32 dimensions"),
         (["--max_seq_length", "2"], "max_seq_length must be at least 3, not 2"),
+        (["--max_seq_length", "257"], "max_seq_length must be at most 256, the model's n_positions, not 257"),
+        (
+            ["--max_seq_length", "129", "--model_name_or_path", str(place / "other")],
+            "max_seq_length must be at most 128, the model's max_position_embeddings, not 129",
+        ),
         (["--id_column", "kye"], "line 1: no column 'kye'; did you mean 'key'?"),
     ):
         with pytest.raises(SystemExit, match=message):

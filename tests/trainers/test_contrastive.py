@@ -102,10 +102,14 @@ def test_evaluators_see_the_model_as_it_is_and_choose_the_best_checkpoint(tmp_pa
 
 def test_evaluators_alone_are_enough(tmp_path):
     args = ContrastiveConfig(output_dir=str(tmp_path), use_cpu=True, prompts=PROMPTS)
-    evaluators = [lambda embedder: {"dimensions": len(embedder.encode("word1"))}]
-    trainer = ContrastiveTrainer(encoder(), args, processing_class=tokenizer(), evaluators=evaluators)
+    evaluators = [
+        lambda embedder: {"dimensions": len(embedder.encode("word1")), "length": embedder.max_seq_length},
+    ]
+    model = encoder(n_positions=100)  # less than the lengths that texts are cut at by default
+    trainer = ContrastiveTrainer(model, args, processing_class=tokenizer(), evaluators=evaluators)
     metrics = trainer.evaluate()
     assert metrics["eval_dimensions"] == 16 and "eval_loss" not in metrics
+    assert metrics["eval_length"] == 100
 
 
 def test_chunks_change_nothing(tmp_path):
