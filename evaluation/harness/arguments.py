@@ -34,7 +34,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
         "--local_tasks",
         type=existing_file,
         metavar="FILE.yaml",
-        help="tasks on files of your own; docs/evaluate.md shows such a file",
+        help="a list of tasks on files of your own, all of which are run; docs/evaluate.md shows one",
     )
     parser.add_argument("--data_dir", type=Path, help="data sets, as TASK or owner/name; others come from the hub")
     parser.add_argument(

@@ -38,7 +38,7 @@ def run_mteb(arguments: argparse.Namespace) -> None:
 def run_long_context(arguments: argparse.Namespace) -> None:
     """Run tasks to several lengths, and print their scores."""
     quiet_libraries()
-    failures: dict[str, str] = {}
+    failed_at: dict[tuple[str, str], list[int]] = {}  # a data set is missing at every length: told once
     with one_line_errors():
         if arguments.endpoint is not None and arguments.lengths and arguments.tokenizer is None:
             raise ValueError("--lengths of an --endpoint need --tokenizer, with which texts are truncated to them.")
@@ -49,8 +49,14 @@ def run_long_context(arguments: argparse.Namespace) -> None:
                 print(f"{arguments.model} reads {reads} tokens, not {length}.")
             outcome = run_tasks(model, tasks, arguments.output_dir, data_dir=arguments.data_dir)
             show_outcome(model, outcome)
-            failures |= {f"{name}, {length} tokens": message for name, message in outcome.failures.items()}
+            for failure in outcome.failures.items():
+                failed_at.setdefault(failure, []).append(length)
+    failures = {_at_lengths(name, lengths): message for (name, message), lengths in failed_at.items()}
     finish(failures, arguments.output_dir)
+
+
+def _at_lengths(name: str, lengths: list[int]) -> str:
+    return f"{name} ({', '.join(map(str, lengths))} tokens)" if any(lengths) else name
 
 
 def _by_length(arguments: argparse.Namespace) -> dict[int, list[AbsTask]]:

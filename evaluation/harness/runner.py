@@ -104,4 +104,7 @@ def _refuse_unfit(model: ProtocolEncoder | Bm25Search, tasks: Sequence[AbsTask])
     if isinstance(model, Bm25Search):
         unfit = sorted(task.metadata.name for task in tasks if task.metadata.type != "Retrieval")
         if unfit:
-            raise ValueError(f"BM25 is for retrieval tasks, not {', '.join(unfit)}; choose others with --tasks.")
+            raise ValueError(
+                f"BM25 is for retrieval tasks, not {', '.join(unfit)}; name retrieval tasks alone, with --tasks or in "
+                "the file of --local_tasks."
+            )

@@ -98,9 +98,15 @@ class _LocalTask:
         """Rows of a file: what to call one in an error, the row, and the texts in its first columns."""
         columns = self.data.columns
         for where, row in read_rows(self.data.files[part], columns):
-            found = [text_of(row, column, where, may_be_blank=self.data.skip_blank) for column in columns[:texts]]
+            found = [text_of(row, column, where, may_be_blank=True) for column in columns[:texts]]
             if all(map(str.strip, found)):
                 yield where, row, found
+            elif not self.data.skip_blank:
+                column = next(column for column, text in zip(columns, found, strict=False) if not text.strip())
+                raise ValueError(
+                    f"{where}, column {column!r}: the text is blank; remove the row, or give the task skip_blank: true "
+                    "to leave such rows out."
+                )
             else:
                 self.left_out["blank_rows_left_out"] = self.left_out.get("blank_rows_left_out", 0) + 1
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer_utils import IntervalStrategy
+
 from curation.layouts import has_negatives, layout_of, unknown_layout
 from curation.sources import Source, is_hub_id, open_pairs
 from evaluation.evaluators import EvaluatorSettings, build_evaluator
@@ -66,6 +68,9 @@ def _train(recipe: ContrastiveArguments, args: ContrastiveConfig, *, with_negati
         SystemExit: a setting is invalid; one line names it.
     """
     with one_line_errors():
+        strategy = IntervalStrategy(args.eval_strategy)
+        if strategy != IntervalStrategy.NO and not recipe.evaluators:
+            raise ValueError(f"eval_strategy is {strategy.value}, but there are no evaluators; list some.")
         sources = _sources(recipe, args, with_negatives)
         args.prompts = {
             source.name: {"query": prefix_text(source.query_prefix), "document": prefix_text(source.document_prefix)}
@@ -159,6 +164,11 @@ def _evaluators(entries: list, args: ContrastiveConfig) -> list[Evaluator]:
     settings = read_sections(EvaluatorSettings, entries, "evaluators")
     metrics = [metric for each in settings for metric in each.metrics]
     best = (args.metric_for_best_model or metrics[0]).removeprefix("eval_")
+    if best == "loss":  # transformers' choice where none is set; there are no rows to take it over
+        raise ValueError(
+            "metric_for_best_model must be set, for load_best_model_at_end and reduce_lr_on_plateau go by it: set it "
+            f"to {' or '.join(metrics)}."
+        )
     if best not in metrics:
         raise ValueError(
             f"metric_for_best_model: no evaluator gives {best!r}; {did_you_mean(best, metrics, 'metrics')}"

@@ -7,6 +7,7 @@ from evaluation.harness import commands
 from evaluation.harness.runner import Outcome
 from evaluation.mteb_run import main
 from tests.checkpoints import save_other
+from tests.commands import refusal
 
 
 def revisions(out, model):
@@ -88,6 +89,15 @@ def test_long_context_reads_each_benchmark_to_its_lengths(monkeypatch):
         **dict.fromkeys((128, 512, 8191), ["SciFact"]),
         **dict.fromkeys((2048, 4096, 8192), ["LoCoQMSum"]),
     }
+
+
+def test_long_context_tells_what_failed_at_several_lengths_once(monkeypatch, tmp_path):
+    failures = {128: {"SciFact": "no data"}, 512: {"SciFact": "no data"}, 8191: {"SciFact": "no memory"}}
+    monkeypatch.setattr(commands, "model_at_length", lambda _, length: length)
+    monkeypatch.setattr(commands, "run_tasks", lambda length, *_, **__: Outcome(failures=failures[length]))
+    monkeypatch.setattr(commands, "show_outcome", lambda *_: None)
+    told = refusal(long_context.main, ["model", "--tasks", "SciFact", "--output_dir", str(tmp_path)])
+    assert told.splitlines()[1:] == ["  SciFact (128, 512 tokens): no data", "  SciFact (8191 tokens): no memory"]
 
 
 def test_long_context_runs_a_short_model_once_and_tells(task_file, tmp_path, capsys, encoded):

@@ -122,6 +122,15 @@ def test_an_evaluation_on_a_file_chooses_the_checkpoint(finetune, tmp_path, caps
             ["--evaluators", json.dumps([EVALUATOR]), "--metric_for_best_model", "cosine_ndcg@10"],
             "metric_for_best_model: no evaluator gives 'cosine_ndcg@10'; did you mean 'x_cosine_ndcg@10'",
         ),
+        (
+            [
+                "--evaluators",
+                json.dumps([EVALUATOR]),
+                *["--eval_strategy", "steps", "--load_best_model_at_end", "true"],
+            ],
+            "metric_for_best_model must be set, .* set it to x_cosine_ndcg@10 or ",
+        ),
+        (["--eval_strategy", "steps"], "eval_strategy is steps, but there are no evaluators"),
         (["--train_file", "no_such.jsonl"], "no_such.jsonl"),
     ],
 )

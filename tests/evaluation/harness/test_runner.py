@@ -132,5 +132,7 @@ def test_bm25_scores_as_in_the_other_harness_and_refuses_what_it_cannot_do(task_
     expected = evaluate_bm25(RetrievalSet.from_beir(task_file.parent / "beir"))["ndcg@10"]
     assert found == (pytest.approx(expected, abs=1e-3), "ndcg_at_10")
     assert 0 < expected < 100
-    with pytest.raises(ValueError, match="BM25 is for retrieval tasks, not toy_sts"):
+    with pytest.raises(
+        ValueError, match=r"BM25 is for retrieval tasks, not toy_sts; name .* in the file of --local_tasks"
+    ):
         run_tasks(Bm25Search(), tasks, tmp_path / "out")

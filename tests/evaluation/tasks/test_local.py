@@ -130,14 +130,14 @@ def test_missing_files_are_named(files, entry, message):
 @pytest.mark.parametrize(
     ("file", "text", "entry", "message"),
     [
-        ("sts.tsv", "a\t \t3\n", STS, "sts.tsv, line 4, column 'sentence2': the text is blank"),
+        ("sts.tsv", "a\t \t3\n", STS, "sts.tsv, line 4, column 'sentence2': the text is blank; .*skip_blank"),
         ("sts.tsv", "a\tb\tnan\n", STS, "line 4, column 'score': the str 'nan', not a number"),
         ("sts.tsv", "a\tb\n", STS, "line 4: 2 cells under 3 columns"),
         ("pairs.jsonl", '{"query": "", "document": "d"}\n', PAIRS, "pairs.jsonl, line 5, column 'query': the text is"),
         ("pairs.jsonl", '{"query": "q"}\n', PAIRS, "line 5: no column 'document'; the columns are query"),
         ("pairs.jsonl", '{"query": "q", "document": null}\n', PAIRS, "line 5, column 'document': null, not a text"),
         ("pairs.jsonl", "{\n", PAIRS, "line 5: not valid JSON"),
-        ("labels.csv", ",x\n", LABELS, "labels.csv, line 4, column 'text': the text is blank"),
+        ("labels.csv", ",x\n", LABELS, "labels.csv, line 4, column 'text': the text is blank; .*skip_blank: true"),
         ("labels.csv", "b,\n", CLUSTERS, "line 4, column 'label': the text is blank"),
         ("beir/queries.jsonl", '{"_id": "q", "text": "b"}\n', BEIR, "line 3: the id 'q' is used twice"),
         ("beir/corpus.jsonl", '{"_id": "1", "text": "b"}\n', BEIR, "corpus.jsonl, line 4: the id '1' is used twice"),
