@@ -102,7 +102,8 @@ def encode_by_tokens(
         return np.empty((0, embedder.get_embedding_dimension() or 0), dtype=np.float32)
     embedder.eval()
     if _reads_packed_rows(embedder, prompt):
-        embed, packed = _embed_packed, True
+        in_openvino = isinstance(cast(Any, embedder[0]).model, OpenVINOEncoder)
+        embed, packed = (_embed_in_openvino if in_openvino else _embed_packed), True
     elif _tokenizes_ahead(embedder, prompt):
         embed, packed = _embed_padded, False
     else:
@@ -118,7 +119,9 @@ def encode_by_tokens(
     results = _embedded(embedder, embed, batches, normalize)
     if on_batch is not None and truncated is not None:
         results = _told(results, truncated, on_batch)
-    return _collect(results, [len(text) for text in texts], description)
+    if description is not None:
+        results = _shown(results, [len(text) for text in texts], description)
+    return _collect(results, len(texts))
 
 
 @torch.inference_mode()
@@ -136,7 +139,19 @@ def _embed_packed(embedder: SentenceTransformer, batch: _Batch) -> Tensor:
     hidden = embedder[0](row)["token_embeddings"][0]
     # unsafe: a check of the lengths would wait
     means = torch.segment_reduce(hidden.float(), "mean", lengths=to_device(lengths, device), initial=0, unsafe=True)
-    features = {"sentence_embedding": means.to(hidden.dtype)}
+    return _after_pooling(embedder, means.to(hidden.dtype))
+
+
+@torch.inference_mode()
+def _embed_in_openvino(embedder: SentenceTransformer, batch: _Batch) -> Tensor:
+    """Texts -> (texts, dim), as `_embed_packed`."""
+    encoder = cast(Any, embedder[0]).model
+    return _after_pooling(embedder, torch.from_numpy(encoder.mean_states([tokens["input_ids"] for _, tokens in batch])))
+
+
+def _after_pooling(embedder: SentenceTransformer, embeddings: Tensor) -> Tensor:
+    """(texts, hidden) -> (texts, dim), by the modules behind the model and the pooling."""
+    features = {"sentence_embedding": embeddings}
     for module in list(embedder)[2:]:
         features = module(features)
     return features["sentence_embedding"]
@@ -186,10 +201,13 @@ def _reads_packed_rows(embedder: SentenceTransformer, prompt: str) -> bool:
         and pooling.pooling_mode == "mean"
         and all(isinstance(module, LayerNorm | Normalize) for module in list(embedder)[2:])
         and model.config.model_type == NomicBertConfig.model_type
-        # other codes for these weights do not take offsets, or ignore them
-        and "cu_seq_lens_q" in inspect.signature(model.forward).parameters
-        and (isinstance(model, OpenVINOEncoder) or can_pack(model.config))
+        and (isinstance(model, OpenVINOEncoder) or _packs(model))
     )
+
+
+def _packs(model: Any) -> bool:
+    """Whether a model computes on packed rows; other codes for these weights do not take offsets, or ignore them."""
+    return "cu_seq_lens_q" in inspect.signature(model.forward).parameters and can_pack(model.config)
 
 
 def _tokenizes_ahead(embedder: SentenceTransformer, prompt: str) -> bool:
@@ -245,7 +263,8 @@ def _tokenized(
         found = tokenizer([prompt + texts[number] for number in numbers], truncation="longest_first", **extras)
         if truncated is not None:
             truncated.update(_truncated(tokenizer, found, numbers, texts, prompt))
-        each = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+        columns = found.data  # iterating over a BatchEncoding itself is slow
+        each = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         return sorted(zip(numbers, each, strict=True), key=_length, reverse=True)
 
     blocks = _blocks([len(prompt) + len(text) + _CHARACTERS_OF_A_TEXT for text in texts])
@@ -362,30 +381,34 @@ def _told(
         yield batch, part
 
 
-def _collect(
-    results: Iterable[tuple[_Batch, np.ndarray]], characters: list[int], description: str | None
-) -> np.ndarray:
-    """Embeddings of batches -> (n, dim), in the order of the texts, under a progress bar."""
-    embeddings: np.ndarray | None = None
+def _shown(
+    results: Iterable[tuple[_Batch, np.ndarray]], characters: list[int], description: str
+) -> Iterator[tuple[_Batch, np.ndarray]]:
+    """The results as they are, under a progress bar."""
     left, total = sum(characters), sum(characters)
     with tqdm(
         total=len(characters),
         unit="text",
         desc=description,
-        disable=description is None,
         leave=False,
         # the longest texts come first, so that the time left by texts would be far too long
         bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}, {rate_fmt}]",
     ) as progress:
         for batch, part in results:
-            numbers = [number for number, _ in batch]
-            if embeddings is None:
-                embeddings = np.empty((len(characters), part.shape[1]), dtype=np.float32)
-            embeddings[numbers] = part
-            left -= sum(characters[number] for number in numbers)
+            yield batch, part
+            left -= sum(characters[number] for number, _ in batch)
             if not progress.disable and left < total:
                 seconds = progress.format_dict["elapsed"] * left / (total - left)
                 progress.set_postfix_str(f"{progress.format_interval(seconds)} left", refresh=False)
             progress.update(len(batch))
+
+
+def _collect(results: Iterable[tuple[_Batch, np.ndarray]], count: int) -> np.ndarray:
+    """Embeddings of batches -> (count, dim), in the order of the texts."""
+    embeddings: np.ndarray | None = None
+    for batch, part in results:
+        if embeddings is None:
+            embeddings = np.empty((count, part.shape[1]), dtype=np.float32)
+        embeddings[[number for number, _ in batch]] = part
     assert embeddings is not None
     return embeddings

@@ -4,7 +4,8 @@ import copy
 import functools
 import importlib.util
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, chain
 from typing import Any, NoReturn, cast
 
 import numpy as np
@@ -148,21 +149,45 @@ class OpenVINOEncoder(nn.Module):
             raise ValueError("The OpenVINO encoder reads single texts: token_type_ids must be 0.")
         layout = plan_layout(input_ids, attention_mask, None, cu_seq_lens_q, pack=True)
         sequences = cast(Sequences, layout.packed)
-        if sequences.max_length > length_limit(self.config):
-            warn_if_too_long(self.config, sequences.max_length)
-        packed = layout.enter(input_ids)[0].numpy().astype(np.int64)
-        if outside := packed[(packed < 0) | (packed >= self.config.vocab_size)].tolist():  # a gather would not tell
+        hidden = self._states(layout.enter(input_ids)[0].numpy().astype(np.int64), sequences.lengths)
+        return BaseModelOutput(last_hidden_state=layout.leave(torch.from_numpy(hidden)[None]))
+
+    def mean_states(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
+        """The mean of each text's last hidden states, without torch, whose part of a short query would be felt.
+
+        Args:
+            texts: the ids of each text's tokens.
+
+        Returns:
+            (texts, hidden) in float32; 0 for a text without tokens.
+
+        Raises:
+            ValueError: ids outside the vocabulary.
+        """
+        lengths = tuple(map(len, texts))
+        hidden = self._states(np.fromiter(chain.from_iterable(texts), np.int64, sum(lengths)), lengths)
+        means = np.zeros((len(texts), hidden.shape[1]), dtype=np.float32)
+        for number, end in enumerate(accumulate(lengths)):
+            if length := lengths[number]:
+                hidden[end - length : end].mean(axis=0, out=means[number])
+        return means
+
+    def _states(self, ids: np.ndarray, lengths: tuple[int, ...]) -> np.ndarray:
+        """Ids (tokens,) of texts of these lengths, one behind the other -> (tokens, hidden)."""
+        if max(lengths, default=0) > length_limit(self.config):
+            warn_if_too_long(self.config, max(lengths))
+        if outside := ids[(ids < 0) | (ids >= self.config.vocab_size)].tolist():  # a gather would not tell
             raise ValueError(
                 f"input_ids has {outside[0]}, which is outside the vocabulary of {self.config.vocab_size:,} tokens. "
                 "Use the model's own tokenizer."
             )
-        hidden = np.empty((len(packed), self.config.hidden_size), dtype=np.float32)
+        parts = []
         start = 0
-        for rows, width in plan_rows(sequences.lengths):
+        for rows, width in plan_rows(lengths):
             tokens = sum(map(sum, rows))
-            hidden[start : start + tokens] = self._compute(packed[start : start + tokens], rows, width)
+            parts.append(self._compute(ids[start : start + tokens], rows, width))
             start += tokens
-        return BaseModelOutput(last_hidden_state=layout.leave(torch.from_numpy(hidden)[None]))
+        return np.concatenate(parts) if parts else np.empty((0, self.config.hidden_size), dtype=np.float32)
 
     def _compute(self, ids: np.ndarray, rows: list[list[int]], width: int) -> np.ndarray:
         """Ids of texts (tokens,), in rows of so many tokens at most -> (tokens, hidden)."""

@@ -27,7 +27,7 @@ def build_graph(
 
     Args:
         config: of the encoder.
-        weights: shared with the graph, so they must stay until it is compiled.
+        weights: shared with the graph unless `quantized` is given, so they must stay until it is compiled.
         quantized: by the name of the linear map, what its input is in 8 bits; None: products run in the precision that
             the graph is compiled for. Divisions by `channels` must already be part of the weights, save those behind a
             layer norm, which are made here.
@@ -38,7 +38,9 @@ def build_graph(
     cos = ops.parameter([-1, 1, -1, head_dim // 2], np.float32, name="cos")
     sin = ops.parameter([-1, 1, -1, head_dim // 2], np.float32, name="sin")
     mask = ops.parameter([-1, 1, -1, -1], np.float32, name="mask")
-    hidden = ops.gather(parts.weight("embeddings.word_embeddings"), ids, _integers(0))
+    # in 8 bits nothing else shares the weights' memory, so that a copy of this table frees all of it
+    table = ops.constant(weights["embeddings.word_embeddings.weight"], shared_memory=quantized is None)
+    hidden = ops.gather(table, ids, _integers(0))
     hidden = ops.add(hidden, ops.constant(weights["embeddings.token_type_embeddings.weight"][:1, None]))
     hidden = parts.norm(hidden, "emb_ln")
     for number in range(config.num_hidden_layers):

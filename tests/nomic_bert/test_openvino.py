@@ -256,3 +256,10 @@ def test_what_was_freed_leaves_nothing_that_a_later_fork_calls(checkpoint):
     run = subprocess.run([sys.executable, "-c", FREED_AND_FORKED, str(checkpoint)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.split()[-1] == "40"
+
+
+def test_the_mean_of_a_text_without_tokens_is_0(embedders):
+    model = embedders["float32"][0].model
+    means = model.mean_states([[], [5, 6, 7], []])
+    expected = model(torch.tensor([[5, 6, 7]])).last_hidden_state.mean(dim=1).numpy()
+    np.testing.assert_allclose(means, [np.zeros(32), expected[0], np.zeros(32)], atol=1e-6)
