@@ -18,6 +18,7 @@ from textfiles.rows import (
     ROW_SUFFIXES,
     ROWS_AT_ONCE,
     RowBatch,
+    column_remedy,
     file_stats,
     find_files,
     read_lines,
@@ -196,8 +197,13 @@ def open_corpus(source: CorpusSource, work: Path) -> Corpus:
         FileNotFoundError: the path is neither a local path nor a data set on the hub.
         ValueError: there are no rows, a column is missing, or a value is no text; the message names file and row.
     """
-    if is_hub_id(source.texts):
-        return _open_hub(source)
+    if source.is_beir:  # whose columns have fixed names
+        return _open(source, work)
+    with column_remedy("text_column, id_column and columns"):
+        return _open_hub(source) if is_hub_id(source.texts) else _open(source, work)
+
+
+def _open(source: CorpusSource, work: Path) -> Corpus:
     copy, types = work / "texts.arrow", work / "types.arrow"
     if not (is_whole_arrow(copy) and is_whole_arrow(types)):
         scan = _Scan(source)

@@ -10,7 +10,15 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from curation.sources import is_hub_id, load_hub_split
-from textfiles.rows import ROW_SUFFIXES, file_stats, find_files, read_row_batches, reading_progress, require_columns
+from textfiles.rows import (
+    ROW_SUFFIXES,
+    column_remedy,
+    file_stats,
+    find_files,
+    read_row_batches,
+    reading_progress,
+    require_columns,
+)
 from textfiles.settings import read_section, require_filled
 from textfiles.texts import texts_of
 from textfiles.writing import is_whole_arrow, write_arrow
@@ -120,6 +128,7 @@ class Documents:
         return texts
 
 
+@column_remedy("the column of its entry in documents")
 def open_documents(sources: list[DocumentSource], cache: Path) -> Documents:
     """Open sources for random access, local files through a copy in Arrow form.
 

@@ -29,6 +29,7 @@ from textfiles.rows import (
     ROW_SUFFIXES,
     ROWS_AT_ONCE,
     RowBatch,
+    column_remedy,
     file_stats,
     find_files,
     read_row_batches,
@@ -39,6 +40,7 @@ from textfiles.settings import did_you_mean, is_number, require_at_least, requir
 from textfiles.texts import json_of, text_lists_of, texts_of
 from textfiles.writing import ROWS_PER_BATCH, is_whole_arrow, write_arrow
 
+_COLUMN_KEYS = f"query, document and negatives, or layout ({', '.join(LAYOUTS)})"
 _COPY_VERSION = 1  # of the form of the copies: raise it when their content changes
 _OTHERS = "others"
 _TYPES = {"query": pa.string(), "document": pa.string(), "negatives": pa.list_(pa.string()), _OTHERS: pa.string()}
@@ -127,6 +129,7 @@ class Source:
         return {**settings, "files": file_stats(files)}
 
 
+@column_remedy(_COLUMN_KEYS)
 def open_pairs(source: Source, cache: Path | None = None, *, others: bool = False) -> datasets.Dataset:
     """Open a source for random access to its rows, which stay on the disk.
 
@@ -192,6 +195,7 @@ class Preview(NamedTuple):
     sample: list[dict[str, Any]]
 
 
+@column_remedy(_COLUMN_KEYS)
 def preview(source: Source, sample: int, cache: Path | None = None) -> Preview:
     """Count the rows of a source and show some, without downloading a hub data set.
 

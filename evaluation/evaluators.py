@@ -18,7 +18,7 @@ from nomic_bert.finite_embeddings import require_finite
 from nomic_bert.prompts import prefix_text
 from textfiles.beir import beir_of_rows
 from textfiles.hub_names import is_hub_name
-from textfiles.rows import read_rows, require_columns
+from textfiles.rows import column_remedy, read_rows, require_columns
 from textfiles.settings import is_number
 from textfiles.texts import number_of, text_of
 
@@ -154,6 +154,7 @@ def _retrieval_set(settings: EvaluatorSettings) -> RetrievalSet:
     return RetrievalSet.from_beir_set(beir_of_rows(*rows), settings.path)
 
 
+@column_remedy("the columns of the evaluator")
 def _rows(settings: EvaluatorSettings, columns: list[str]) -> list[tuple[str, Mapping[str, Any]]]:
     """The rows to use, each after what to call it in an error."""
     file = Path(settings.path).expanduser()

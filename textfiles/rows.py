@@ -164,14 +164,36 @@ def column_names(files: Iterable[Path]) -> list[str]:
     return list(names)
 
 
+class MissingColumnError(ValueError):
+    """Rows lack a column; the message names it, a near one, and those that are there."""
+
+
+@contextmanager
+def column_remedy(keys: str) -> Iterator[None]:
+    """Say of columns that are missing inside which keys name the columns that are read.
+
+    Args:
+        keys: for people, such as "text_column and columns".
+
+    Raises:
+        ValueError: in place of MissingColumnError.
+    """
+    try:
+        yield
+    except MissingColumnError as error:
+        raise ValueError(f"{error} To read others, set {keys}.") from error
+
+
 def require_columns(present: Iterable[str], columns: Iterable[str], where: str) -> None:
-    """Raise a ValueError that names the first of `columns` that is not present, a near one, and those that are."""
+    """Raise a MissingColumnError for the first of `columns` that is not present."""
     names = present if isinstance(present, dict) else list(present)
     for column in columns:
         if column not in names:
             near = near_name(column, names)
             hint = f"did you mean {near!r}? The" if near else "the"
-            raise ValueError(f"{where}: no column {column!r}; {hint} columns are {', '.join(names) or '(none)'}.")
+            raise MissingColumnError(
+                f"{where}: no column {column!r}; {hint} columns are {', '.join(names) or '(none)'}."
+            )
 
 
 def reading_progress(files: Sequence[Path]) -> tqdm:

@@ -14,11 +14,12 @@ from curation.atlas.points import SIDE, PairPoints, Points, column_values
 from curation.audit.counting import choose_rows
 from curation.sources import Source, open_pairs
 from textfiles.beir import BeirSet, load_beir, splits
-from textfiles.rows import find_files, read_row_batches, reading_progress, require_columns
+from textfiles.rows import column_remedy, find_files, read_row_batches, reading_progress, require_columns
 from textfiles.texts import text_of
 from textfiles.vectors import read_vectors
 
 _PAIRS_AT_ONCE = 10_000
+_COLUMN_KEYS = "text_column and columns"
 
 
 class _Choice:
@@ -37,6 +38,7 @@ class _Choice:
             yield number, int(drawn[number])
 
 
+@column_remedy(_COLUMN_KEYS)
 def read_text_points(path: str, text_column: str, columns: Sequence[str], most: int, seed: int) -> Points:
     """The rows of local files as points.
 
@@ -134,6 +136,7 @@ def read_pair_points(sources: Sequence[Source], most: int, seed: int) -> Points:
     return gathered.points()
 
 
+@column_remedy(_COLUMN_KEYS)
 def read_vector_points(
     path: str, text_column: str, columns: Sequence[str], most: int, seed: int
 ) -> tuple[Points, np.ndarray]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from textfiles.beir import Document, Judgement, find_beir, keep_present, read_documents, read_judgements, read_queries
-from textfiles.rows import RowBatch, read_row_batches, reading_progress, require_columns
+from textfiles.rows import RowBatch, column_remedy, read_row_batches, reading_progress, require_columns
 from textfiles.texts import check_text
 from textfiles.writing import write_arrow
 
@@ -22,6 +22,7 @@ _CORPUS_SCHEMA = pa.schema([("text", pa.string())])
 _ROWS_AT_ONCE = 1_000
 
 
+@column_remedy("corpus_text and corpus_title")
 def copy_corpus(files: Sequence[Path], text: str, title: str | None, path: Path) -> None:
     """Copy the documents of some files to one Arrow file with the column `text`.
 

@@ -17,6 +17,7 @@ from textfiles.rows import (
     JSONL_SUFFIXES,
     ROW_SUFFIXES,
     RowBatch,
+    column_remedy,
     find_files,
     read_row_batches,
     reading_progress,
@@ -60,6 +61,7 @@ class RawRows:
                     yield f"{self.places[0]} {number}", dict(zip(batch, values, strict=True))
 
 
+@column_remedy("query, document and the other keys of the source's rule")
 def open_raw_rows(source: RawSource, copy: Path) -> RawRows:
     """Open the rows of a source, local files through a copy of the columns that its rule reads.
 

@@ -24,7 +24,7 @@ from evaluation.tasks.local_data import LOCAL_KINDS, LocalData
 from evaluation.tasks.loco import LOCO_TASKS
 from textfiles.beir import BeirFiles, find_beir, read_judgements, required_file
 from textfiles.checksums import sha256_of
-from textfiles.rows import read_rows
+from textfiles.rows import column_remedy, read_rows
 from textfiles.settings import did_you_mean, is_filled, read_sections
 from textfiles.yaml_files import read_yaml
 
@@ -155,8 +155,9 @@ def _read_first_rows(data: LocalData) -> None:
     for file in data.files.values():
         if not file.is_file():
             raise FileNotFoundError(f"{file} is not a file; correct the path.")
-        if next(read_rows(file, data.columns), None) is None:
-            raise ValueError(f"{file}: there are no rows.")
+        with column_remedy("the columns of the task"):
+            if next(read_rows(file, data.columns), None) is None:
+                raise ValueError(f"{file}: there are no rows.")
 
 
 def _task(data: LocalData) -> AbsTask:

@@ -19,7 +19,7 @@ from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from evaluation.retrieval import RetrievalSet
 from evaluation.tasks.sampling import QuickSampling
 from textfiles.beir import BeirFiles, read_beir
-from textfiles.rows import read_rows
+from textfiles.rows import column_remedy, read_rows
 from textfiles.texts import id_of, number_of, text_of
 
 # Counts beside the scores in a task's results: rows or judgements that were left out.
@@ -97,7 +97,7 @@ class _LocalTask:
     def rows(self, part: str, texts: int) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
         """Rows of a file: what to call one in an error, the row, and the texts in its first columns."""
         columns = self.data.columns
-        for where, row in read_rows(self.data.files[part], columns):
+        for where, row in self._read(part):
             found = [text_of(row, column, where, may_be_blank=True) for column in columns[:texts]]
             if all(map(str.strip, found)):
                 yield where, row, found
@@ -109,6 +109,10 @@ class _LocalTask:
                 )
             else:
                 self.left_out["blank_rows_left_out"] = self.left_out.get("blank_rows_left_out", 0) + 1
+
+    def _read(self, part: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        with column_remedy("the columns of the task"):
+            yield from read_rows(self.data.files[part], self.data.columns)
 
     def columns_of_pairs(self, third: Callable[[dict[str, Any], str, str], Any], name: str) -> dict[str, list]:
         """Two texts of each test row, and what a function makes of its third column."""

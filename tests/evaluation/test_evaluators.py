@@ -90,7 +90,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
     (tmp_path / "pairs.jsonl").write_text('{"query": "a"}\n')
     (tmp_path / "bad.jsonl").write_text('{"query": \n')
     for name, message in (
-        ("pairs.jsonl", "line 1: no column 'document'; the columns are query"),
+        ("pairs.jsonl", "line 1: no column 'document'; the columns are query.*set the columns of the eval"),
         ("bad.jsonl", "line 1: not valid JSON"),
     ):
         with pytest.raises(ValueError, match=f"evaluator 'x', .*{name}: .*{message}"):

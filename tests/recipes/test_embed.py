@@ -200,7 +200,10 @@ def test_what_cannot_be_meant_is_one_line(place, tmp_path):
             ["--max_seq_length", "129", "--model_name_or_path", str(place / "other")],
             "max_seq_length must be at most 128, the model's max_position_embeddings, not 129",
         ),
-        (["--id_column", "kye"], "line 1: no column 'kye'; did you mean 'key'?"),
+        (
+            ["--id_column", "kye"],
+            "line 1: no column 'kye'; did you mean 'key'?.* To read others, set text_column, id_column",
+        ),
     ):
         with pytest.raises(SystemExit, match=message):
             embed.main(words(place, tmp_path / "v", *more))

@@ -288,7 +288,8 @@ def test_what_cannot_be_mined_is_named(model, tmp_path):
         argv(model, tmp_path / "a", [{**source, "corpsu": "x"}])
     )
     assert "nowhere" in refusal(argv(model, tmp_path / "b", [{**source, "corpus": str(tmp_path / "nowhere")}]))
-    assert "no column 'reply'" in refusal(argv(model, tmp_path / "c", [{**source, "document": "reply"}]))
+    told = refusal(argv(model, tmp_path / "c", [{**source, "document": "reply"}]))
+    assert "no column 'reply'" in told and "To read others, set query, document and negatives, or layout (" in told
     assert "the name 'mine' is used twice" in refusal(argv(model, tmp_path / "d", [source, source]))
     assert "range_max must be" in refusal(argv(model, tmp_path / "e", [source], "--range_max", "5"))
     more = ["--source_prefixes", "true", "--query_prompt", "x"]

@@ -100,5 +100,5 @@ def test_faults_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"rows.jsonl, line 2, column 'text': the text is blank"):
         reading.read_text_points(str(file), "text", [], 10, 0)
     write_jsonl([{"text": "a", "topic": "x"}], file)
-    with pytest.raises(ValueError, match="no column 'topics'; did you mean 'topic'"):
+    with pytest.raises(ValueError, match="no column 'topics'; did you mean 'topic'.*set text_column and columns"):
         reading.read_text_points(str(file), "text", ["topics"], 10, 0)

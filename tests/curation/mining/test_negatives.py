@@ -212,7 +212,7 @@ def test_missing_files_and_columns_are_named(tmp_path):
         open_task(MiningSource(**source), tmp_path / "a")
     write_jsonl([{"text": "a", "title": "b"}, {"text": "c"}], tmp_path / "corpus.jsonl")
     source |= {"negatives": "negatives", "corpus": str(tmp_path / "corpus.jsonl")}
-    with pytest.raises(ValueError, match=r"corpus.jsonl, line 2: no column 'title'"):
+    with pytest.raises(ValueError, match=r"corpus.jsonl, line 2: no column 'title'.*set corpus_text and corpus_title"):
         open_task(MiningSource(**source, corpus_title="title"), tmp_path / "b")
     with pytest.raises(ValueError, match="draw must be nearest or random"):
         MiningSource(**source, draw="hardest")

@@ -134,7 +134,12 @@ def test_missing_files_are_named(files, entry, message):
         ("sts.tsv", "a\tb\tnan\n", STS, "line 4, column 'score': the str 'nan', not a number"),
         ("sts.tsv", "a\tb\n", STS, "line 4: 2 cells under 3 columns"),
         ("pairs.jsonl", '{"query": "", "document": "d"}\n', PAIRS, "pairs.jsonl, line 5, column 'query': the text is"),
-        ("pairs.jsonl", '{"query": "q"}\n', PAIRS, "line 5: no column 'document'; the columns are query"),
+        (
+            "pairs.jsonl",
+            '{"query": "q"}\n',
+            PAIRS,
+            "line 5: no column 'document'; the columns are query.*set the columns of the task",
+        ),
         ("pairs.jsonl", '{"query": "q", "document": null}\n', PAIRS, "line 5, column 'document': null, not a text"),
         ("pairs.jsonl", "{\n", PAIRS, "line 5: not valid JSON"),
         ("labels.csv", ",x\n", LABELS, "labels.csv, line 4, column 'text': the text is blank; .*skip_blank: true"),
