@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -73,6 +74,7 @@ def load_embedder(
 
     Raises:
         FileNotFoundError: the directory has no checkpoint, or no tokenizer.
+        ModuleNotFoundError: it is an adapter, and peft is not installed.
         ValueError: the checkpoint is another architecture, its encoder is incomplete, its tokenizer is another
             model's, its files need what is not supported, the length cannot be, or the backend does not have the device
             or dtype; the message names the file or argument.
@@ -248,6 +250,8 @@ def _recorded_layer_norm(checkpoint: str) -> bool | None:
 
 def _base_of_adapter(checkpoint: str, file: str) -> str:
     """The model that a PEFT adapter was trained on: a directory or hub name."""
+    if find_spec("peft") is None:
+        raise ModuleNotFoundError(f"{checkpoint} is a PEFT adapter, which needs peft: pip install peft", name="peft")
     base = read_json(file, "Copy it again from where the adapter is from.").get("base_model_name_or_path")
     try:
         require_checkpoint(str(base))

@@ -50,6 +50,8 @@ def run_command(main: Callable[[list[str]], object], remedy: str = "Rerun the co
             raise
         sys.exit(_READER_GONE)
     except ModuleNotFoundError as error:
+        if error.name == "peft":  # which only adapters need
+            raise SystemExit(f"error: {error}") from error
         if error.name not in _OF_EXTRAS:
             raise
         raise SystemExit(

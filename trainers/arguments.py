@@ -53,6 +53,7 @@ class StepArguments(TrainingArguments):
                 raise ValueError(f"{name} is refused: {reason}.")
         if self.half_precision:
             self._choose_half()
+        self._refuse_half_without_gpu()
         self._backend_named = self.torch_compile_backend is not None
         super().__post_init__()
         if self.train_sampling_strategy != "random":
@@ -75,6 +76,17 @@ class StepArguments(TrainingArguments):
         elif self.use_cpu or not torch.accelerator.is_available():
             self.bf16 = has_fast_bfloat16()
             self.use_cpu = self.use_cpu or self.bf16  # transformers wants it said
+
+    def _refuse_half_without_gpu(self) -> None:
+        if not self.use_cpu and torch.accelerator.is_available():
+            return
+        if self.fp16:
+            raise ValueError(
+                "fp16 is for GPUs; on a CPU set half_precision to true instead, for bf16 where it is fast."
+            )
+        if self.bf16 and not self.use_cpu:  # transformers would refuse it without a key to set
+            slow = "" if has_fast_bfloat16() else ", and bf16 to false, for which it has no instructions"
+            raise ValueError(f"bf16 is set, and torch sees no GPU. To train on this CPU, set use_cpu to true{slow}.")
 
     @property
     def compiles(self) -> bool:

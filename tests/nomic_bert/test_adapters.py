@@ -11,8 +11,10 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
 from nomic_bert import NomicBertModel
+from nomic_bert import embedder as embedder_module
 from nomic_bert.embedder import load_embedder, save_embedder
 from tests.checkpoints import save_nomic
+from textfiles.commands import run_command
 
 TEXTS = ["a text", "about rope and ntk", "b"]
 TARGETS = ["Wqkv", "out_proj", "fc11", "fc12", "fc2"]
@@ -54,6 +56,14 @@ def test_an_adapters_directory_opens_as_its_base_model_with_the_adapter(base, ad
     opened = load_embedder(adapter, device="cpu", max_seq_length=100)
     np.testing.assert_allclose(opened.encode(TEXTS), expected, atol=1e-5)
     assert opened.max_seq_length == 100 and "search_query" in opened.prompts
+
+
+def test_an_adapter_without_peft_says_what_to_install(adapter, monkeypatch):
+    monkeypatch.setattr(embedder_module, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="adapter is a PEFT adapter, which needs peft: pip install peft"):
+        load_embedder(adapter, device="cpu")
+    with pytest.raises(SystemExit, match="^error: .* pip install peft$"):
+        run_command(lambda _: load_embedder(adapter, device="cpu"))
 
 
 def test_an_embedder_with_an_adapter_is_saved_and_opened_with_its_own_modules(base, adapter, tmp_path):

@@ -85,6 +85,17 @@ def test_half_precision_is_what_the_device_has(tmp_path, monkeypatch):
         assert (args.bf16, args.fp16) == chosen
 
 
+def test_half_precision_without_a_gpu_says_what_to_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    for instructions, more in ((True, r"true\.$"), (False, "true, and bf16 to false")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=instructions: {"amx_bf16": found})
+        with pytest.raises(ValueError, match=f"bf16 is set, and torch sees no GPU.* set use_cpu to {more}"):
+            MLMConfig(output_dir=str(tmp_path), bf16=True)
+    with pytest.raises(ValueError, match="fp16 is for GPUs; on a CPU set half_precision"):
+        MLMConfig(output_dir=str(tmp_path), fp16=True, use_cpu=True)
+    assert MLMConfig(output_dir=str(tmp_path), bf16=True, use_cpu=True).bf16
+
+
 def test_half_precision_contradicts_a_choice(tmp_path):
     with pytest.raises(ValueError, match="leave these out"):
         ContrastiveConfig(output_dir=str(tmp_path), use_cpu=True, half_precision=True, fp16=True)
