@@ -21,6 +21,7 @@ from nomic_bert.training_record import STAGE_BEFORE, TRAINING_FILE, read_trainin
 
 from . import record, run_settings
 from .adapters import refuse_untrainable
+from .allocator import keep_freed_memory
 from .arguments import StepArguments
 from .checkpoints import latest_checkpoint
 from .cost import CostMeter
@@ -273,6 +274,8 @@ class StepTrainer(SafeTrainer):
         run_settings.require_equal_on_ranks(settings)
         self._start_safely(settings, resume_from_checkpoint or None)
         self._best_loaded, self._devices = False, record.count_devices(self.args.device)
+        if self.args.device.type == "cpu":
+            keep_freed_memory()
         self.before_training()
         if self.is_world_process_zero():
             print("\n".join(self.describe()), flush=True)
