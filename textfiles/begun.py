@@ -47,7 +47,9 @@ def begin_directory(
     path = settings_file or directory / SETTINGS
     now = json.loads(json.dumps(settings))  # as they are read again: tuples become lists
     if directory.is_dir() and not path.exists() and _visible_files(directory, path):
-        raise ValueError(f"{directory} exists and does not say what it was made from. Choose another output_dir.")
+        raise ValueError(
+            f"{directory} holds other files, and no {path.name} of an earlier run. Choose another output_dir."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     alone = _use(directory)
     if alone:

@@ -38,11 +38,14 @@ def require_replaceable(directory: Path) -> None:
     """
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
+    if not directory.is_dir():
+        raise FileExistsError(f"{directory} is a file, not a directory. Choose another directory.")
     try:
         listed = dict(read_json(directory / WRITTEN_FILES, ""))
     except (OSError, ValueError, TypeError):
         raise FileExistsError(
-            f"{directory} exists, and nothing says that it may be replaced. Choose another directory, or remove it."
+            f"{directory} holds other files, such as {min(directory.iterdir()).name}, which would be deleted. Choose "
+            "another directory, or remove it."
         ) from None
     folders = {str(folder) for name in listed for folder in PurePosixPath(name).parents}
     found = [(name, digest) for name, digest in _hashes(directory) if digest != _EMPTY or name not in folders]

@@ -41,7 +41,9 @@ def build_index(model_dir: str | Path, packages: Sequence[str], max_seq_length: 
     pairs = docstring_pairs(read_docstrings(packages))
     embedder = load_embedder(model_dir, max_seq_length=max_seq_length)
     texts = [f"{pair['query']}\n\n{pair['document']}" for pair in pairs]
-    embeddings = encode_by_tokens(embedder, texts, prompt=prefix_text("search_document"), description="index")
+    embeddings = encode_by_tokens(
+        embedder, texts, prompt=prefix_text("search_document"), description="Embedding functions"
+    )
     require_finite(embeddings)
     with replaceable_directory(index) as directory:
         np.save(directory / "embeddings.npy", embeddings)

@@ -71,7 +71,7 @@ def test_weights_that_were_saved_over_are_accepted(directory):
     embedder[0].model.embeddings.word_embeddings.weight.data += 1
     embedder.save_pretrained(str(directory), create_model_card=False)
     assert load_embedder(directory, device="cpu").encode("a").tolist() == embedder.encode("a").tolist()
-    with pytest.raises(FileExistsError, match="nothing says that it may be replaced"):
+    with pytest.raises(FileExistsError, match="which would be deleted"):
         save_embedder(embedder, directory)
 
 

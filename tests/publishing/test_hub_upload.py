@@ -138,7 +138,7 @@ def test_what_cannot_be_meant_is_refused_in_one_line(checkpoint, tmp_path):
     for words, said in {
         (str(checkpoint), "../model"): "owner/name",
         (str(tmp_path / "nowhere"), "me/model"): "nowhere",
-        (str(checkpoint), "me/model", "--output_dir", str(tmp_path / "notes")): "nothing says that it may be replaced",
+        (str(checkpoint), "me/model", "--output_dir", str(tmp_path / "notes")): "which would be deleted",
     }.items():
         with pytest.raises(SystemExit, match=f"error: .*{said}"):
             hub_upload.main(list(words))

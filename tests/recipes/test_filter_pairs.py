@@ -97,7 +97,7 @@ def test_what_cannot_be_filtered_is_named(settings, tmp_path):
     arguments = [*settings, "--output_dir", str(tmp_path / "out")]
     (tmp_path / "out" / "a").mkdir(parents=True)
     (tmp_path / "out" / "a" / "notes.txt").write_text("mine")
-    assert "out/a exists and does not say what it was made from" in refusal(arguments)
+    assert "out/a holds other files, and no settings.json of an earlier run" in refusal(arguments)
     (tmp_path / "out" / "a" / "notes.txt").unlink()
     assert "both null" in refusal([*arguments, "--top_k", "null"])
     assert "no column 'question'" in refusal(

@@ -84,7 +84,7 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is_written(tmp_path, mi
     assert not (tmp_path / "new").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep me")
-    assert "nothing says that it may be replaced" in refusal(*texts, *named, "--output_dir", tmp_path / "mine")
+    assert "which would be deleted" in refusal(*texts, *named, "--output_dir", tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 

@@ -150,7 +150,7 @@ def test_what_cannot_be_packed_is_named(corpus, tmp_path):
     assert "done is packed already" in refusal(argv(corpus, tmp_path / "done"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    assert "other exists and does not say what it was made from" in refusal(argv(corpus, tmp_path / "other"))
+    assert "other holds other files, and no settings.json" in refusal(argv(corpus, tmp_path / "other"))
     assert (tmp_path / "other" / "thesis.tex").exists()
     assert "nowhere" in refusal(argv(corpus, tmp_path / "x", "--documents", f"[{tmp_path}/nowhere]"))
     assert "documents[0]: unknown key 'pth'" in refusal(argv(corpus, tmp_path / "x", "--documents", "[{pth: a}]"))

@@ -62,7 +62,7 @@ def test_an_interrupt_before_the_settings_were_written_refuses_nothing(tmp_path)
 
 def test_a_directory_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "notes").write_text("mine")
-    with pytest.raises(ValueError, match="does not say what it was made from"):
+    with pytest.raises(ValueError, match="holds other files, and no settings.json"):
         begin_directory(tmp_path, {"seed": 1})
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 

@@ -60,5 +60,5 @@ def test_what_is_added_while_the_new_directory_is_filled_is_kept(directory):
 
 def test_a_directory_of_anything_else_is_not_replaced(tmp_path):
     (tmp_path / "modules.json").write_text("[]")
-    with pytest.raises(FileExistsError, match="nothing says that it may be replaced"):
+    with pytest.raises(FileExistsError, match="holds other files, such as modules.json, which would be deleted"):
         require_replaceable(tmp_path)
