@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from textfiles.atomic import atomic_file
+from textfiles.atomic import write_figure
 
 COLOURS = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#000000")
 
@@ -42,19 +42,13 @@ def plot_bars(rows: Sequence[Any], figures: Mapping[tuple[str, str], Mapping[str
     panel.set_ylabel("tokens/s (more is better)" if in_tokens else "seconds (fewer are better)")
     panel.margins(y=0.2)
     panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    save(figure, path)
+    write_figure(path, figure)
 
 
 def _value(found: Mapping[str, Any], in_tokens: bool) -> float:
     if "seconds" not in found:
         return 0.0
     return found["tokens_per_second"] if in_tokens else found["seconds"]["median"]
-
-
-def save(figure: Any, path: Path) -> None:
-    """Write a figure, whole or not at all."""
-    with atomic_file(path) as partial:
-        figure.savefig(partial, format=path.suffix[1:], dpi=150)
 
 
 def plot_sweeps(
@@ -91,4 +85,4 @@ def plot_sweeps(
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8, loc="lower left")
-    save(figure, path)
+    write_figure(path, figure)

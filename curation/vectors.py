@@ -19,7 +19,7 @@ from sentence_transformers.util import quantize_embeddings
 from curation.corpus import Corpus, Rows
 from curation.embedding import Prompt, TextEmbedder
 from nomic_bert.encoding import EncodedBatch
-from textfiles.atomic import atomic_file
+from textfiles.arrays import read_array, write_array
 from textfiles.lengths import summarize
 from textfiles.parquet import read_facts, write_parquet
 from textfiles.settings import require_at_least
@@ -155,8 +155,7 @@ class CorpusVectors:
                 high.append(vectors.max(axis=0))
         if not low:
             raise self._all_blank()
-        with atomic_file(path) as partial, open(partial, "wb") as file:
-            np.save(file, np.stack([np.min(low, axis=0), np.max(high, axis=0)]))
+        write_array(path, np.stack([np.min(low, axis=0), np.max(high, axis=0)]))
         write_receipt(receipt, [path])
 
     def make(
@@ -246,11 +245,7 @@ class CorpusVectors:
         )
 
     def _ranges(self) -> np.ndarray:
-        path = self.directory / RANGES
-        try:
-            return np.load(path)
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{path} is damaged ({error}); remove {self.directory}, or choose another.") from error
+        return read_array(self.directory / RANGES, f"Remove {self.directory}, or choose another.")
 
     def _windows(self, numbers: Sequence[int]) -> Iterator[Rows]:
         """The rows of some numbers, as many at once as have so many characters."""

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from textfiles.atomic import atomic_file
+from textfiles.atomic import write_figure
 
 _MAX_MAP_POINTS = 3_000
 _MAX_MAP_LABELS = 12
@@ -48,7 +48,7 @@ def plot_loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path:
         panel.set(title=name, xlabel="optimizer step", ylabel="loss")
         panel.grid(alpha=0.3)
         panel.legend()
-    _save(figure, path)
+    write_figure(path, figure)
 
 
 def plot_scores(
@@ -95,7 +95,7 @@ def plot_scores(
     panel.grid(axis="x", alpha=0.3)
     panel.set_axisbelow(True)
     _legend(figure, [panel])
-    _save(figure, path)
+    write_figure(path, figure)
 
 
 def plot_scores_by_length(
@@ -149,7 +149,7 @@ def plot_scores_by_length(
     figure.supxlabel("tokens read", fontsize=10)
     figure.supylabel(ylabel, fontsize=10)
     _legend(figure, list(axes[: len(panels)]))
-    _save(figure, path)
+    write_figure(path, figure)
 
 
 def _apart(lengths: Collection[int]) -> list[int]:
@@ -221,7 +221,7 @@ def plot_embedding_map(embeddings: np.ndarray, labels: Sequence[str], path: str 
             )
     panel.set(title=title, xticks=[], yticks=[])
     panel.legend(markerscale=3, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    _save(figure, path)
+    write_figure(path, figure)
 
 
 def _two_dimensions(embeddings: np.ndarray) -> np.ndarray:
@@ -231,8 +231,3 @@ def _two_dimensions(embeddings: np.ndarray) -> np.ndarray:
     perplexity = min(30.0, (len(embeddings) - 1) / 3)
     # Half of the default iterations: the picture no longer changes to the eye, and 3,000 points take seconds.
     return TSNE(2, perplexity=perplexity, init="random", max_iter=500, random_state=0).fit_transform(reduced)
-
-
-def _save(figure: Figure, path: str | Path) -> None:
-    with atomic_file(path) as partial:
-        figure.savefig(partial, dpi=150)

@@ -13,9 +13,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .locks import hold
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # How full disks, quotas and limits of size sound in extensions, which name no file: Rust, Arrow, torch, NumPy.
 _DISK_FULL = re.compile(
@@ -186,6 +189,12 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a text file, whole or not at all."""
     with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def write_figure(path: str | os.PathLike, figure: "Figure") -> None:
+    """Write a picture, whole or not at all; the suffix chooses the format."""
+    with atomic_file(path) as partial:
+        figure.savefig(partial, dpi=150)
 
 
 def read_json(path: str | os.PathLike, remedy: str) -> Any:

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from curation.duplicates import normalize_text
 from curation.embedding import text_key
-from textfiles.atomic import atomic_file
+from textfiles.arrays import write_array
 from textfiles.shards import ShardFiles, write_receipt
 
 SIDES = ("query", "document", "pair")
@@ -66,7 +66,7 @@ class SourceKeys:
                 part = rows[start : start + _ROWS_AT_ONCE]
                 keys[:, start : start + len(part)] = pair_keys(pairs[part.start : part.stop])
                 progress.update(len(part))
-            save_array(path, keys)
+            write_array(path, keys)
             write_receipt(self.files.receipt(shard), [path])
         else:
             progress.update(len(rows))
@@ -94,24 +94,6 @@ def pair_keys(rows: dict[str, list[str | None]]) -> np.ndarray:
     texts = [[normalize_text(text or "") for text in rows[side]] for side in ("query", "document")]
     texts.append([_SEPARATOR.join(pair) for pair in zip(*texts, strict=True)])
     return np.array([[text_key(text) for text in side] for side in texts], dtype=np.int64)
-
-
-def save_array(path: Path, array: np.ndarray) -> None:
-    """Write an array; the file appears under its name only once it is complete."""
-    with atomic_file(path) as partial, open(partial, "wb") as file:
-        np.save(file, array)
-
-
-def save_lengths(path: Path, lengths: dict[str, np.ndarray]) -> None:
-    """Write what `token_lengths` gives; the file appears under its name only once it is complete."""
-    with atomic_file(path) as partial, open(partial, "wb") as file:
-        np.savez(file, allow_pickle=False, **lengths)
-
-
-def load_lengths(path: Path) -> dict[str, np.ndarray]:
-    """Read what `save_lengths` wrote."""
-    with np.load(path) as arrays:
-        return dict(arrays)
 
 
 def count_repeated(keys: np.ndarray, most: int) -> tuple[np.ndarray, list[tuple[int, int]]]:

@@ -9,7 +9,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from curation.audit.counting import LIMITS
-from textfiles.atomic import atomic_file
+from textfiles.atomic import write_figure
 
 _TITLES = {"query": "Queries", "document": "Documents", "negatives": "Hard negatives"}
 _ANNOTATED_SOURCES = 15  # numbers in more cells could not be read
@@ -52,8 +52,7 @@ def plot_lengths(lengths: Mapping[str, Mapping[str, np.ndarray]], path: Path) ->
     panels[0].set_ylim(len(names) - 0.5, -0.5)
     limits = ", ".join(f"{limit:,}" for limit in LIMITS)
     figure.suptitle(f"box: 25% to 75%, line: median, whiskers: 1% to 99%, dot: longest; dotted at {limits}", fontsize=8)
-    with atomic_file(path) as partial:
-        figure.savefig(partial, dpi=150)
+    write_figure(path, figure)
 
 
 def plot_shared(shared: np.ndarray, names: Sequence[str], kind: str, path: Path) -> None:
@@ -86,5 +85,4 @@ def plot_shared(shared: np.ndarray, names: Sequence[str], kind: str, path: Path)
             value = percent[row, column]
             text = f"{value:.2g}" if value >= _SMALLEST_SHARE else f"<{_SMALLEST_SHARE}"
             panel.text(column, row, text, ha="center", va="center", fontsize=7, color="w" if value < 2 else "k")
-    with atomic_file(path) as partial:
-        figure.savefig(partial, dpi=150)
+    write_figure(path, figure)

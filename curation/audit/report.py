@@ -16,11 +16,11 @@ from curation.audit.counting import (
     choose_rows,
     count_repeated,
     count_shared,
-    save_array,
     summarize_lengths,
 )
 from curation.audit.held_out import HeldOutTexts, SetOverlap, find_overlaps
 from curation.sources import Source
+from textfiles.arrays import write_array
 
 _MOST_REPEATED = 3  # texts of each side of a source
 _EXAMPLES = 5  # rows for each source, kind of text and side
@@ -77,7 +77,7 @@ def _describe(one: OpenedSource, lengths: dict[str, np.ndarray], settings: Mappi
         found, repeated = count_repeated(side_keys, _MOST_REPEATED)
         distinct[side] = len(found)
         if side != "pair":
-            save_array(_distinct_path(keys, side), found)
+            write_array(_distinct_path(keys, side), found)
             rows = [(keys.first_row(side, key), count) for key, count in repeated]
             most_repeated[side] = [{"rows": count, "text": pairs[row][side]} for row, count in rows]
     chosen = choose_rows(len(pairs), settings["rows_to_read"], settings["seed"], source.name)

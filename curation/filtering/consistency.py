@@ -8,7 +8,6 @@ the result does not depend on how many processes judged the samples.
 import dataclasses
 import json
 import math
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from tqdm.auto import tqdm
 from curation.embedding import Side, TextEmbedder, embed_distinct
 from curation.search import ranks, top_k
 from curation.sources import Source, is_hub_id
-from textfiles.atomic import atomic_file
+from textfiles.arrays import read_arrays, write_arrays
 from textfiles.settings import require_at_least
 from textfiles.shards import ShardFiles, read_receipt, write_receipt
 from textfiles.writing import write_jsonl
@@ -124,15 +123,9 @@ class EmbeddedPairs:
 
     def save(self, path: Path) -> None:
         """Write all this as an .npz file, the embeddings in half precision."""
-        with atomic_file(path) as partial, open(partial, "wb") as file:
-            np.savez(
-                file,
-                rows=self.rows,
-                query_ids=self.query_ids,
-                document_ids=self.document_ids,
-                queries=self.queries.half().numpy(),
-                documents=self.documents.half().numpy(),
-            )
+        half = {"queries": self.queries.half().numpy(), "documents": self.documents.half().numpy()}
+        numbers = {"rows": self.rows, "query_ids": self.query_ids, "document_ids": self.document_ids}
+        write_arrays(path, {**numbers, **half})
 
     @classmethod
     def load(cls, path: Path) -> "EmbeddedPairs":
@@ -141,11 +134,7 @@ class EmbeddedPairs:
         Raises:
             ValueError: the file is damaged; names it.
         """
-        try:
-            with np.load(path) as arrays:
-                loaded = {key: arrays[key] for key in arrays.files}
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is damaged ({error}); rerun the filter with keep_embeddings.") from error
+        loaded: dict[str, Any] = read_arrays(path, "To write it again, rerun the filter with keep_embeddings.")
         for key in ("queries", "documents"):
             loaded[key] = torch.nn.functional.normalize(torch.from_numpy(loaded[key]).float(), dim=1)
         return cls(**loaded)

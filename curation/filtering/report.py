@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from curation.filtering.consistency import RANK_BINS, SIMILARITY_STEP, SourceFilter, merge_counts
-from textfiles.atomic import atomic_file, write_json, write_text
+from textfiles.atomic import write_figure, write_json, write_text
 from textfiles.markdown import escaped, number, render_page, share, table
 
 
@@ -103,5 +103,4 @@ def _plot(report: Mapping[str, Any], path: Path) -> None:
     right.axvline(threshold, color="black", linewidth=1, linestyle="--", label="threshold that keeps as many")
     right.set(title="cosine of query and document", xlabel="cosine", ylabel="rows")
     right.legend(fontsize=7)
-    with atomic_file(path) as partial:
-        figure.savefig(partial, format="png", dpi=150, metadata={"Software": None})
+    write_figure(path, figure)

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from curation.embedding import TextEmbedder, embed_distinct
 from curation.mining.negatives import NegativeLimits, draw_random, nearest_documents
 from curation.mining.tasks import MiningTask
-from textfiles.atomic import atomic_file
+from textfiles.arrays import write_array, write_arrays
 from textfiles.shards import ShardFiles, write_receipt
 from textfiles.writing import write_jsonl
 
@@ -92,8 +92,7 @@ class SourceMiner:
                     embeddings = embedder.encode("document", texts, self.settings.document_prompt)
                     blocks.append(embeddings.numpy().astype(self.settings.embedding_dtype))
                     progress.update(len(texts))
-                with atomic_file(self.documents.path(shard)) as partial:
-                    np.save(partial, np.concatenate(blocks))
+                write_array(self.documents.path(shard), np.concatenate(blocks))
                 write_receipt(self.documents.receipt(shard), [self.documents.path(shard)])
             else:
                 progress.update(len(numbers))
@@ -118,7 +117,9 @@ class SourceMiner:
             if not self.scores.is_finished(shard):
                 batch = self.task.rows[start:stop]
                 mined = self._mine(start, batch, embedder, device, progress)
-                self._write_scores(shard, mined)
+                counts = np.array([-1 if found is None else len(found) for found in mined.negatives])
+                scores = {"counts": counts, "scores": mined.scores, "own_scores": mined.own_scores}
+                write_arrays(self.scores.path(shard), scores)
                 write_jsonl(self._rows(batch, mined.negatives), self.pairs.path(shard))
                 write_receipt(self.scores.receipt(shard), [self.scores.path(shard), self.pairs.path(shard)])
             progress.update(stop - start - (progress.n - done))  # those for which no query was embedded
@@ -203,11 +204,6 @@ class SourceMiner:
             inside = numbers // size == shard
             found[inside] = self._embeddings[shard][numbers[inside] - shard * size]
         return found
-
-    def _write_scores(self, shard: int, mined: _Mined) -> None:
-        counts = np.array([-1 if found is None else len(found) for found in mined.negatives])
-        with atomic_file(self.scores.path(shard)) as partial:
-            np.savez(partial, counts=counts, scores=mined.scores, own_scores=mined.own_scores)
 
     def _rows(self, batch: dict[str, list], negatives: list[np.ndarray | None]) -> Iterator[dict[str, Any]]:
         """The rows under their own column names, each with its negatives at the end, nearest first."""

@@ -18,7 +18,7 @@ from curation.duplicates import normalize_text
 from curation.embedding import text_key
 from curation.mining.corpora import CORPUS, PAIRS, copy_beir, copy_corpus
 from curation.sources import Source, is_hub_id, open_pairs
-from textfiles.atomic import atomic_file
+from textfiles.arrays import write_array
 from textfiles.beir import corpus_file, find_beir
 from textfiles.rows import ROW_SUFFIXES, ROWS_AT_ONCE, file_stats, find_files
 from textfiles.settings import require_filled
@@ -249,8 +249,7 @@ def _distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _save(numbering: Numbering, work: Path) -> dict[str, int]:
     for path, array in zip(_array_files(work), numbering[:-1], strict=True):
-        with atomic_file(path) as partial:
-            np.save(partial, array)
+        write_array(path, array)
     facts = {"num_candidates": numbering.num_candidates}
     write_receipt(work / _NUMBERED, _array_files(work), facts)
     return facts

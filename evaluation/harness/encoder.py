@@ -27,7 +27,7 @@ from nomic_bert.encoding import encode_by_tokens
 from nomic_bert.finite_embeddings import require_finite
 from nomic_bert.identity import weights_hash
 from nomic_bert.prompts import MTEB_PROMPTS
-from textfiles.atomic import atomic_file
+from textfiles.arrays import read_array, write_array
 from textfiles.hub_names import is_hub_name
 
 UNNORMALIZED = "Classification"  # paper §5.2.1: the one task type without L2 normalization
@@ -137,13 +137,12 @@ class ProtocolEncoder(AbsEncoder):
         normalize = self.protocol.rules == "paper" and task_metadata.type != UNNORMALIZED
         kept = self.kept_embeddings and self.kept_embeddings / f"{_texts_hash(texts, prompt, normalize)}.npy"
         if kept and kept.is_file():
-            return _read_kept(kept)
+            return read_array(kept, "Remove it to embed its texts again.")
         side = f" {prompt_type.value}" if prompt_type else ""
         description = f"{task_metadata.name}{side}" if kwargs.get("show_progress_bar", True) else None
         embeddings = require_finite(self.embed(texts, prompt, normalize, description))
         if kept:
-            with atomic_file(kept) as partial, open(partial, "wb") as file:
-                np.save(file, embeddings)
+            write_array(kept, embeddings)
         return embeddings
 
     def embed(self, texts: list[str], prompt: str, normalize: bool, description: str | None) -> np.ndarray:
@@ -285,13 +284,6 @@ def _name(checkpoint: str) -> str:
 def _ending(checkpoint: str) -> str:
     """Two parts of a directory's path say which it is where one is `final`; no more, for results are shared."""
     return "/".join(Path(checkpoint).resolve().parts[-2:]) if Path(checkpoint).exists() else checkpoint
-
-
-def _read_kept(file: Path) -> np.ndarray:
-    try:
-        return np.load(file)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{file} is damaged ({error}). Remove it to embed its texts again.") from error
 
 
 def _texts_hash(texts: Sequence[str], prompt: str, normalize: bool) -> str:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from curation.atlas.points import PAGE
 from curation.atlas.reading import read_pair_points
-from curation.audit.counting import SourceKeys, choose_rows, load_lengths, save_lengths, token_lengths
+from curation.audit.counting import SourceKeys, choose_rows, token_lengths
 from curation.audit.held_out import EvaluationSet, HeldOutTexts
 from curation.audit.page import LENGTHS_PLOT, SHARED_PLOTS, audit_page
 from curation.audit.plots import plot_lengths, plot_shared
@@ -25,6 +25,7 @@ from nomic_bert.tokenizer_files import open_tokenizer
 from recipes.shared.pair_sources import pair_sources, refuse_equal
 from recipes.shared.ranks import join_ranks
 from recipes.steps.map import FACTS, embed_points, require_libraries, save_map
+from textfiles.arrays import read_arrays, write_arrays
 from textfiles.atomic import write_json, write_text
 from textfiles.begun import SETTINGS, begin_directory, clear_finished
 from textfiles.commands import one_line_errors
@@ -168,7 +169,7 @@ def _measure(
         if not files.is_finished(i):
             prefixes = {"query": prefix_text(source.query_prefix), "document": prefix_text(source.document_prefix)}
             rows = choose_rows(len(pairs), args.sample_rows, args.seed, source.name)
-            save_lengths(files.path(i), token_lengths(pairs, rows, tokenizer, prefixes))
+            write_arrays(files.path(i), token_lengths(pairs, rows, tokenizer, prefixes))
             write_receipt(files.receipt(i), [files.path(i)])
 
 
@@ -180,7 +181,8 @@ def _report(
 ) -> None:
     """Put everything together: plots, the page and, last, audit.json."""
     output_dir, names = Path(args.output_dir), [one.source.name for one in opened]
-    measured = dict(zip(names, map(load_lengths, lengths.paths()), strict=True))
+    remedy = "Rerun the command to measure again."
+    measured = {name: read_arrays(path, remedy) for name, path in zip(names, lengths.paths(), strict=True)}
     settings = {key: getattr(args, key) for key in ("tokenizer", "sample_rows", "rows_to_read", "seed")}
     report, shared = make_report(opened, measured, held_out, settings)
     report["map"] = None if args.map_model is None else _draw_map(args, [one.source for one in opened])
