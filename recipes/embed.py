@@ -8,14 +8,12 @@ Writes OUTPUT_DIR/data/*.parquet with id, vector and the columns asked for, and 
 resume: finished shards are kept. The files do not depend on the number of processes.
 """
 
+from functools import partial
+
 from recipes.shared.recipe import run_recipe
 from textfiles.commands import run_command
 
-
-def main(argv: list[str]) -> None:
-    """Read the command line and run the step."""
-    run_recipe(__doc__, "recipes.steps.embed:embed", argv)
-
+main = partial(run_recipe, __doc__, "recipes.steps.embed:embed")
 
 if __name__ == "__main__":
     run_command(main)

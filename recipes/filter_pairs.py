@@ -8,14 +8,12 @@ audit.md, a page to read. Rerun the command to resume: samples that were judged 
 the number of processes.
 """
 
+from functools import partial
+
 from recipes.shared.recipe import run_recipe
 from textfiles.commands import run_command
 
-
-def main(argv: list[str]) -> None:
-    """Read the command line and run the step."""
-    run_recipe(__doc__, "recipes.steps.filter_pairs:filter_pairs", argv)
-
+main = partial(run_recipe, __doc__, "recipes.steps.filter_pairs:filter_pairs")
 
 if __name__ == "__main__":
     run_command(main)

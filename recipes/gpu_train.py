@@ -6,14 +6,12 @@ make gpu-train                                       # on a GPU: stages 1 to 3, 
 The second continues what the first left in outputs/gpu_train. Rerun it to resume. --smoke tries all of it on a CPU.
 """
 
+from functools import partial
+
 from recipes.shared.recipe import run_recipe
 from textfiles.commands import run_command
 
-
-def main(argv: list[str]) -> None:
-    """Read the command line and run the step."""
-    run_recipe(__doc__, "recipes.steps.gpu_train:gpu_train", argv)
-
+main = partial(run_recipe, __doc__, "recipes.steps.gpu_train:gpu_train")
 
 if __name__ == "__main__":
     run_command(main)

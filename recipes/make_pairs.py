@@ -8,14 +8,12 @@ For each source, writes a directory with its pairs, report.md and report.json. R
 shards are kept. The files do not depend on the number of processes.
 """
 
+from functools import partial
+
 from recipes.shared.recipe import run_recipe
 from textfiles.commands import run_command
 
-
-def main(argv: list[str]) -> None:
-    """Read the command line and run the step."""
-    run_recipe(__doc__, "recipes.steps.make_pairs:make_pairs", argv)
-
+main = partial(run_recipe, __doc__, "recipes.steps.make_pairs:make_pairs")
 
 if __name__ == "__main__":
     run_command(main)

@@ -9,14 +9,12 @@ that are linked. Writes OUTPUT_DIR/index.html, one file to open or pass on, and 
 Needs the extra `map`: pip install -e '.[map]'.
 """
 
+from functools import partial
+
 from recipes.shared.recipe import run_recipe
 from textfiles.commands import run_command
 
-
-def main(argv: list[str]) -> None:
-    """Read the command line and run the step."""
-    run_recipe(__doc__, "recipes.steps.map:draw_map", argv)
-
+main = partial(run_recipe, __doc__, "recipes.steps.map:draw_map")
 
 if __name__ == "__main__":
     run_command(main, "Rerun the command to draw the map.")

@@ -8,14 +8,12 @@ read. Stage 3 takes the directory as the source's path. Rerun the command to res
 do not depend on the number of processes.
 """
 
+from functools import partial
+
 from recipes.shared.recipe import run_recipe
 from textfiles.commands import run_command
 
-
-def main(argv: list[str]) -> None:
-    """Read the command line and run the step."""
-    run_recipe(__doc__, "recipes.steps.mine_negatives:mine_negatives", argv)
-
+main = partial(run_recipe, __doc__, "recipes.steps.mine_negatives:mine_negatives")
 
 if __name__ == "__main__":
     run_command(main)

@@ -6,14 +6,12 @@ accelerate launch recipes/pack_corpus.py --config ...    # shards dealt out to a
 Rerun the command to resume: finished shards are kept. The blocks do not depend on the number of processes.
 """
 
+from functools import partial
+
 from recipes.shared.recipe import run_recipe
 from textfiles.commands import run_command
 
-
-def main(argv: list[str]) -> None:
-    """Read the command line and run the step."""
-    run_recipe(__doc__, "recipes.steps.pack_corpus:pack_corpus", argv)
-
+main = partial(run_recipe, __doc__, "recipes.steps.pack_corpus:pack_corpus")
 
 if __name__ == "__main__":
     run_command(main)

@@ -5,16 +5,12 @@ accelerate launch recipes/stage1.py --config recipes/configs/stage1.yaml [--dry_
 With --dry_run it prints blocks, steps, tokens and what takes memory, and trains nothing.
 """
 
-from pathlib import Path
+from functools import partial
 
 from recipes.shared.recipe import run_recipe
 from textfiles.commands import run_command
 
-
-def main(argv: list[str]) -> Path | None:
-    """Read the command line and train; returns the directory of the finished model, None after a dry run."""
-    return run_recipe(__doc__, "recipes.steps.stage1:stage1", argv)
-
+main = partial(run_recipe, __doc__, "recipes.steps.stage1:stage1")
 
 if __name__ == "__main__":
     run_command(main, "Rerun the command to resume from the newest checkpoint.")

@@ -6,16 +6,12 @@ With --dry_run it prints sources, rows, steps, prefixes and token lengths, and t
 hub it fetches a few rows.
 """
 
-from pathlib import Path
+from functools import partial
 
 from recipes.shared.recipe import run_recipe
 from textfiles.commands import run_command
 
-
-def main(argv: list[str]) -> Path | None:
-    """Read the command line and train; returns the directory of the finished model, None after a dry run."""
-    return run_recipe(__doc__, "recipes.shared.contrastive:stage3", argv)
-
+main = partial(run_recipe, __doc__, "recipes.shared.contrastive:stage3")
 
 if __name__ == "__main__":
     run_command(main, "Rerun the command to resume from the newest checkpoint.")
