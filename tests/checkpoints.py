@@ -1,5 +1,7 @@
 """Small checkpoints on the disk: one of ours, one of sentence-transformers that is not ours."""
 
+import json
+
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -54,3 +56,8 @@ def save_other(directory, **settings):
     modules = [Transformer(str(encoder)), Pooling(32), Normalize()]
     SentenceTransformer(modules=modules, device="cpu", **settings).save_pretrained(str(directory))
     return directory
+
+
+def edit_json(file, **changes):
+    """Set keys of a JSON file."""
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))

@@ -17,13 +17,13 @@ from benchmarks.encode_sides import Job, Workload
 from benchmarks.encode_texts import TextCutter
 from nomic_bert import NomicBertConfig
 from publishing.onnx_export import export_onnx
+from tests.benchmarks.toys import SIZE
 
 WORDS = ["search", "query", "document", "class", "##ification", "sort", "##ing", "num", "##bers", "list", "tree"]
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "_", ":", ".", *WORDS]
 SENTENCES = [
     f"Sorting {'numbers list ' * (n % 9)} trees {n}. " + "Tree numbers, sorting. " * (n % 5) for n in range(40)
 ]
-SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def job(vocabulary: str, tmp_path_factory: pytest.TempPathFactory) -> Job:
     directory = tmp_path_factory.mktemp("job")
     tokenizer = encode_texts.prepare_tokenizer(vocabulary, [], directory)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(workloads.SIZES, "tiny", SMALL)
+        patch.setitem(workloads.SIZES, "tiny", SIZE)
         encode_texts.save_model("tiny", tokenizer, directory / "model")
     if importlib.util.find_spec("onnxruntime"):
         export_onnx(directory / "model", directory / encode_sides.ONNX_FILE)
@@ -111,7 +111,7 @@ def test_a_tokenizer_that_joins_prompt_and_text_is_refused(vocabulary: str) -> N
 
 
 def test_needed_work_is_a_forward_pass() -> None:
-    config, workload = NomicBertConfig(**SMALL), Workload("some", "", ("a", "b"), (10, 30))
+    config, workload = NomicBertConfig(**SIZE), Workload("some", "", ("a", "b"), (10, 30))
     cost = encode_texts.forward_cost(config, workload)
     # 2 operations for each of 2 layers' 4 x 16^2 + 3 x 16 x 32 weights; two products of 16 a pair of tokens
     body, attention = 2 * 2 * (4 * 256 + 3 * 512) * 40, 2 * 2 * 2 * 16 * (100 + 900)
@@ -225,7 +225,7 @@ def test_a_whole_run_writes_what_it_prints_and_refuses_other_embeddings(
         return here(function, *arguments) if function is encode_sides.measure else 1e9  # of the matrix products
 
     monkeypatch.setattr(compare, "in_fresh_process", in_process)
-    monkeypatch.setitem(workloads.SIZES, "tiny", SMALL)
+    monkeypatch.setitem(workloads.SIZES, "tiny", SIZE)
     file = tmp_path / "texts.jsonl"
     file.write_text("\n".join(json.dumps({"text": text}) for text in SENTENCES))
     typed = f"--texts {file} --tokenizer {vocabulary} --results {tmp_path} --repeats 2 --threads 1 "

@@ -85,7 +85,7 @@ def test_a_benchmark_or_test_that_fails_costs_the_others_nothing(
     assert machine.run("--benchmarks") == 5 and "no GPU test was selected" in capsys.readouterr().out
 
 
-def test_what_runs_too_long_is_stopped_with_the_processes_that_it_started(tmp_path: Path) -> None:
+def test_what_runs_too_long_is_stopped_with_the_processes_that_it_started() -> None:
     program = (
         "import subprocess, sys; subprocess.Popen(['sleep', '60']); sys.stdout.flush(); import time; time.sleep(60)"
     )

@@ -10,11 +10,7 @@ from benchmarks import search
 
 
 def run(tmp_path: Path, typed: str) -> None:
-    threads = torch.get_num_threads()
-    try:
-        search.main([*typed.split(), "--threads", "1", "--repeats", "2", "--results", str(tmp_path)])
-    finally:
-        torch.set_num_threads(threads)
+    search.main([*typed.split(), "--threads", "1", "--repeats", "2", "--results", str(tmp_path)])
 
 
 def test_a_run_writes_all_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,25 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch.utils.data import SequentialSampler
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.nomic_bert import NomicBertModel as NativeModel
 
-from benchmarks import compare, contrastive_sides, train_contrastive
+from benchmarks import contrastive_sides, train_contrastive
 from benchmarks.contrastive_sides import Side, Workload
 from nomic_bert import NomicBertConfig
+from tests.benchmarks.toys import LIVELY
 
-# Weights large enough that attention and positions decide about the loss.
-CONFIG = {
-    "vocab_size": 1000,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "initializer_range": 0.3,
-    "rotary_scaling_factor": None,
-}
+CONFIG = {**LIVELY, "vocab_size": 1000, "rotary_scaling_factor": None}
 PAIRS, MAX_LENGTH, WARMUP, STEPS = 12, 24, 1, 2
 OURS = Side(ours=True, tokens=64)
 OTHERS = [Side(ours=True), Side(ours=False, texts=5), Side(ours=False, tokens=64), Side(ours=False)]
@@ -173,24 +164,15 @@ def test_each_side_is_compared_with_ours_in_the_same_way() -> None:
     assert {(row.tokens, row.flops) for row in rows} == {(200.0, 100.0)}
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_whole_run_writes_what_it_prints(
     prepared: Workload, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In this process, which costs less than the new ones that a measurement takes."""
-
-    def here(function: Any, *arguments: Any) -> Any:
-        return function(*arguments)
-
-    monkeypatch.setattr(compare, "in_fresh_process", here)
     monkeypatch.setattr(train_contrastive, "_config", lambda size: NomicBertConfig(**CONFIG))
     typed = "--pairs 6 --steps 1 --repeats 1 --mini_batch_sizes 4 --mini_batch_tokens 0 --no-one_pass --threads 1 "
     typed += f"--max_length 16 --pairs_files {prepared.directory / 'pairs.jsonl.gz'} --results {tmp_path}"
-    threads = torch.get_num_threads()
-    try:
-        train_contrastive.main(shlex.split(typed))
-        train_contrastive.main(shlex.split(f"{typed} --memory 2 4"))
-    finally:
-        torch.set_num_threads(threads)
+    train_contrastive.main(shlex.split(typed))
+    train_contrastive.main(shlex.split(f"{typed} --memory 2 4"))
     printed = capsys.readouterr().out
     pages = sorted(tmp_path.glob("*.md"))
     assert [re.sub(r"^[\d-]+", "", page.stem) for page in pages] == [

@@ -2,26 +2,16 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-from benchmarks import compare, train_mlm
+from benchmarks import train_mlm
 from benchmarks.train_mlm import Side, Workload
 from nomic_bert import NomicBertConfig
+from tests.benchmarks.toys import LIVELY
 
 BLOCK_SIZE, VOCAB_SIZE = 256, 2_048  # in place of 2,048 and 30,528, at which these tests take a minute
-# Weights large enough that attention and positions decide about the logits.
-CONFIG = {
-    "vocab_size": VOCAB_SIZE,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "initializer_range": 0.3,
-    "rotary_scaling_factor": None,
-}
+CONFIG = {**LIVELY, "vocab_size": VOCAB_SIZE, "rotary_scaling_factor": None}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -99,25 +89,15 @@ def test_needed_work_is_counted_with_the_head_on_masked_tokens_for_every_side() 
     assert {row.reference for row in rows} == {"ours, across documents"} and [row.ours for row in rows] == [1, 0, 1]
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_whole_run_writes_what_it_prints(
     prepared: Workload, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In this process, which costs less than the new ones that a measurement takes."""
-
-    def here(function: Any, *arguments: Any) -> Any:
-        return function(*arguments)
-
-    monkeypatch.setattr(compare, "in_fresh_process", here)
-    small = {key: value for key, value in CONFIG.items() if key not in ("vocab_size", "rotary_scaling_factor")}
-    monkeypatch.setitem(train_mlm.SIZES, "small", small)
+    monkeypatch.setitem(train_mlm.SIZES, "small", LIVELY)
     typed = "--blocks 1 --warmup 1 --steps 1 --repeats 1 --threads 1 --attend across --profile"
     typed += f" --documents {prepared.directory / 'texts.jsonl'} --results {tmp_path}"
     typed += f" --tokenizer {prepared.directory / 'tokenizer'}"
-    threads = torch.get_num_threads()
-    try:
-        train_mlm.main(typed.split())
-    finally:
-        torch.set_num_threads(threads)
+    train_mlm.main(typed.split())
     page = next(tmp_path.glob("*-train_mlm-small-cpu-fp32.md")).read_text()
     assert page[page.index("| side") :].strip() in capsys.readouterr().out and str(tmp_path) not in page
     assert re.search(r"^\| native \| \d", page, re.M) and "| kind of work | ours, across documents | native |" in page

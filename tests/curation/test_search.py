@@ -6,6 +6,7 @@ import torch
 
 from curation import search
 from curation.search import BlockSize, ranks, top_k
+from tests.tensors import assert_close
 
 BLOCKS = [BlockSize(5, 1), BlockSize(3, 16), BlockSize(4, 100), None]
 
@@ -189,12 +190,12 @@ def test_gpu_finds_what_the_cpu_finds(block_size):
     gpu_scores, gpu_indices = top_k(
         queries, [documents[:100], documents[100:]], 20, device="cuda", block_size=block_size
     )
-    torch.testing.assert_close(gpu_scores, scores[:, :20], atol=1e-5, rtol=0)
+    assert_close(gpu_scores, scores[:, :20])
     gaps = (scores[:, :-1] - scores[:, 1:]) > 1e-5
     clear = gaps & torch.cat([torch.ones(len(gaps), 1, dtype=torch.bool), gaps[:, :-1]], dim=1)
     assert clear.float().mean() > 0.9 and torch.equal(gpu_indices[clear], indices[:, :20][clear])
     own = torch.arange(1200)
     places, own_scores = ranks(queries, documents, own)
     gpu_places, gpu_own_scores = ranks(queries, documents, own, device=["cuda"], block_size=block_size)
-    torch.testing.assert_close(gpu_own_scores, own_scores, atol=1e-5, rtol=0)
+    assert_close(gpu_own_scores, own_scores)
     assert (gpu_places == places).float().mean() > 0.9 and (gpu_places - places).abs().max() <= 2

@@ -311,7 +311,7 @@ def test_columns_of_a_hub_data_set_are_checked(hub):
                 look(on_hub(**change))
 
 
-def test_a_hub_data_set_is_previewed_without_downloading_it(hub, tmp_path):
+def test_a_hub_data_set_is_previewed_without_downloading_it(hub):
     found = preview(on_hub(limit=3, negatives="similar", revision="v1"), 2)
     assert found == (3, [{"query": f"t{i}", "document": f"b{i}", "negatives": [f"n{i}"]} for i in range(2)])
     assert preview(on_hub(), 10) == (2_500, [{"query": f"t{i}", "document": f"b{i}"} for i in range(10)])

@@ -33,17 +33,3 @@ def texts():
     generator = torch.Generator().manual_seed(1)
     lengths = (3, 40, TRAINED, TRAINED + 1, 130, 40)
     return [torch.randint(5, 500, (length,), generator=generator) for length in lengths]
-
-
-@pytest.fixture
-def pad():
-    def pad_batch(texts, width=None, left=False):
-        width = width or max(len(text) for text in texts)
-        ids = torch.zeros(len(texts), width, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, text in enumerate(texts):
-            place = slice(width - len(text), width) if left else slice(0, len(text))
-            ids[row, place], mask[row, place] = text, 1
-        return ids, mask
-
-    return pad_batch

@@ -78,8 +78,10 @@ def test_weights_that_were_saved_over_are_accepted(directory):
 @pytest.mark.parametrize("directory", ["ours", "other"], indirect=True)
 def test_a_pipe_is_refused_before_a_reader_waits_for_it(directory):
     os.mkfifo(directory / "vocab.txt")
-    with pytest.raises(ValueError, match=r"vocab\.txt is a pipe"):
-        TextEmbedder(ModelSettings(model_name_or_path=str(directory)), "cpu")
+    doors = [load_embedder, lambda path: TextEmbedder(ModelSettings(model_name_or_path=str(path)), "cpu")]
+    for door in (*doors, open_tokenizer):
+        with pytest.raises(ValueError, match=r"vocab\.txt is a pipe"):
+            door(directory)
 
 
 def test_a_path_that_is_mistyped_and_so_looks_like_a_hub_name_is_named(tmp_path, monkeypatch):

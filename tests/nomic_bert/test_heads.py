@@ -18,6 +18,7 @@ from nomic_bert import (
     NomicBertModel,
     heads_nomic_bert,
 )
+from tests.tensors import assert_close, pad
 
 HEADS = [
     NomicBertForMaskedLM,
@@ -26,10 +27,6 @@ HEADS = [
     NomicBertForQuestionAnswering,
     NomicBertForMultipleChoice,
 ]
-
-
-def assert_close(found, expected, tolerance=1e-5):
-    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("head", [NomicBertModel, *HEADS])
@@ -44,7 +41,7 @@ def test_arguments_come_in_the_order_of_transformers(head):
 
 @torch.no_grad()
 @pytest.mark.parametrize("head", HEADS)
-def test_a_head_reads_mask_and_segments_by_position_and_by_keyword(tiny_config, texts, pad, head):
+def test_a_head_reads_mask_and_segments_by_position_and_by_keyword(tiny_config, texts, head):
     torch.manual_seed(0)
     model = head(tiny_config).eval()
     ids, mask = pad(texts[:3], width=70)
@@ -96,7 +93,7 @@ def test_the_stock_trainer_hands_on_masks_and_segments(tiny_config, tmp_path):
     assert_close(found, torch.stack(expected), 1e-4)
 
 
-def test_the_masked_lm_loss_is_the_mean_over_labelled_tokens_or_over_a_given_number(tiny_config, texts, pad):
+def test_the_masked_lm_loss_is_the_mean_over_labelled_tokens_or_over_a_given_number(tiny_config, texts):
     torch.manual_seed(0)
     model = NomicBertForMaskedLM(tiny_config)
     ids, mask = pad(texts)
@@ -112,7 +109,7 @@ def test_the_masked_lm_loss_is_the_mean_over_labelled_tokens_or_over_a_given_num
     assert nothing == 0
 
 
-def test_masked_lm_gradients_are_those_of_cross_entropy_over_all_logits(tiny_config, texts, pad):
+def test_masked_lm_gradients_are_those_of_cross_entropy_over_all_logits(tiny_config, texts):
     torch.manual_seed(0)
     model = NomicBertForMaskedLM(tiny_config)
     ids, mask = pad(texts)
@@ -189,7 +186,7 @@ def test_a_decoder_of_another_kind_is_called(tiny_config):
         (2, "regression", torch.tensor([[0.5, -100.0], [2.0, 1.0], [-1.0, 0.0]])),
     ],
 )
-def test_classification_losses(tiny_config, texts, pad, num_labels, problem, labels):
+def test_classification_losses(tiny_config, texts, num_labels, problem, labels):
     tiny_config.num_labels, tiny_config.problem_type = num_labels, problem
     model = NomicBertForSequenceClassification(tiny_config).eval()
     ids, mask = pad(texts[:3])
@@ -205,7 +202,7 @@ def test_classification_losses(tiny_config, texts, pad, num_labels, problem, lab
     assert_close(halved, output.loss / 2)
 
 
-def test_the_other_heads_compute_transformers_losses(tiny_config, texts, pad):
+def test_the_other_heads_compute_transformers_losses(tiny_config, texts):
     """BERT's heads are the reference: the encoder's output stands in for theirs."""
     from transformers import BertConfig, BertForMultipleChoice, BertForQuestionAnswering, BertForTokenClassification
 

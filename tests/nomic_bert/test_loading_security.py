@@ -4,7 +4,6 @@ Each trap writes a file when it is sprung; a test of the traps themselves shows 
 """
 
 import json
-import os
 import pickle
 import runpy
 import shutil
@@ -18,7 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from nomic_bert import NomicBertModel
 from nomic_bert.embedder import load_embedder
 from nomic_bert.tokenizer_files import open_tokenizer
-from tests.checkpoints import save_nomic
+from tests.checkpoints import edit_json, save_nomic
 
 MODEL_DOORS = {"AutoModel": AutoModel.from_pretrained, "load_embedder": load_embedder}
 ALL_DOORS = {
@@ -53,10 +52,6 @@ def trap(tmp_path):
 @pytest.fixture
 def checkpoint(tmp_path):
     return save_nomic(tmp_path / "checkpoint")
-
-
-def edit_json(file, **changes):
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
 def test_the_traps_would_be_sprung(trap, tmp_path):
@@ -216,13 +211,6 @@ def test_links_out_of_the_directory_are_refused(checkpoint, tmp_path, door, name
         return
     with pytest.raises(ValueError, match=rf"{name} is a link to .*secret"):
         {**MODEL_DOORS, "open_tokenizer": open_tokenizer}[door](checkpoint)
-
-
-def test_a_pipe_is_refused_before_a_reader_waits_for_it(checkpoint):
-    os.mkfifo(checkpoint / "vocab.txt")
-    for door in (load_embedder, open_tokenizer):
-        with pytest.raises(ValueError, match=r"vocab\.txt is a pipe"):
-            door(checkpoint)
 
 
 def test_links_inside_a_directory_and_those_of_the_hubs_cache_are_followed(checkpoint, tmp_path):

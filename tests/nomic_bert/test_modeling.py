@@ -11,12 +11,9 @@ from torch.profiler import profile
 
 from nomic_bert import NomicBertForMaskedLM, NomicBertModel, layers_nomic_bert, unpadding_nomic_bert
 from nomic_bert.cpu_nomic_bert import linear_map
+from tests.tensors import assert_close, pad
 
 FIXTURES = ("upstream_tiny_ntk", "upstream_tiny_unscaled")
-
-
-def assert_close(found, expected, tolerance=1e-5):
-    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
 
 
 @pytest.fixture(params=FIXTURES)
@@ -52,7 +49,7 @@ def test_equal_to_native_transformers_within_the_trained_length(tiny_model, text
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @torch.no_grad()
-def test_a_text_is_encoded_alike_in_any_company(tiny_model, texts, pad, attention):
+def test_a_text_is_encoded_alike_in_any_company(tiny_model, texts, attention):
     """Alone = in a batch = padded further = left-padded = packed = after any history, within 1e-5."""
     tiny_model.set_attn_implementation(attention)
     alone = [tiny_model(text[None]).last_hidden_state[0] for text in texts]
@@ -110,7 +107,7 @@ def test_linear_maps_are_computed_by_onednn_where_nothing_is_trained(shape):
 
 
 @torch.no_grad()
-def test_a_cpu_computes_a_large_row_in_parts_that_change_nothing(tiny_model, texts, pad, monkeypatch):
+def test_a_cpu_computes_a_large_row_in_parts_that_change_nothing(tiny_model, texts, monkeypatch):
     ids, mask = pad(texts)
     whole = tiny_model(ids, mask, output_hidden_states=True)
     rows = []
@@ -142,7 +139,7 @@ def test_scaling_matters_beyond_the_trained_length_only(tiny_model, texts):
         assert (change > 1e-3) == (len(text) > tiny_model.config.max_trained_positions)
 
 
-def test_gradients_of_packed_and_padded_are_equal(tiny_model, texts, pad):
+def test_gradients_of_packed_and_padded_are_equal(tiny_model, texts):
     ids, mask = pad(texts)
 
     def gradients(attention, hidden_of):
@@ -164,7 +161,7 @@ def test_gradients_of_packed_and_padded_are_equal(tiny_model, texts, pad):
 
 
 @torch.no_grad()
-def test_standard_inputs_and_outputs(tiny_model, texts, pad):
+def test_standard_inputs_and_outputs(tiny_model, texts):
     ids, mask = pad(texts[:3])
     plain = tiny_model(ids, mask)
     assert_close(tiny_model(inputs_embeds=tiny_model.embeddings.word_embeddings(ids), attention_mask=mask)[0], plain[0])
@@ -193,7 +190,7 @@ def test_a_text_without_tokens_is_zero_not_nan(tiny_model):
         assert hidden.isfinite().all() and not hidden[1].any() and hidden[0, :2].any()
 
 
-def test_gradient_checkpointing_changes_nothing(tiny_model, texts, pad):
+def test_gradient_checkpointing_changes_nothing(tiny_model, texts):
     ids, mask = pad(texts)
     gradients = []
     tiny_model.train()
@@ -207,7 +204,7 @@ def test_gradient_checkpointing_changes_nothing(tiny_model, texts, pad):
 
 
 @torch.no_grad()
-def test_export_takes_the_padded_path_and_agrees(tiny_model, texts, pad):
+def test_export_takes_the_padded_path_and_agrees(tiny_model, texts):
     ids, mask = pad(texts[:2])
     automatic = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
     exported = torch.export.export(
@@ -233,7 +230,7 @@ def test_too_long_a_text_warns_once_and_stays_finite(tiny_model, monkeypatch):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("way", ["padded", "left", "packed"])
-def test_returned_states_lie_on_the_way_to_the_output(tiny_model, texts, pad, attention, way):
+def test_returned_states_lie_on_the_way_to_the_output(tiny_model, texts, attention, way):
     """A change of a state that is returned changes what follows, so its gradient is kept; and nothing else changes."""
     tiny_model.set_attn_implementation(attention)
     ids, mask = pad(texts, left=way == "left")
@@ -254,7 +251,7 @@ def test_returned_states_lie_on_the_way_to_the_output(tiny_model, texts, pad, at
 
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_dropout_is_what_the_modules_say(tiny_config, texts, pad, attention):
+def test_dropout_is_what_the_modules_say(tiny_config, texts, attention):
     tiny_config.attention_probs_dropout_prob = tiny_config.hidden_dropout_prob = 0.5
     model = NomicBertModel(tiny_config).train()
     model.set_attn_implementation(attention)
@@ -333,7 +330,7 @@ def test_texts_of_unlike_lengths_share_attention_with_little_padding(tiny_model,
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["flash_attention_2", "kernels-community/flash-attn2", "org/name@v1:function"])
-def test_a_flash_kernel_by_any_name_gets_packed_rows(tiny_model, texts, pad, monkeypatch, name):
+def test_a_flash_kernel_by_any_name_gets_packed_rows(tiny_model, texts, monkeypatch, name):
     calls = []
 
     def kernel(module, query, key, value, attention_mask, cu_seq_lens_q, cu_seq_lens_k, **settings):
@@ -385,7 +382,7 @@ def test_the_137m_model_is_built_saved_and_reloaded(tmp_path):
 @pytest.mark.gpu
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_gpu_agrees_with_the_cpu_reference(tiny_model, texts, pad, dtype):
+def test_gpu_agrees_with_the_cpu_reference(tiny_model, texts, dtype):
     ids, mask = pad(texts)
     reference = tiny_model(ids, mask).last_hidden_state
     found = tiny_model.to("cuda", dtype)(ids.cuda(), mask.cuda()).last_hidden_state.float().cpu()
@@ -395,7 +392,7 @@ def test_gpu_agrees_with_the_cpu_reference(tiny_model, texts, pad, dtype):
 
 @pytest.mark.gpu
 @torch.no_grad()
-def test_a_gpu_is_waited_for_once_for_a_padded_batch_and_never_for_a_packed_row(tiny_model, texts, pad):
+def test_a_gpu_is_waited_for_once_for_a_padded_batch_and_never_for_a_packed_row(tiny_model, texts):
     model = tiny_model.to("cuda", torch.bfloat16)
     ids, mask = (tensor.cuda() for tensor in pad(texts))
     row = torch.cat(texts)[None].cuda()

@@ -15,6 +15,7 @@ from transformers.models.nomic_bert import NomicBertModel as NativeModel
 from nomic_bert import NomicBertForMaskedLM, NomicBertModel
 from nomic_bert.embedder import load_embedder
 from tests.nomic_bert.released import EMBEDDERS, HIDDEN, MASKED_LM, in_hub_cache, save_weights
+from tests.tensors import assert_close
 
 # Of token vectors, whose elements are of size 1. With these weights SDPA and eager attention differ by up to 7e-5.
 TOLERANCE = 1e-3
@@ -91,7 +92,7 @@ def test_every_embedder_loads_by_name_through_every_door(weights, no_remote_code
             assert {key: tensor.shape for key, tensor in model.state_dict().items()} == {
                 key: tensor.shape for key, tensor in stored.items()
             }
-            torch.testing.assert_close(model(ids)[0], expected, atol=TOLERANCE, rtol=0)
+            assert_close(model(ids)[0], expected, TOLERANCE)
             del model
             scaled = AutoModel.from_pretrained(name, rotary_scaling_factor=2).config
             assert (scaled.rotary_scaling_factor, scaled.max_trained_positions) == (2, 2048), name
@@ -109,8 +110,8 @@ def test_the_masked_language_model_loads_by_name(weights, no_remote_code):
     with in_hub_cache(MASKED_LM, weights):
         model = NomicBertForMaskedLM.from_pretrained(MASKED_LM).eval()
         assert (model.config.n_positions, model.config.hidden_dropout_prob) == (2048, 0.1)
-        torch.testing.assert_close(model(ids).logits, expected, atol=TOLERANCE, rtol=0)
-        torch.testing.assert_close(AutoModel.from_pretrained(MASKED_LM).eval()(ids)[0], hidden, atol=TOLERANCE, rtol=0)
+        assert_close(model(ids).logits, expected, TOLERANCE)
+        assert_close(AutoModel.from_pretrained(MASKED_LM).eval()(ids)[0], hidden, TOLERANCE)
 
 
 @torch.no_grad()
@@ -127,13 +128,13 @@ def test_embedders_by_name_encode_as_native_transformers_does(weights, no_remote
         ids = ids_of(ours, text)
         assert ids.shape == (1, tokens)
         found = token_vectors(ours, text)
-        torch.testing.assert_close(found, reference(ids)[0][0], atol=TOLERANCE, rtol=0)
+        assert_close(found, reference(ids)[0][0], TOLERANCE)
         # to the trained length the scaling does nothing at all
         assert torch.equal(token_vectors(scaled, text), found)
     text = text_of(5)
     mean = reference(ids_of(ours, text))[0][0].mean(0)
     for embedder in (ours, theirs):  # the released files name no unit length
-        torch.testing.assert_close(torch.from_numpy(embedder.encode(text)), mean, atol=TOLERANCE, rtol=0)
+        assert_close(torch.from_numpy(embedder.encode(text)), mean, TOLERANCE)
 
 
 def check_beyond_the_trained_length(weights, tokens):

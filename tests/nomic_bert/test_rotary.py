@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nomic_bert import NomicBertConfig
 from nomic_bert.rotary_nomic_bert import apply_rotary, inverse_frequencies, rotary_tables, rotate_projection
+from tests.tensors import assert_close
 
 D, TRAINED, THETA = 16, 64, 1000.0
 
@@ -67,7 +68,7 @@ def test_rotation_is_a_complex_product():
     angles = positions[..., None].double() * torch.from_numpy(plain(THETA))
     product = torch.complex(*states.double().chunk(2, -1)) * torch.polar(torch.ones_like(angles), angles)[:, :, None]
     expected = torch.cat((product.real, product.imag), -1)
-    torch.testing.assert_close(rotated.double(), expected, atol=1e-5, rtol=0)
+    assert_close(rotated.double(), expected)
 
 
 def test_tables_stay_in_float32_under_half_precision():

@@ -13,7 +13,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, LayerNorm,
 
 from nomic_bert.embedder import load_embedder, save_embedder
 from nomic_bert.prompts import PROMPTS
-from tests.checkpoints import save_nomic
+from tests.checkpoints import edit_json, save_nomic
 
 TEXTS = ["a text", "about rope and ntk", "long " * 40, "b"]
 
@@ -49,10 +49,6 @@ def layer_normed(embedder):
 
 
 KINDS = [plain, first_token, two_modes, dense, not_normalized, prompt_left_out, layer_normed]
-
-
-def edit_json(file, **changes):
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
 @pytest.fixture

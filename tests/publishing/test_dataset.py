@@ -7,14 +7,13 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from huggingface_hub import constants
 
 import hub_upload
 from curation.packing import load_blocks
 from nomic_bert.tokenizer_files import open_tokenizer
 from recipes import embed, filter_pairs, make_pairs, mine_negatives, pack_corpus
 from tests.checkpoints import save_nomic
-from tests.publishing.fake_hub import Repository, running
+from tests.publishing.fake_hub import Repository
 from textfiles.rows import rows_of
 from textfiles.writing import write_jsonl
 
@@ -169,30 +168,23 @@ def test_damaged_rows_and_records_are_named_and_links_are_not_followed(outputs, 
     assert not (tmp_path / "written").exists()
 
 
-def test_the_plan_is_shown_and_then_uploaded(outputs, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(hub_upload.huggingface_hub, "get_token", lambda: "hf_secret")
+def test_the_plan_is_shown_and_then_uploaded(hub, outputs, tmp_path, capsys):
     words = ["--dataset", str(outputs / "mined"), "me/data", "--output_dir", str(tmp_path / "hub")]
-    with running() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-        hub_upload.main(words)
-        said = capsys.readouterr().out
-        assert (
-            "me/data, main: a new data set, public" in said and "add     data/faq/train-00000-of-00001.parquet" in said
-        )
-        assert hub.repositories == {}
+    hub_upload.main(words)
+    said = capsys.readouterr().out
+    assert "me/data, main: a new data set, public" in said and "add     data/faq/train-00000-of-00001.parquet" in said
+    assert hub.repositories == {}
+    hub_upload.main([*words, "--yes"])
+    hub_upload.main([*words, "--yes"])
+    assert "Nothing to upload" in capsys.readouterr().out
+    files = hub.repositories["datasets/me/data"].branches["main"][-1]
+    assert set(files) == {"README.md", "lengths.png", "data/faq/train-00000-of-00001.parquet"}
+    (tmp_path / "copy.parquet").write_bytes(files["data/faq/train-00000-of-00001.parquet"])
+    assert pq.read_table(tmp_path / "copy.parquet").column_names[:2] == ["query", "document"]
+    old = {**files, "data/faq/train-00000-of-00002.parquet": b"old", "notes.txt": b"mine"}
+    hub.repositories["datasets/me/data"] = Repository(private=False, branches={"main": [old]})
+    hub_upload.main([*words, "--yes"])
+    assert set(hub.repositories["datasets/me/data"].branches["main"][-1]) == {*files, "notes.txt"}
+    hub.repositories["datasets/me/data"] = Repository(private=False, branches={"main": [{"a.csv": b"x"}]})
+    with pytest.raises(SystemExit, match="--overwrite"):
         hub_upload.main([*words, "--yes"])
-        hub_upload.main([*words, "--yes"])
-        assert "Nothing to upload" in capsys.readouterr().out
-        files = hub.repositories["datasets/me/data"].branches["main"][-1]
-        assert set(files) == {"README.md", "lengths.png", "data/faq/train-00000-of-00001.parquet"}
-        (tmp_path / "copy.parquet").write_bytes(files["data/faq/train-00000-of-00001.parquet"])
-        assert pq.read_table(tmp_path / "copy.parquet").column_names[:2] == ["query", "document"]
-        old = {**files, "data/faq/train-00000-of-00002.parquet": b"old", "notes.txt": b"mine"}
-        hub.repositories["datasets/me/data"] = Repository(private=False, branches={"main": [old]})
-        hub_upload.main([*words, "--yes"])
-        assert set(hub.repositories["datasets/me/data"].branches["main"][-1]) == {*files, "notes.txt"}
-        hub.repositories["datasets/me/data"] = Repository(private=False, branches={"main": [{"a.csv": b"x"}]})
-        with pytest.raises(SystemExit, match="--overwrite"):
-            hub_upload.main([*words, "--yes"])

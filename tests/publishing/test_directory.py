@@ -14,7 +14,7 @@ from nomic_bert import NomicBertModel
 from nomic_bert.embedder import load_embedder, save_embedder
 from publishing import directory as directory_module
 from publishing.directory import DirectorySettings, write_directory
-from tests.checkpoints import save_nomic, save_tokenizer
+from tests.checkpoints import edit_json, save_nomic, save_tokenizer
 
 
 @pytest.fixture
@@ -49,8 +49,7 @@ def test_an_adapter_is_merged_and_compared_with_itself_unmerged(tmp_path, refere
     model = NomicBertModel.from_pretrained(checkpoint)
     model.add_adapter(peft.LoraConfig(r=4, target_modules=["Wqkv", "fc11"], init_lora_weights=False))
     model.save_pretrained(tmp_path / "adapter")
-    file = tmp_path / "adapter" / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": str(checkpoint)}))
+    edit_json(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path=str(checkpoint))
     written = publish(tmp_path / "adapter", tmp_path / "written")
     wanted = load_embedder(tmp_path / "adapter", device="cpu").encode("a text")
     assert np.abs(load_embedder(checkpoint, device="cpu").encode("a text") - wanted).max() > 1e-2

@@ -5,7 +5,6 @@ import io
 import json
 
 import pytest
-from huggingface_hub import constants
 
 import hub_upload
 from nomic_bert.training_record import read_training, write_training
@@ -13,7 +12,7 @@ from publishing import directory as directory_module
 from publishing.readers import EXPORT_READERS, READERS
 from publishing.verification import Agreement
 from tests.checkpoints import save_nomic
-from tests.publishing.fake_hub import Repository, running
+from tests.publishing.fake_hub import Repository
 from textfiles.replacing import WRITTEN_FILES
 
 FILES = {
@@ -73,16 +72,6 @@ def test_the_directory_is_complete_and_holds_nothing_else(written, checkpoint):
     assert json.loads((directory / "tokenizer_config.json").read_text())["model_max_length"] == 256
     assert read_training(directory) == read_training(checkpoint)
     assert "No token" in said and f"hf upload me/model {directory}" in said
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(hub_upload.huggingface_hub, "get_token", lambda: "hf_secret")
-    with running() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-        yield hub
 
 
 def publish(directory, *words):

@@ -128,7 +128,7 @@ def test_llama_cpp_reads_the_same_through_native_transformers(directory, config)
     assert (native["hidden_size"], native["num_hidden_layers"], native["intermediate_size"]) == (WIDTH, LAYERS, INNER)
 
 
-def test_llama_cpp_finds_the_pooling(directory, read):
+def test_llama_cpp_finds_the_pooling(read):
     # conversion/base.py, TextModel._try_set_pooling_type: this type exactly, then these keys, mean first
     pooling = [module for module in read("modules.json") if module["type"] == "sentence_transformers.models.Pooling"]
     assert [module["path"] for module in pooling] == ["1_Pooling"]

@@ -8,13 +8,9 @@ from nomic_bert.embedder import load_embedder, save_embedder
 from publishing.directory import DirectorySettings, write_directory
 from publishing.known_files import keep_known_files
 from publishing.readers import READERS, Probe, read_embeddings
-from tests.checkpoints import save_nomic
+from tests.checkpoints import edit_json, save_nomic
 
 SPY = "raise SystemExit('the checkpoint's code ran')\n"
-
-
-def change_json(file, **keys):
-    file.write_text(json.dumps({**json.loads(file.read_text()), **keys}))
 
 
 @pytest.fixture
@@ -22,11 +18,11 @@ def hostile(tmp_path):
     """A checkpoint that asks for code of its own wherever a reader would look."""
     directory = save_nomic(tmp_path / "checkpoint")
     (directory / "spy.py").write_text(SPY)
-    change_json(
+    edit_json(
         directory / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "spy.Tokenizer"]}, custom="x",
         chat_template="{{ 1 }}",
     )  # fmt: skip
-    change_json(
+    edit_json(
         directory / "config.json", custom_pipelines={"feature-extraction": {"impl": "spy.Pipeline"}}, beam="x",
         auto_map={"AutoModel": "spy.Model", "AutoConfig": "spy.Config"},
     )  # fmt: skip
@@ -38,9 +34,9 @@ def test_a_checkpoints_own_code_and_unknown_keys_are_not_carried_on(hostile, tmp
     embedder = load_embedder(hostile, device="cpu")
     written = tmp_path / "written"
     save_embedder(embedder, written)
-    change_json(written / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "spy.Tokenizer"]})
-    change_json(written / "config.json", custom_pipelines={"feature-extraction": {"impl": "spy.Pipeline"}}, beam="x")
-    change_json(written / "sentence_bert_config.json", transformer_task="feature-extraction")
+    edit_json(written / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "spy.Tokenizer"]})
+    edit_json(written / "config.json", custom_pipelines={"feature-extraction": {"impl": "spy.Pipeline"}}, beam="x")
+    edit_json(written / "sentence_bert_config.json", transformer_task="feature-extraction")
     (written / "chat_template.jinja").write_text("{{ 1 }}")
     (written / "additional_chat_templates").mkdir()
     (written / "additional_chat_templates" / "secret.jinja").write_text("secret")
@@ -73,7 +69,7 @@ def test_a_layer_norm_after_the_mean_keeps_its_weights(tmp_path):
         lambda written: (written / "spy.py").write_text(SPY),
         lambda written: (written / "modeling_nomic_bert.py").write_text(SPY),
         lambda written: (written / "rotary_nomic_bert.py").unlink(),
-        lambda written: change_json(written / "config.json", auto_map={"AutoModel": "spy.Model"}),
+        lambda written: edit_json(written / "config.json", auto_map={"AutoModel": "spy.Model"}),
     ],
 )
 def test_code_that_is_not_this_packages_is_refused_before_it_is_run(tmp_path, change):

@@ -14,6 +14,7 @@ from nomic_bert import NomicBertForMaskedLM, NomicBertModel
 from publishing import onnx_export
 from publishing.onnx_export import export_onnx, quantize_onnx
 from tests.checkpoints import save_nomic, save_other
+from tests.tensors import pad
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -64,15 +65,6 @@ def texts():
     return [torch.randint(5, 99, (length,), generator=generator) for length in LENGTHS]
 
 
-def pad(texts, left=False):
-    width = max(map(len, texts))
-    ids, mask = torch.zeros(2, len(texts), width, dtype=torch.long)
-    for row, text in enumerate(texts):
-        place = slice(width - len(text), width) if left else slice(0, len(text))
-        ids[row, place], mask[row, place] = text, 1
-    return ids, mask
-
-
 @torch.no_grad()
 def states_of(model, text):
     return model(text[None]).last_hidden_state[0].numpy()
@@ -93,7 +85,7 @@ def test_every_length_alone_is_torchs(exported, torch_model, texts):
 @pytest.mark.parametrize("left", [False, True])
 def test_a_text_does_not_depend_on_its_batch(exported, torch_model, texts, left):
     """Torch computes each text alone; a text beyond the trained length must not scale its neighbours."""
-    ids, mask = pad(texts, left)
+    ids, mask = pad(texts, left=left)
     found = session(exported.file)(ids, mask)
     assert np.abs(found[mask.numpy() == 0]).max() == 0
     for row, text in enumerate(texts):

@@ -8,18 +8,10 @@ from huggingface_hub import HfApi, constants
 
 from publishing.upload import plan_upload, require_repo_id, upload
 from tests.commands import contents
-from tests.publishing.fake_hub import FakeHub, Repository, running
+from tests.publishing.fake_hub import FakeHub, Repository
 
 TOKEN = "hf_secretsecretsecretsecret"
 CARD = b"---\ntags:\n- nomic-embed-hf\n---\n# A model\n"
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its server is the hub's own
-    with running() as hub:
-        yield hub
 
 
 @pytest.fixture

@@ -205,14 +205,14 @@ def die(name, calls, *arguments):
     module, left = (mining.np if name == "save" else mining), [int(calls)]
     original = getattr(module, name)
 
-    def dying(*given):
+    def dying(*given, **settings):
         left[0] -= 1
         if left[0] == 0:
             if name == "write_jsonl":
                 rows, path = given
                 original((row if place < 3 else os.kill(os.getpid(), 9) for place, row in enumerate(rows)), path)
             os.kill(os.getpid(), 9)
-        return original(*given)
+        return original(*given, **settings)
 
     setattr(module, name, dying)
     mine_negatives.main(list(arguments))

@@ -93,7 +93,7 @@ def test_a_column_with_nearly_the_name_is_asked_about(finetune, name):
         finetune(rows(9, **{name: ["word7"]}), "--num_hard_negatives", "1")
 
 
-def test_an_evaluation_on_a_file_chooses_the_checkpoint(finetune, tmp_path, capsys):
+def test_an_evaluation_on_a_file_chooses_the_checkpoint(finetune, tmp_path):
     evaluators = [{"name": "mine", "kind": "pairs", "path": str(tmp_path / "my.jsonl")}]
     steps = ["--eval_strategy", "steps", "--eval_steps", "1", "--save_steps", "1", "--load_best_model_at_end", "true"]
     finetune(rows(9), "--evaluators", json.dumps(evaluators), *steps, "--metric_for_best_model", "mine_cosine_ndcg@10")

@@ -174,14 +174,3 @@ def test_mean_pool_averages_each_sequence_in_float32():
     expected = torch.stack([part.float().mean(dim=0) for part in hidden.split([2, 1, 6])])
     assert pooled.dtype == torch.float32
     torch.testing.assert_close(pooled, expected)
-
-
-@pytest.mark.parametrize("copy", [0, 2])
-def test_copies_of_a_positive_are_masked_on_both_sides_of_it(embeddings, copy):
-    """The middle query's document is repeated once, in an earlier or in a later column."""
-    queries, documents = embeddings[0][:3], embeddings[1][:3]
-    keys = torch.tensor([1, 2, 3])
-    keys[copy] = keys[1]
-    loss, _ = info_nce(queries[1:2], documents, torch.tensor([1]), 10.0, document_keys=keys)
-    scores = {column: math.exp(10 * float(queries[1] @ documents[column])) for column in range(3) if column != copy}
-    assert loss.item() == pytest.approx(-math.log(scores[1] / sum(scores.values())), rel=1e-5)

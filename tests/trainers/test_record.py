@@ -132,7 +132,7 @@ def test_what_is_known_of_a_local_start(tmp_path, monkeypatch):
         starting_point(load(tmp_path / "local"))
 
 
-def test_a_start_on_the_hub_is_named_with_its_commit(tmp_path):
+def test_a_start_on_the_hub_is_named_with_its_commit():
     commits = ["0" * 40, "1" * 40]
     repository = Path(constants.HF_HUB_CACHE, "models--owner--started-from")
     (repository / "refs").mkdir(parents=True)

@@ -135,7 +135,7 @@ def test_a_model_without_prompts_that_mteb_knows_is_refused(tmp_path, prompts, m
     assert load_encoder(directory, device="cpu", prompts={}).protocol.prompts == {}
 
 
-def test_wrong_checkpoints_and_prompts_are_named(nomic, other, tmp_path):
+def test_wrong_checkpoints_and_prompts_are_named(nomic, other):
     with pytest.raises(FileNotFoundError, match="nowhere/at/all is neither a directory"):
         load_encoder("nowhere/at/all", device="cpu")
     with pytest.raises(FileNotFoundError, match="nobody/nothing is not a directory, and the hub"):

@@ -146,7 +146,7 @@ def test_errors_of_the_model_are_not_taken_for_missing_data(tmp_path):
     assert loading_error(task, RuntimeError("bad shape"), tmp_path) == "RuntimeError: bad shape"
 
 
-def test_a_task_made_of_another_keeps_its_choices(tmp_path):
+def test_a_task_made_of_another_keeps_its_choices():
     task = mteb.get_task("MassiveIntentClassification", hf_subsets=["de", "fr"], eval_splits=["validation"])
     new = with_data_dir(task, None)
     assert (new.hf_subsets, list(new.eval_splits)) == (["de", "fr"], ["validation"])
