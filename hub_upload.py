@@ -22,7 +22,7 @@ from textfiles.commands import one_line_errors, run_command
 from textfiles.paths import existing_file, output_directory
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Do as the command line says."""
     parser = _parser()
     args = parser.parse_args(argv)

@@ -196,7 +196,7 @@ class Preview(NamedTuple):
 
 
 @column_remedy(_COLUMN_KEYS)
-def preview(source: Source, sample: int, cache: Path | None = None) -> Preview:
+def preview(source: Source, sample: int) -> Preview:
     """Count the rows of a source and show some, without downloading a hub data set.
 
     Local files are opened as `open_pairs` opens them, so that every row is checked, and rows are taken evenly from
@@ -206,7 +206,6 @@ def preview(source: Source, sample: int, cache: Path | None = None) -> Preview:
     Args:
         source: the source.
         sample: rows to show, at most.
-        cache: as for `open_pairs`.
 
     Returns:
         The number of rows, at most `limit`, and rows with the keys `query`, `document` and, where the source names
@@ -221,7 +220,7 @@ def preview(source: Source, sample: int, cache: Path | None = None) -> Preview:
             builder = datasets.load_dataset_builder(source.path, source.subset, revision=source.revision)
         if not Path(builder.cache_dir, datasets.config.DATASET_INFO_FILENAME).exists():
             return Preview(_count_on_hub(builder, source), _first_on_hub(source, sample))
-    pairs = open_pairs(source, cache)
+    pairs = open_pairs(source)
     sample = min(sample, len(pairs))
     return Preview(len(pairs), [pairs[len(pairs) * place // sample] for place in range(sample)])
 

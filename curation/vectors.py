@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +31,6 @@ _CALIBRATION_TEXTS = 10_000  # whose least and greatest values are the ranges of
 _CHARACTERS_AT_ONCE = 50_000_000  # of texts in memory together, read this many rows at a time:
 _ROWS_AT_ONCE = 1_000
 
-DType = Literal["float32", "float16", "int8", "binary"]
 _ARROW_TYPES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}
 
 

@@ -104,15 +104,12 @@ class RetrievalSet:
         )
 
 
-def evaluate_embedder(
-    model: SentenceTransformer, retrieval_set: RetrievalSet, *, batch_size: int = 32
-) -> dict[str, float]:
+def evaluate_embedder(model: SentenceTransformer, retrieval_set: RetrievalSet) -> dict[str, float]:
     """Score an embedder: queries under its prompt "query", documents under its prompt "document".
 
     Args:
         model: the embedder; documents are ranked by its own similarity.
         retrieval_set: what to search.
-        batch_size: texts encoded at once.
 
     Returns:
         `ndcg@10`, `recall@10` and `mrr@10`, in percent.
@@ -120,7 +117,7 @@ def evaluate_embedder(
     Raises:
         ValueError: an embedding is not finite.
     """
-    scores = retrieval_evaluator(retrieval_set, batch_size=batch_size)(model)
+    scores = retrieval_evaluator(retrieval_set)(model)
     return {
         f"{metric}@{_CUTOFF}": 100 * float(scores[f"{model.similarity_fn_name}_{metric}@{_CUTOFF}"])
         for metric in _METRICS

@@ -15,7 +15,7 @@ _EVERY = 10  # iterations between two moves of the bar
 _ROWS_AT_ONCE = 100_000
 
 
-def project(vectors: np.ndarray, *, fitted_points: int, seed: int, jobs: int = -1) -> np.ndarray:
+def project(vectors: np.ndarray, *, fitted_points: int, seed: int) -> np.ndarray:
     """Places on a plane at which near vectors are near; distances between far ones mean little.
 
     t-SNE of the first 50 principal components, started from the first two. Of more than `fitted_points` vectors, that
@@ -26,7 +26,6 @@ def project(vectors: np.ndarray, *, fitted_points: int, seed: int, jobs: int = -
         vectors: (n, dim), compared by cosine.
         fitted_points: most points to lay out.
         seed: of all that is random.
-        jobs: threads; -1: all cores.
 
     Returns:
         (n, 2) in float64.
@@ -36,7 +35,7 @@ def project(vectors: np.ndarray, *, fitted_points: int, seed: int, jobs: int = -
     components = _components(vectors, seed)
     order = np.random.default_rng(seed).permutation(len(components))
     fitted, others = np.sort(order[:fitted_points]), np.sort(order[fitted_points:])
-    embedding = _lay_out(components[fitted], seed, jobs)
+    embedding = _lay_out(components[fitted], seed)
     places = np.empty((len(components), 2))
     places[fitted] = embedding
     starts = range(0, len(others), _ROWS_AT_ONCE)
@@ -57,9 +56,9 @@ def _components(vectors: np.ndarray, seed: int) -> np.ndarray:
     return np.concatenate([pca.transform(vectors[part] / norms[part]) for part in parts]).astype(np.float64)
 
 
-def _lay_out(components: np.ndarray, seed: int, jobs: int) -> TSNEEmbedding:
+def _lay_out(components: np.ndarray, seed: int) -> TSNEEmbedding:
     count = len(components)
-    jobs = jobs if count >= _THREADS_FROM else 1
+    jobs = -1 if count >= _THREADS_FROM else 1
     with tqdm(desc="Finding neighbours", total=count, unit="point") as progress:
         neighbours = affinity.PerplexityBasedNN(
             components, perplexity=min(30, (count - 1) // 3), method="annoy", n_jobs=jobs, random_state=seed

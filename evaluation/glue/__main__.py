@@ -23,7 +23,7 @@ from textfiles.commands import run_command
 from textfiles.paths import output_directory
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Run the command line; the exit status is 1 if a run failed."""
     args = _parser().parse_args(argv)
     from evaluation.glue.command import run_glue  # imports torch, which --help does not need
