@@ -13,8 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from textfiles.rows import RowBatch, require_columns
-from textfiles.settings import near_name
+from textfiles.rows import RowBatch, missing_column, require_columns
 from textfiles.texts import check_text, shown_value, text_of
 
 QUERY, DOCUMENT, NEGATIVES = "query", "document", "negatives"
@@ -128,14 +127,11 @@ def unknown_layout(columns: Iterable[str], where: str) -> ValueError:
     """The error for rows that are neither of ours nor in a layout: says which keys name the columns."""
     columns = list(columns)
     missing = next((name for name in (QUERY, DOCUMENT) if name not in columns), QUERY)
-    near = near_name(missing, columns)
-    hint = f"did you mean {near!r}? The" if near else "the"
     known = "; ".join(f"{layout.names} ({name})" for name, layout in LAYOUTS.items())
     return ValueError(
-        f"{where}: no column {missing!r}; {hint} columns are {', '.join(columns) or '(none)'}. Known names are "
-        f"query, document, negatives; {known}. Rename the columns, or give a source whose keys query, document and "
-        "negatives name them: --sources '[{name: mine, path: ..., query: ..., document: ..., query_prefix: "
-        "search_query, document_prefix: search_document}]'."
+        f"{missing_column(missing, columns, where)} Known names are query, document, negatives; {known}. Rename the "
+        "columns, or give a source whose keys query, document and negatives name them: --sources '[{name: mine, path: "
+        "..., query: ..., document: ..., query_prefix: search_query, document_prefix: search_document}]'."
     )
 
 

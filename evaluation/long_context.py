@@ -10,23 +10,17 @@ the trained length RoPE is scaled by dynamic NTK (Eq. 5) with alpha 2. A model t
 at its own length. Results are kept and shared as by evaluation.mteb_run.
 """
 
-import argparse
 from collections.abc import Sequence
 
-from evaluation.harness.arguments import add_shared_arguments, parse_shared
+from evaluation.harness.arguments import parse_shared, shared_parser
 from evaluation.protocol import LEAST_TOKENS, LENGTHS
 from textfiles.commands import run_command
 from textfiles.settings import whole_number
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.long_context",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_shared_arguments(parser)
+    parser = shared_parser("evaluation.long_context", __doc__)
     parser.add_argument("--benchmark", choices=list(LENGTHS), help="one of the two; default: both")
     parser.add_argument(
         "--lengths",

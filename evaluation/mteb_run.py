@@ -12,23 +12,17 @@ OUTPUT_DIR/results in mteb's own layout, by model, weights and length. Rerun the
 start it once for each, with CUDA_VISIBLE_DEVICES: the processes share the tasks.
 """
 
-import argparse
 from collections.abc import Sequence
 
-from evaluation.harness.arguments import add_shared_arguments, parse_shared
+from evaluation.harness.arguments import parse_shared, shared_parser
 from evaluation.protocol import LEAST_TOKENS, PAPER_BENCHMARK, PAPER_LENGTH
 from textfiles.commands import run_command
 from textfiles.settings import whole_number
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.mteb_run",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_shared_arguments(parser)
+    parser = shared_parser("evaluation.mteb_run", __doc__)
     parser.add_argument(
         "--benchmark", help=f'a benchmark of mteb, "JinaLongContext" or "LoCo"; default {PAPER_BENCHMARK}'
     )

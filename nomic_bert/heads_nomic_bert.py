@@ -166,8 +166,10 @@ class NomicBertMLMHead(nn.Module):
         self.predictions = NomicBertMLMPredictions(config)
 
 
-def classification_loss(problem: str | None, logits: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
-    """The loss of a classifier or regressor, in float32.
+def classification_loss(
+    problem: str | None, logits: Tensor, labels: Tensor | None, num_items: Tensor | int | None
+) -> Tensor | None:
+    """The loss of a classifier or regressor, in float32; None without labels.
 
     Args:
         problem: "regression", "single_label_classification", "multi_label_classification", or None: as in
@@ -177,6 +179,8 @@ def classification_loss(problem: str | None, logits: Tensor, labels: Tensor, num
             regression.
         num_items: labels that the loss is averaged over; None: those of this batch.
     """
+    if labels is None:
+        return None
     logits = logits.float()
     if problem is None and logits.shape[-1] == 1:
         problem = "regression"

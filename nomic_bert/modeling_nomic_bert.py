@@ -262,9 +262,7 @@ class NomicBertForSequenceClassification(NomicBertPreTrainedModel):
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **encoder_inputs
         )
         logits = self.classifier(self.dropout(encoded.pooler_output))
-        loss = None
-        if labels is not None:
-            loss = classification_loss(self.config.problem_type, logits, labels, num_items_in_batch)
+        loss = classification_loss(self.config.problem_type, logits, labels, num_items_in_batch)
         output = SequenceClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
         return output if _wants_dict(return_dict, self.config) else output.to_tuple()
 
@@ -307,9 +305,7 @@ class NomicBertForTokenClassification(NomicBertPreTrainedModel):
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **encoder_inputs
         )
         logits = self.classifier(self.dropout(encoded.last_hidden_state))
-        loss = None
-        if labels is not None:
-            loss = classification_loss("single_label_classification", logits, labels, num_items_in_batch)
+        loss = classification_loss("single_label_classification", logits, labels, num_items_in_batch)
         output = TokenClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
         return output if _wants_dict(return_dict, self.config) else output.to_tuple()
 
@@ -405,9 +401,7 @@ class NomicBertForMultipleChoice(NomicBertPreTrainedModel):
         encoded = self.bert(*rows, return_dict=True, **encoder_inputs)
         choices = next(each.shape[1] for each in (input_ids, inputs_embeds) if each is not None)
         logits = self.classifier(self.dropout(encoded.pooler_output)).view(-1, choices)
-        loss = None
-        if labels is not None:
-            loss = classification_loss("single_label_classification", logits, labels, num_items_in_batch)
+        loss = classification_loss("single_label_classification", logits, labels, num_items_in_batch)
         output = MultipleChoiceModelOutput(loss, logits, encoded.hidden_states, encoded.attentions)
         return output if _wants_dict(return_dict, self.config) else output.to_tuple()
 

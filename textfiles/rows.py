@@ -189,11 +189,15 @@ def require_columns(present: Iterable[str], columns: Iterable[str], where: str) 
     names = present if isinstance(present, dict) else list(present)
     for column in columns:
         if column not in names:
-            near = near_name(column, names)
-            hint = f"did you mean {near!r}? The" if near else "the"
-            raise MissingColumnError(
-                f"{where}: no column {column!r}; {hint} columns are {', '.join(names) or '(none)'}."
-            )
+            raise missing_column(column, names, where)
+
+
+def missing_column(column: str, present: Iterable[str], where: str) -> MissingColumnError:
+    """The error for rows that lack a column."""
+    names = list(present)
+    near = near_name(column, names)
+    hint = f"did you mean {near!r}? The" if near else "the"
+    return MissingColumnError(f"{where}: no column {column!r}; {hint} columns are {', '.join(names) or '(none)'}.")
 
 
 def reading_progress(files: Sequence[Path]) -> tqdm:

@@ -23,11 +23,11 @@ def near_name(name: str, known: Iterable[str]) -> str | None:
     return next((by_lower[each] for each in cut), None)
 
 
-def did_you_mean(name: str, known: Iterable[str], what: str = "keys") -> str:
-    """The end of an error about an unknown name: the one that was probably meant, or all there are."""
+def did_you_mean(name: str, known: Iterable[str], what: str = "keys", otherwise: str | None = None) -> str:
+    """The end of an error about an unknown name: the one that was probably meant, or all there are, or `otherwise`."""
     known = list(known)
     near = near_name(name, known)
-    return f"did you mean {near!r}?" if near else f"the {what} are {', '.join(known)}."
+    return f"did you mean {near!r}?" if near else otherwise or f"the {what} are {', '.join(known)}."
 
 
 def is_filled(value: Any) -> bool:

@@ -201,8 +201,8 @@ class StepTrainer(SafeTrainer):
     def describe(self) -> list[str]:
         """The effective numbers of a run, one line each, printed before its first step."""
         assert self.train_dataset is not None
-        args, plan, total = self.args, self.train_dataset.plan, self._total_steps()
-        steps = plan.steps_per_epoch
+        args, plan = self.args, self.train_dataset.plan
+        total, steps = plan.steps(args), plan.steps_per_epoch
         share = plan.batch_size // (args.world_size * args.gradient_accumulation_steps)
         return [
             f"global batch {plan.batch_size:,} rows = {args.world_size} ranks x "
@@ -219,22 +219,19 @@ class StepTrainer(SafeTrainer):
 
     def _refuse_zero_rate(self) -> None:
         """The first step of a warmup has the learning rate 0: a run of one step would leave the weights as they are."""
-        if self._total_steps() == 1 and self.args.get_warmup_steps(1) and self._own_optimizers[1] is None:
+        assert self.train_dataset is not None
+        is_one_step = self.train_dataset.plan.steps(self.args) == 1
+        if is_one_step and self.args.get_warmup_steps(1) and self._own_optimizers[1] is None:
             raise ValueError(
                 "The run has 1 step, which is warmup with learning rate 0, so nothing would be learned. Set "
                 "warmup_steps to 0, or train on more rows or for more epochs."
             )
 
-    def _total_steps(self) -> int:
-        assert self.train_dataset is not None
-        epochs = self.args.num_train_epochs * self.train_dataset.plan.steps_per_epoch
-        return self.args.max_steps if self.args.max_steps > 0 else math.ceil(epochs)
-
     def _run_settings(self) -> dict[str, Any]:
         """What the result of the run depends on, as JSON values."""
         assert self.train_dataset is not None and self.model is not None
         return {
-            "steps": self._total_steps(),
+            "steps": self.train_dataset.plan.steps(self.args),
             "start": self._start_weights,
             "model": run_settings.model_that_decides(self.model),
             "arguments": run_settings.arguments_that_decide(self.args),

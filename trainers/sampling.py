@@ -16,6 +16,7 @@ import numpy as np
 from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
+from transformers import TrainingArguments
 
 _ROUNDS = 8
 _MINIMUM_HALF_BITS = 3  # a network over fewer bits reaches too few permutations
@@ -116,6 +117,10 @@ class BatchPlan:
     def steps_per_epoch(self) -> int:
         """Global batches in an epoch, of all sources."""
         return self._ends[-1]
+
+    def steps(self, args: TrainingArguments) -> int:
+        """Steps of a run: `max_steps` where it is positive, or else those of `num_train_epochs`."""
+        return args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * self.steps_per_epoch)
 
     def weight(self, source: str) -> float:
         """Passes over a source's rows in an epoch."""

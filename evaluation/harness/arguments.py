@@ -8,8 +8,11 @@ from textfiles.paths import existing_file, output_directory
 from textfiles.settings import whole_number
 
 
-def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments about the model, the data and the place of results."""
+def shared_parser(module: str, usage: str | None) -> argparse.ArgumentParser:
+    """A parser of a command's arguments about the model, the data and the place of results."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=usage, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "model",
         nargs="?",
@@ -68,10 +71,11 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=["float32", "float16", "bfloat16"], help="default bfloat16 on a GPU, else float32"
     )
     parser.add_argument("--trust_remote_code", action="store_true", help="run the code of the model's repository")
+    return parser
 
 
-def parse_shared(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read a command line of `add_shared_arguments`, which must name a model."""
+def parse_shared(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Read a command line of `shared_parser`, which must name a model."""
     arguments = parser.parse_args(argv)
     if arguments.model is None:
         parser.error("name a model: a directory, a hub name, or with --endpoint URL the served model")

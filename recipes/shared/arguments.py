@@ -18,7 +18,7 @@ import yaml
 
 from textfiles.commands import one_line_errors
 from textfiles.paths import file_fault, output_fault
-from textfiles.settings import near_name
+from textfiles.settings import did_you_mean
 from textfiles.yaml_files import parse_yaml, read_yaml
 
 
@@ -51,8 +51,7 @@ def parse_arguments(kinds: Sequence[type], argv: Sequence[str]) -> tuple[Any, ..
         settings = _read(list(argv))
         for key, setting in settings.items():
             if key not in fields:
-                near = near_name(str(key), fields)
-                hint = f"did you mean {near!r}?" if near else "--help lists the keys."
+                hint = did_you_mean(str(key), fields, otherwise="--help lists the keys.")
                 raise ValueError(f"{setting.where}: unknown key {key!r}; {hint}")
         values = {key: _convert(setting, fields[key], key) for key, setting in settings.items()}
         for key, value in values.items():

@@ -1,6 +1,5 @@
 """What stage 1 would train on, for `--dry_run`: blocks, steps, tokens, and what takes memory."""
 
-import math
 from typing import NamedTuple
 
 from nomic_bert import NomicBertForMaskedLM
@@ -37,7 +36,7 @@ def describe_blocks(blocks: BlockCounts, args: MLMConfig, model: NomicBertForMas
     ranks, share, parts = args.world_size, args.per_device_train_batch_size, args.gradient_accumulation_steps
     plan = BatchPlan({"blocks": blocks.train}, ranks * share * parts, args.seed)
     steps = plan.steps_per_epoch
-    total = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
+    total = plan.steps(args)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     precision = str(half_precision_of(args) or "float32").removeprefix("torch.")
     return "\n".join(

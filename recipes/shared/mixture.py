@@ -1,6 +1,5 @@
 """What a contrastive stage would train on, for `--dry_run`: sources, batches, prefixes, lengths, the paper's counts."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -87,7 +86,7 @@ def _lengths(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray
 
 def _totals(sources: Sequence[Source], plan: BatchPlan, args: ContrastiveConfig) -> list[str]:
     steps = plan.steps_per_epoch
-    total = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
+    total = plan.steps(args)
     rows, used, warmup = sum(plan.rows.values()), steps * plan.batch_size, args.get_warmup_steps(total)
     lines = [
         f"{rows:,} rows, of which an epoch uses {used:,} in {steps:,} steps of {plan.batch_size:,}",

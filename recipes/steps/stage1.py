@@ -20,7 +20,7 @@ from recipes.shared.blocks import BlockCounts, describe_blocks
 from recipes.shared.training import dropout_settings, train_and_save
 from textfiles.commands import one_line_errors
 from textfiles.replacing import replaceable_directory
-from textfiles.settings import near_name
+from textfiles.settings import did_you_mean
 from trainers import MLMConfig, MLMTrainer
 from trainers.record import hub_details
 from trainers.sampling import permute
@@ -173,8 +173,7 @@ def build_model(fields: dict[str, Any], num_tokens: int) -> NomicBertForMaskedLM
     known = {*NomicBertConfig().to_dict(), *NomicBertConfig.attribute_map}
     for name in fields:
         if name not in known:  # which the configuration would keep, and the model not read
-            near = near_name(str(name), known)
-            hint = f"did you mean {near!r}?" if near else "see nomic_bert/configuration_nomic_bert.py."
+            hint = did_you_mean(str(name), known, otherwise="see nomic_bert/configuration_nomic_bert.py.")
             raise ValueError(f"model: there is no field {name!r}; {hint}")
     fields = {"vocab_size": 64 * -(-num_tokens // 64), **fields}  # paper §4.1.2
     if fields["vocab_size"] < num_tokens:
