@@ -158,16 +158,17 @@ def test_long_context_runs_once_or_to_lengths_of_a_tokenizer(server, task_file, 
     assert revisions == ["seq16", "seq32", "whole"]
 
 
-def test_what_cannot_be_meant_ends_with_one_line(server, task_file, tmp_path):
+def test_what_cannot_be_meant_ends_with_one_line(server, task_file, tmp_path, capsys):
     words = ["--local_tasks", str(task_file), "--output_dir", str(tmp_path / "out")]
     for more, message in (
         (["--endpoint", "localhost:8000", "--model", "m"], "must begin with http"),
         (["--endpoint", "http://127.0.0.1:9/v1", "--model", "m"], "http://127.0.0.1:9/v1/embeddings does not answer"),
         (["--endpoint", server.url, "--model", "m", "--prompts", '{"Cluster": "x"}'], "the prompt name 'Cluster'"),
-        (["--endpoint", server.url, "--model", "m", "--texts_per_request", "0"], "must be at least 1"),
     ):
         with pytest.raises(SystemExit, match=message):
             mteb_run.main([*more, *words])
-    with pytest.raises(SystemExit) as end:
-        mteb_run.main(words)
-    assert end.value.code == 2
+    few = ["--endpoint", server.url, "--model", "m", "--texts_per_request", "0"]
+    for more, message in (few, "--texts_per_request: must be a whole number of at least 1"), ([], "name a model"):
+        with pytest.raises(SystemExit) as end:
+            mteb_run.main([*more, *words])
+        assert end.value.code == 2 and message in capsys.readouterr().err
