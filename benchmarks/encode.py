@@ -273,7 +273,7 @@ def _parser() -> argparse.ArgumentParser:
         "--growth", action="store_true", help="speed against length, texts at once and spread of lengths instead"
     )
     parser.add_argument("--tokens", type=int, help="of a point of --growth; default 8,192, on a GPU 262,144")
-    parser.add_argument("--scale", type=int, help="times as many texts, save of query; default 1, on a GPU 32")
+    parser.add_argument("--scale", type=int, help="times as many texts, except of query; default 1, on a GPU 32")
     parser.add_argument(
         "--together", action="store_true", help="all workloads of a side in one process, the longest last"
     )

@@ -29,7 +29,7 @@ def workload_lengths(name: str, scale: int) -> list[int]:
     Args:
         name: `query`, one of 16; `queries`, 64 of 10 to 24; `mixed`, 128 of 20 to 2,000, half of them to 110, one of
             2,000; `long`, 8 of 2,048; `longest`, one of 8,192.
-        scale: how many times as many texts, save of `query`, which measures latency.
+        scale: how many times as many texts, except of `query`, which measures latency.
     """
     if name == "mixed":
         deepest = NormalDist().inv_cdf(1 - 0.5 / (128 * scale))

@@ -1,4 +1,4 @@
-"""On what a number was measured, and the dated files that keep it."""
+"""What a number was measured on, and the dated files that keep it."""
 
 import importlib.metadata
 import os

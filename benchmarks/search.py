@@ -59,7 +59,7 @@ def _opened(file: Path) -> np.ndarray:
 
 
 def multiply(queries: Tensor, documents: Tensor) -> None:
-    """Every block of scores, computed and forgotten."""
+    """Compute every block of scores and discard it."""
     size = default_block_size(queries.device)
     memory = queries.new_empty(size)
     for start in range(0, len(queries), size.queries):
@@ -88,7 +88,7 @@ def search_with_sentence_transformers(queries: Tensor, documents: Tensor, k: int
 
 
 def same_documents(ours: Found, theirs: Found) -> bool:
-    """Whether two sides found the same documents, save where scores are too close to tell which comes first.
+    """Whether two sides found the same documents, except where scores are too close to tell which comes first.
 
     Args:
         ours: with one document more than theirs, so that a close call for the last place shows.

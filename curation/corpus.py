@@ -39,7 +39,7 @@ _COPY = pa.schema([(ID, pa.string()), (_TEXT, pa.string()), (_OTHERS, pa.string(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CorpusSource:
-    """Which texts.
+    """The texts to embed, and where they are.
 
     Attributes:
         texts: a file, directory or glob pattern of .txt (one text a line), .jsonl, .csv, .tsv (each plain or .gz) or
@@ -69,7 +69,6 @@ class CorpusSource:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        """Check every field."""
         require_filled(self, "texts", "text_column", "split")
         for name in self.columns:
             if not is_filled(name) or self.columns.count(name) > 1:
@@ -187,7 +186,7 @@ class Corpus:
 
 
 def open_corpus(source: CorpusSource, work: Path) -> Corpus:
-    """Open a corpus for random access, local files through a copy on the disk, on the way to which each row is checked.
+    """Open a corpus for random access; local files are copied to the disk, and each row is checked on the way.
 
     Args:
         source: which texts.

@@ -52,7 +52,6 @@ class DocumentSource:
     rows_per_document: int = 1
 
     def __post_init__(self) -> None:
-        """Check every field."""
         require_filled(self, "path", "column", "split")
         if not isinstance(self.rows_per_document, int) or self.rows_per_document < 1:
             raise ValueError(f"rows_per_document must be a positive number of rows, not {self.rows_per_document!r}.")

@@ -56,7 +56,6 @@ class ModelSettings:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if self.backend not in _PRECISIONS:
             raise ValueError(f"backend must be torch or openvino, not {self.backend!r}.")
         if self.precision not in (known := _PRECISIONS[self.backend]):
@@ -108,7 +107,7 @@ def _open(settings: ModelSettings, device: str) -> SentenceTransformer:
 
 
 def _is_plain_checkpoint_of_ours(directory: Path) -> bool:
-    """Whether it has no files of sentence-transformers, which would then know no prompts, and follow chat templates."""
+    """Whether it lacks sentence-transformers' files: that library would find no prompts, and use chat templates."""
     if not directory.is_dir() or (directory / "modules.json").is_file():
         return False
     return read_config(directory).get("model_type") == NomicBertConfig.model_type

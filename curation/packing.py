@@ -58,7 +58,6 @@ class PackingPlan:
     seed: int | None
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
         if self.num_documents < 1:
             raise ValueError("there are no documents to pack; check the paths and filters of the corpus.")
         require_at_least(1, self, "block_size", "documents_per_shard")

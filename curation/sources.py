@@ -89,7 +89,6 @@ class Source:
     paper_rows: int | None = None
 
     def __post_init__(self) -> None:
-        """Check every field."""
         require_filled(self, "name", "path", "split", "query", "document")
         require_filled(self, "subset", "revision", "negatives", or_null=True)
         require_at_least(1, self, "limit", "paper_rows")
@@ -267,7 +266,7 @@ def _schema(source: Source, others: bool) -> pa.Schema:
 
 
 def _hash(source: Source, rows: list[Any], others: bool) -> str:
-    """Of all that decides what a copy holds.
+    """A hash of everything that decides what a copy holds.
 
     Args:
         source: the source.

@@ -1,4 +1,4 @@
-"""Tokenizers: training one where bert-base-uncased's does not fit, and telling one from another."""
+"""Tokenizers: trained where bert-base-uncased's does not fit, and told apart by their hashes."""
 
 import hashlib
 import json

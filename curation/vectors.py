@@ -36,7 +36,7 @@ _ARROW_TYPES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VectorForm:
-    """What becomes of an embedding.
+    """The form in which an embedding is stored.
 
     Attributes:
         truncate_dim: dimensions to keep, the first ones; null: all.
@@ -53,13 +53,12 @@ class VectorForm:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if self.dtype not in _ARROW_TYPES:
             raise ValueError(f"dtype must be one of {', '.join(_ARROW_TYPES)}, not {self.dtype!r}.")
         require_at_least(1, self, "truncate_dim")
 
     def shape(self, embeddings: torch.Tensor) -> np.ndarray:
-        """Embeddings (n, dim) in float32, truncated and brought to unit length as is said.
+        """Embeddings (n, dim) in float32, truncated and brought to unit length where the form asks for it.
 
         Raises:
             ValueError: they have fewer dimensions than are to be kept.

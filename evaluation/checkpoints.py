@@ -1,4 +1,4 @@
-"""Opening checkpoints: what is damaged in one is an error that names it."""
+"""Opening checkpoints: an error about a damaged file names the checkpoint."""
 
 import json
 from collections.abc import Iterator

@@ -62,7 +62,6 @@ class EvaluatorSettings:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        """Check what can be checked without the data."""
         if self.kind not in get_args(Kind):
             raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, not {self.kind!r}.")
         expected = _COLUMNS.get(self.kind, ())

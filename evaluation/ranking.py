@@ -1,4 +1,4 @@
-"""Rankings that need no embedder: BM25, and what joins rankings. Nothing here takes long to import."""
+"""Rankings that need no embedder: BM25, and the fusion of rankings. Nothing here takes long to import."""
 
 from collections.abc import Mapping, Sequence
 

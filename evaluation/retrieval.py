@@ -41,7 +41,6 @@ class RetrievalSet:
     relevant: dict[str, set[str]]
 
     def __post_init__(self) -> None:
-        """Check that the three mappings belong together."""
         if not self.queries or not self.documents:
             raise ValueError(
                 f"a retrieval set needs queries and documents; it has {len(self.queries)} and {len(self.documents)}."

@@ -55,7 +55,7 @@ def read_config(checkpoint: str | os.PathLike) -> dict[str, Any]:
 
 @contextmanager
 def named_on_hub(checkpoint: str | os.PathLike) -> Iterator[None]:
-    """Name what is not local and the hub did not give; without a connection transformers does not say which it was.
+    """Name what is neither here nor came from the hub; without a connection, transformers does not name it.
 
     Args:
         checkpoint: directory or hub name that is opened within.
@@ -102,7 +102,7 @@ def require_checkpoint(checkpoint: str) -> None:
 def refuse_damage(directory: str | os.PathLike) -> None:
     """Refuse weights that are cut short, damaged settings, and weights that are not those that were saved.
 
-    The last can be told where `nomic_bert.embedder.save_embedder` or a stage has written the directory.
+    The last is checked where `nomic_bert.embedder.save_embedder` or a stage has written the directory.
 
     Args:
         directory: of a model of any kind.
@@ -124,7 +124,7 @@ def refuse_damage(directory: str | os.PathLike) -> None:
 
 
 def refuse_damaged_settings(directory: str | os.PathLike) -> None:
-    """Refuse JSON of a model or tokenizer that is none, or not of the kind that readers take it for.
+    """Refuse JSON files of a model or tokenizer that are invalid, or hold another type than readers expect.
 
     Raises:
         ValueError: names the file and the remedy.

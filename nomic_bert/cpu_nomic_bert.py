@@ -75,7 +75,7 @@ def has_fast_bfloat16() -> bool:
 
 
 def rotated_dtype(projected: Tensor, sequences: Sequences | None) -> torch.dtype:
-    """The precision that attention trains in: the projection's, save on a CPU over short texts in bfloat16.
+    """The precision that attention trains in: the projection's, except on a CPU over short texts in bfloat16.
 
     Args:
         projected: queries, keys and values.

@@ -99,7 +99,7 @@ def load_embedder(
 def load_other_embedder(
     checkpoint: str, device: str | None, dtype: torch.dtype, *, trust_remote_code: bool
 ) -> SentenceTransformer:
-    """Open any model of sentence-transformers as that does, with the checks of files and tokenizer of `load_embedder`.
+    """Open any sentence-transformers model as that library does, with `load_embedder`'s checks of files and tokenizer.
 
     Raises:
         FileNotFoundError: there is no such model.
@@ -118,7 +118,7 @@ def load_other_embedder(
 
 
 def _half_of_gpu(device: str) -> torch.dtype | None:
-    """The precision in half that a CUDA GPU is fast in; None: the device is another one."""
+    """The half precision in which a CUDA GPU is fast; None for any other device."""
     if torch.device(device).type != "cuda":
         return None
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
@@ -194,7 +194,7 @@ def compute_in_openvino(embedder: SentenceTransformer, checkpoint: str | os.Path
 def _mean_embedder(
     checkpoint: str, max_seq_length: int, layer_norm: bool | None, device: str | None, settings: dict[str, Any]
 ) -> SentenceTransformer:
-    """Put the modules together that a checkpoint without sentence-transformers' files does not name."""
+    """Put together the modules that a checkpoint without sentence-transformers' files does not name."""
     settings["model_kwargs"]["trust_remote_code"] = settings["config_kwargs"]["trust_remote_code"] = False
     transformer = Transformer(
         checkpoint,

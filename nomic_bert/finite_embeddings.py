@@ -1,4 +1,4 @@
-"""Embeddings that are not numbers mean nothing: whoever searches, scores or keeps them refuses them."""
+"""Embeddings that are not finite mean nothing: whoever searches, scores or keeps them refuses them."""
 
 from typing import TypeVar
 

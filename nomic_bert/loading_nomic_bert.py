@@ -19,7 +19,7 @@ _WEIGHTS_FILE = re.compile(r"[\w.-]+\.safetensors(\.index\.json)?")
 
 
 class WrongWeightsError(ValueError, RuntimeError):
-    """Weights that are not this model's. A `RuntimeError` too, as which transformers raises misshapen weights."""
+    """Weights that are not this model's; a `RuntimeError` too, which transformers raises for misshapen weights."""
 
 
 class NomicBertPreTrainedModel(PreTrainedModel):

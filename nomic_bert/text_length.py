@@ -1,4 +1,4 @@
-"""The tokens of a text that an embedder reads: a length that cannot be is refused when it is set, not when met."""
+"""The tokens of a text that an embedder reads: an impossible length is refused when it is set, not when it is met."""
 
 from typing import Any, cast
 

@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint: opened with a check, written in the form that readers of every age take."""
+"""The tokenizer of a checkpoint: opened with a check, written in a form that old and new readers take."""
 
 import os
 import shutil
@@ -89,7 +89,7 @@ def require_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int | None, sou
 
 
 def require_words(embedder: Any, source: str | os.PathLike) -> None:
-    """Make `require_vocabulary`'s check of any model of sentence-transformers that has a tokenizer of transformers."""
+    """Run `require_vocabulary`'s check on any sentence-transformers model with a tokenizer of transformers."""
     if isinstance(embedder.tokenizer, PreTrainedTokenizerBase):
         config = getattr(getattr(embedder[0], "model", None), "config", None)
         require_vocabulary(embedder.tokenizer, getattr(config, "vocab_size", None), source)

@@ -269,7 +269,7 @@ def model_card(card: CardFacts) -> str:
 
 
 def _base_model(stages: Sequence[Mapping[str, Any]]) -> str | None:
-    """Hub name that the first stage started from, if it did."""
+    """The hub name that the first stage started from, if any."""
     start = stages[0].get("start") if stages else None
     return start if isinstance(start, str) and is_hub_name(start) else None
 

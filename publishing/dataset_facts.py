@@ -1,4 +1,4 @@
-"""What a directory of data is: which step of curation wrote it, from what, by which settings, and with what result.
+"""Where a directory of data came from: the step of curation that wrote it, its input, settings and result.
 
 Everything comes from the JSON files that the steps leave beside their rows. Paths of this machine are not among it.
 """

@@ -11,7 +11,7 @@ OPENVINO_FILE = "openvino/openvino_model.xml"  # the weights lie beside it, in o
 
 
 def require_openvino() -> None:
-    """Refuse to go on without the package.
+    """Refuse to continue without the package.
 
     Raises:
         ValueError: says how to install it.

@@ -121,7 +121,7 @@ def read_embeddings(
 
 
 def environment_without_tokens() -> dict[str, str]:
-    """This process's environment, for a program that is not to log in anywhere."""
+    """This process's environment, for a program that must not log in anywhere."""
     return {name: value for name, value in os.environ.items() if "TOKEN" not in name.upper()}
 
 

@@ -151,7 +151,7 @@ def plan_upload(
 
 
 def upload(api: HfApi, directory: Path, plan: UploadPlan, overwrite: bool) -> str:
-    """Carry out a plan; interrupted, the same call goes on with what is not there yet.
+    """Carry out a plan; after an interruption, the same call uploads what is not there yet.
 
     Args:
         api: with its token.
@@ -227,7 +227,7 @@ def _or_none(call: Callable[[], T]) -> T | None:
 
 
 def _asked(api: HfApi, call: Callable[[], T]) -> T:
-    """A call to the hub, whose errors are said without the token."""
+    """Call the hub; errors are shown without the token."""
     try:
         return call()
     except (HTTPError, OSError) as error:

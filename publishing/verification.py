@@ -175,7 +175,7 @@ def verify_directory(directory: Path, reference: SentenceTransformer) -> Iterato
 
 
 def _largest_difference(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Infinite for other shapes and for NaN, which are no agreement."""
+    """Infinite for other shapes and for NaN, which do not agree."""
     if found.shape != wanted.shape:
         return float("inf")
     return float(np.nan_to_num(np.abs(found - wanted).max(), nan=np.inf))

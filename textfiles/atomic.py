@@ -1,4 +1,4 @@
-"""Files and directories that appear whole or not at all, also after a crash or a power cut.
+"""Files and directories that appear whole or not at all, even after a crash or a power cut.
 
 What is written is synced to the disk before it gets its name, and the name is synced after. A writer that was killed
 leaves a hidden file or directory behind, which `remove_leftovers` recognizes: living writers hold a lock on theirs.
@@ -20,7 +20,7 @@ from .locks import hold
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# How full disks, quotas and limits of size sound in extensions, which name no file: Rust, Arrow, torch, NumPy.
+# How extensions (Rust, Arrow, torch, NumPy) report full disks, quotas and size limits, without naming the file.
 _DISK_FULL = re.compile(
     r"os error (27|28|122)\b|errno (27|28|122)\b|No space left|quota exceeded|File too large"
     r"|PytorchStreamWriter failed|unexpected pos \d+ vs|file write failed|\d+ requested and \d+ written"
@@ -76,12 +76,12 @@ def atomic_directory(directory: str | os.PathLike) -> Iterator[Path]:
 
 
 class DiskFullError(OSError):
-    """A disk, a quota or a limit of size is full; the message names what could not be written, and the remedy."""
+    """A disk or a quota is full, or a size limit is reached; names what could not be written, and the remedy."""
 
 
 @contextmanager
 def naming_full_disks(path: str | os.PathLike) -> Iterator[None]:
-    """Say of an error inside that comes of a full disk, a quota or a limit of size which file could not be written.
+    """Name the file that could not be written where an error inside comes from a full disk, a quota or a size limit.
 
     Raises:
         DiskFullError: in place of such an error, of whatever kind.
@@ -113,7 +113,7 @@ def _replace(directory: Path, scratch: Path) -> None:
 
 
 def _finish_replacements(directory: Path) -> None:
-    """Clear up after writers of `directory` that were killed; one that had moved the old away is carried through."""
+    """Clean up after killed writers of `directory`; the new one takes its place where the old was moved away."""
     for scratch in directory.parent.glob(f"{_WRITING}*-{glob.escape(directory.name)}"):
         with _held(scratch) as abandoned:
             if not abandoned:

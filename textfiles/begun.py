@@ -1,4 +1,4 @@
-"""Directories that were begun with certain settings, into which nothing made with other settings goes."""
+"""Directories that belong to the settings they were begun with: nothing made with other settings goes into them."""
 
 import atexit
 import json

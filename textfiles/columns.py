@@ -1,4 +1,4 @@
-"""Types of the columns of text files, whose rows say them one value at a time: for files that have a schema."""
+"""Column types inferred from the rows of text files, for files that have a schema."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -37,7 +37,7 @@ class ColumnTypes:
                     kinds.add(_kind(value))
 
     def schema(self) -> pa.Schema:
-        """The columns in the order of their first appearance; what has no type in common is text, in part JSON."""
+        """The columns in the order of their first appearance; values of no common type become text, partly JSON."""
         return pa.schema([(name, _TYPES.get(frozenset(kinds), pa.string())) for name, kinds in self._found.items()])
 
 

@@ -77,7 +77,7 @@ def _reader_is_gone() -> bool:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn an error that the user can mend, of a value or of a file, into one line and exit code 1.
+    """Turn an error that the user can mend, in a value or a file, into one line and exit code 1.
 
     Raises:
         SystemExit: in place of ValueError and OSError, with their message (see `textfiles.paths.plain_message`).
@@ -149,7 +149,7 @@ def ignore_ctrl_c() -> None:
 
 
 def end_with_parent() -> None:
-    """For a worker process: end as soon as the process that started it is gone, in whatever way it went."""
+    """For a worker process: end as soon as the process that started it has ended, for whatever reason."""
     parent = os.getppid()
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""Locks between processes. The system releases them when their process ends, in whatever way: none is ever stale.
+"""Locks between processes. The system releases them when their process ends, for whatever reason: none is ever stale.
 
 Where the file system has no locks, a warning says so once, and the work goes on without them: files are whole all the
 same, for they are written atomically, but nothing keeps two processes from doing the same work.

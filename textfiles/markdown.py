@@ -102,7 +102,7 @@ def number(value: Any) -> str:
 
 
 def share(count: int, of: int) -> str:
-    """A part in percent. What is there is never shown as 0%, nor what is incomplete as 100%."""
+    """A share in percent. A part that exists is never shown as 0%, nor an incomplete one as 100%."""
     percent = 100 * count / of if of else 0.0
     if 0 < percent < 0.1:
         return "<0.1%"

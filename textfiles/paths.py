@@ -1,4 +1,4 @@
-"""Paths that a person names: what is wrong with one is told with its option and a remedy, not as an error number."""
+"""Paths that a person names: an error names the option, what is wrong and the remedy, not an error number."""
 
 import argparse
 import errno
@@ -19,7 +19,7 @@ _REASONS = {
 
 
 def plain_message(error: Exception) -> str:
-    """The message of an error; that of the operating system, which is a number and two words, as a sentence."""
+    """The message of an error; the operating system's, a number and two words, is turned into a sentence."""
     if isinstance(error, OSError) and error.filename is not None and error.errno in _REASONS:
         return f"{os.fsdecode(error.filename)}: {_REASONS[error.errno]}"
     return str(error)

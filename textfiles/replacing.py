@@ -59,7 +59,7 @@ def require_replaceable(directory: Path) -> None:
 
 
 def refuse_changed(directory: Path, pattern: str) -> None:
-    """Refuse files that are others than those that were written, which a disk or a copy may have damaged.
+    """Refuse files that differ from those that were written: a disk or a copy may have damaged them.
 
     Args:
         directory: of `replaceable_directory`; any other is accepted.

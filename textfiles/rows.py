@@ -170,7 +170,7 @@ class MissingColumnError(ValueError):
 
 @contextmanager
 def column_remedy(keys: str) -> Iterator[None]:
-    """Say of columns that are missing inside which keys name the columns that are read.
+    """Add to the error about a missing column which keys name the columns to read.
 
     Args:
         keys: for people, such as "text_column and columns".
@@ -243,7 +243,7 @@ def _lines(file: Path, stream: BinaryIO) -> Generator[tuple[int, str], None, Non
 
 
 def _line_not_utf8(file: Path) -> int:
-    """The first line that is not UTF-8: text is decoded in blocks, of which the error says no line."""
+    """The first line that is not UTF-8: text is decoded in blocks, so the decoder's error names no line."""
     with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
@@ -341,7 +341,7 @@ def _parquet_batches(file: Path, columns: Sequence[str] | None) -> Iterator[tupl
 
 @contextmanager
 def naming_damage(file: Path, row: int) -> Iterator[None]:
-    """Say of what Arrow cannot read which file it is in, and after which row, counted from 1.
+    """Name the file that Arrow cannot read, and the row after which it fails, counted from 1.
 
     Raises:
         ValueError: in place of Arrow's own errors.

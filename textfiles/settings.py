@@ -49,7 +49,7 @@ def require_filled(settings: Any, *keys: str, or_null: bool = False) -> None:
 
 
 def require_at_least(least: int, settings: Any, *keys: str) -> None:
-    """Raise a ValueError that names the first of some attributes that is no whole number or too small; None is not."""
+    """Raise a ValueError that names the first attribute that is not a whole number or is too small; None passes."""
     for key in keys:
         value = getattr(settings, key)
         if value is not None and not (is_number(value) and value >= least):

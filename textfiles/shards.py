@@ -79,7 +79,7 @@ def describe_directory(receipt: Path) -> None:
 
 
 def read_receipt(receipt: Path) -> dict[str, Any] | None:
-    """The facts about a finished shard; None if there is no receipt, or a file is missing or is another than it says.
+    """The facts about a finished shard; None if there is no receipt, or a file is missing or differs from it.
 
     Raises:
         ValueError: the receipt is damaged; the message names it.
@@ -91,7 +91,7 @@ def read_receipt(receipt: Path) -> dict[str, Any] | None:
 
 
 def changed_files(receipt: Path, remedy: str) -> list[Path]:
-    """The files of a receipt that are missing, or are others than it says.
+    """The files of a receipt that are missing or differ from it.
 
     Raises:
         ValueError: the receipt is damaged; the message names it.
@@ -101,7 +101,7 @@ def changed_files(receipt: Path, remedy: str) -> list[Path]:
 
 
 def require_unchanged_files(receipt: Path, remedy: str) -> None:
-    """Refuse files that are missing, or are others than their receipt says.
+    """Refuse files that are missing or differ from their receipt.
 
     Raises:
         ValueError: names the first of them, or the receipt, if that is damaged.

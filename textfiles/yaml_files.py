@@ -1,4 +1,4 @@
-"""YAML that people write: one reader, whose errors name the file, and in which no key silently replaces another."""
+"""YAML that people write: one reader, whose errors name the file, and which refuses a key that is used twice."""
 
 from pathlib import Path
 from typing import Any

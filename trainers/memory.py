@@ -161,7 +161,7 @@ def half_precision_of(args: StepArguments) -> torch.dtype | None:
 
 @contextmanager
 def _counting(model: nn.Module, held: list[Tensor], ranks: int, capability: tuple[int, int]) -> Iterator[GPUCount]:
-    """With AdamW's two moments of every weight, and with several ranks DDP's buckets of gradients."""
+    """Count with AdamW's two moments of every weight, and with several ranks DDP's buckets of gradients."""
     copies = 2 + (ranks > 1)
     with META:
         states = [torch.empty_like(weight) for weight in model.parameters() for _ in range(copies)]

@@ -1,4 +1,4 @@
-"""Rows that have a hard negative: found before training, so that none is missed in the middle of it."""
+"""Which rows have a hard negative: checked before training, so that it does not stop midway for want of one."""
 
 import numpy as np
 import pyarrow as pa

@@ -34,7 +34,7 @@ _OF_SPEED = ("runtime", "samples_per_second", "steps_per_second", "model_prepara
 def starting_point(model: nn.Module) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The stages that a model has been through, and what the next one says of its start.
 
-    A local path is not recorded: the directory's own record is gone on with, where it has one. A name counts as one of
+    A local path is not recorded: the directory's own record is continued, where it has one. A name counts as one of
     the hub only if the hub's cache holds it: a relative path may look alike.
 
     Raises:
@@ -87,7 +87,7 @@ def sources_of_plan(
 
 
 def optimizer_facts(args: TrainingArguments, given: Optimizer | None) -> dict[str, Any]:
-    """How weights are stepped; of an optimizer that the caller made, what it was made with."""
+    """How weights are updated; for an optimizer that the caller made, the settings it was made with."""
     if given is not None:
         names = {"lr": "learning_rate", "weight_decay": "weight_decay", "momentum": "momentum", "eps": "adam_epsilon"}
         found = {name: given.defaults[key] for key, name in names.items() if key in given.defaults}
@@ -101,7 +101,7 @@ def optimizer_facts(args: TrainingArguments, given: Optimizer | None) -> dict[st
 
 
 def schedule_facts(args: TrainingArguments, total_steps: int, given: Any) -> dict[str, Any]:
-    """How the learning rate moves; a schedule that the caller made is known by its name alone."""
+    """How the learning rate changes; a schedule that the caller made is known by its name alone."""
     if given is not None:
         return {"schedule": type(given).__name__}
     facts = {
@@ -173,7 +173,7 @@ def count_devices(device: torch.device) -> dict[str, int]:
 
 
 def package_versions() -> dict[str, str]:
-    """Those that the result may depend on."""
+    """Versions of the packages that the result may depend on."""
     found = {}
     for package in _PACKAGES:
         try:

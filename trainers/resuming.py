@@ -82,7 +82,7 @@ def describe_files(checkpoint: Path) -> None:
 
 
 def require_unchanged(checkpoint: Path) -> bool:
-    """Refuse a checkpoint whose files are others than those that were written.
+    """Refuse a checkpoint whose files differ from those that were written.
 
     Returns:
         Whether the files are described; they are not if the run was killed between its last two files.
@@ -118,7 +118,7 @@ def read_state(checkpoint: Path) -> TrainerState:
 
 @contextmanager
 def naming_what_does_not_fit(checkpoint: str | None) -> Iterator[None]:
-    """Say of an error inside which checkpoint has the states that the optimizer, or another part, does not take."""
+    """Name the checkpoint whose states the optimizer, or another part, does not take, in an error inside."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -108,7 +108,7 @@ def require_equal_on_ranks(settings: Mapping[str, Any]) -> None:
 
 
 def refuse_other_settings(checkpoint: Path, settings: Mapping[str, Any], step: int) -> list[str]:
-    """Refuse to resume a run with settings that would make another result than the run was begun for.
+    """Refuse to resume a run with settings that would lead to another result than those it was begun with.
 
     The number of steps may grow, and it may shrink to the step reached or below, which ends the run.
 

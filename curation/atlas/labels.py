@@ -1,4 +1,4 @@
-"""Words over the regions of a map: what is said there and rarely elsewhere."""
+"""Labels for the regions of a map: words that are frequent there and rare elsewhere."""
 
 import math
 from collections.abc import Sequence

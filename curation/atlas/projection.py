@@ -25,7 +25,7 @@ def project(vectors: np.ndarray, *, fitted_points: int, seed: int) -> np.ndarray
     Args:
         vectors: (n, dim), compared by cosine.
         fitted_points: most points to lay out.
-        seed: of all that is random.
+        seed: of everything random.
 
     Returns:
         (n, 2) in float64.

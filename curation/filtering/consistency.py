@@ -48,7 +48,6 @@ class KeepRule:
     min_similarity: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the bounds."""
         if self.top_k is None and self.min_similarity is None:
             raise ValueError("top_k and min_similarity are both null, so nothing would be dropped; set one.")
         require_at_least(1, self, "top_k")
@@ -84,7 +83,6 @@ class Samples:
     seed: int
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         require_at_least(2, self, "sample_size")
 
     @property

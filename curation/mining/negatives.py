@@ -1,4 +1,4 @@
-"""Hard negatives: documents near to a query that are not its own, and random ones (paper §4.2.4)."""
+"""Hard negatives: documents near a query that are not its own, and random ones (paper §4.2.4)."""
 
 import dataclasses
 from collections import defaultdict
@@ -48,7 +48,6 @@ class NegativeLimits:
     relative_margin: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the values."""
         require_at_least(1, self, "num_negatives")
         require_at_least(0, self, "range_min")
         if self.range_max is not None and self.range_max - self.range_min < self.num_negatives:

@@ -52,7 +52,6 @@ class MiningSource(Source):
     draw: str = "nearest"
 
     def __post_init__(self) -> None:
-        """Check every field."""
         super().__post_init__()
         if self.draw not in ("nearest", "random"):
             raise ValueError(f"draw must be nearest or random, not {self.draw!r}.")

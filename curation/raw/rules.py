@@ -100,7 +100,6 @@ class RawSource:
     available: str = AVAILABLE
 
     def __post_init__(self) -> None:
-        """Check every field."""
         require_filled(self, "name", "path", "split")
         require_filled(self, "query", "document", "each", "pairs_of", or_null=True)
         require_filled(self, "subset", "revision", "license", "origin", or_null=True)

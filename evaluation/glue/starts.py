@@ -44,7 +44,7 @@ class RunFiles:
         return self.directory / _WORK / f"{run.name}.error"
 
     def remove_work(self, run: RunSettings) -> None:
-        """Remove what a finished run needs no more. A process that has opened its lock finds the result next."""
+        """Remove what a finished run no longer needs. A process that has opened its lock finds the result next."""
         shutil.rmtree(self.work(run), ignore_errors=True)
         self.lock(run).unlink(missing_ok=True)
 

@@ -48,7 +48,6 @@ class Endpoint:
     texts_per_request: int = 32
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"--endpoint {self.url!r} must begin with http:// or https://.")
         if self.texts_per_request < 1:

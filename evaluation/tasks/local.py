@@ -65,7 +65,6 @@ class LocalTaskSettings:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        """Check what can be checked without the files."""
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type is bool and not isinstance(value, bool):

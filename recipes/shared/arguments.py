@@ -102,7 +102,7 @@ def read_config(file: str) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    """A text of the command line as YAML reads it; as it is where it is not YAML, for a text field takes any."""
+    """A text of the command line as YAML reads it; unchanged if it is not YAML, because a text field takes any text."""
     try:
         return parse_yaml(text)
     except (yaml.YAMLError, RecursionError):

@@ -16,7 +16,7 @@ FINAL = "final"
 
 
 def dropout_settings(dropout: float) -> dict[str, float]:
-    """Fields of `NomicBertConfig` for a dropout: the released nomic-bert-2048's say 0.1, the paper trains with 0."""
+    """Fields of `NomicBertConfig` for a dropout: the released nomic-bert-2048 says 0.1, the paper trains with 0."""
     return {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
 
 

@@ -39,7 +39,7 @@ _RECORDED = ("sample_rows", "rows_to_read", "rows_per_shard", "map_model", "map_
 
 @dataclass(kw_only=True)
 class AuditArguments:
-    """What to look at.
+    """What to audit.
 
     Attributes:
         tokenizer: directory or hub name; lengths are counted in its tokens.
@@ -78,7 +78,6 @@ class AuditArguments:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         require_at_least(1, self, "sample_rows", "rows_to_read", "rows_per_shard", "map_points")
 
 

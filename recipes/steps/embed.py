@@ -23,7 +23,7 @@ _WORK = ".work"  # inside output_dir until it is finished: the copy of local fil
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedArguments:
-    """What to embed how, besides the texts, the model and the form of the vectors.
+    """How to embed, besides the texts, the model and the form of the vectors.
 
     Attributes:
         output_dir: directory for the vectors.
@@ -40,7 +40,6 @@ class EmbedArguments:
     rows_per_shard: int = 50_000
 
     def __post_init__(self) -> None:
-        """Check the number."""
         require_at_least(1, self, "rows_per_shard")
 
 

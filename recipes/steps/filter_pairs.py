@@ -42,7 +42,6 @@ class FilterArguments:
     keep_embeddings: bool = False
 
     def __post_init__(self) -> None:
-        """Check the number."""
         require_at_least(0, self, "rows_to_read")
 
 

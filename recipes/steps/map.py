@@ -57,7 +57,7 @@ class MapArguments:
         max_points: most points; of more, a random choice is drawn.
         fitted_points: most points that are laid out; of more, the others are put amid their nearest among these.
         text_characters: characters of a text that the page holds, to show and to search.
-        seed: of all that is random.
+        seed: of everything random.
 
     Raises:
         ValueError: a value cannot be.
@@ -80,7 +80,6 @@ class MapArguments:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the values."""
         given = [key for key in ("texts", "pairs", "vectors") if getattr(self, key)]
         if self.sources_from is not None and not self.pairs:
             given.append("pairs")

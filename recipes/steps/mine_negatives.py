@@ -56,7 +56,6 @@ class MineArguments(NegativeLimits):
     keep_embeddings: bool = False
 
     def __post_init__(self) -> None:
-        """Check the values."""
         super().__post_init__()
         if self.embedding_dtype not in ("float32", "float16"):
             raise ValueError(f"embedding_dtype must be float32 or float16, not {self.embedding_dtype!r}.")
