@@ -99,6 +99,8 @@ def read_row_batches(
         FileNotFoundError: there is no such file.
         ValueError: the file has another ending, is damaged, or lacks a column; or a row cannot be read.
     """
+    if not file.exists():
+        raise FileNotFoundError(f"{file} does not exist; correct the path.")
     if not file.name.endswith(ROW_SUFFIXES):
         raise ValueError(f"{file}: cannot read this kind of file; use one of {', '.join(ROW_SUFFIXES)}.")
     batches = _parquet_batches(file, columns) if file.suffix == ".parquet" else _text_batches(file, columns or ())

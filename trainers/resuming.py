@@ -50,6 +50,10 @@ def require_whole(checkpoint: Path, model: nn.Module) -> None:
     Raises:
         ResumeError: names the file or the weights.
     """
+    if not checkpoint.is_dir():
+        raise ResumeError(
+            f"resume_from_checkpoint: {checkpoint} is not a directory; correct the path, or leave it out."
+        )
     remedy = _remedy(checkpoint)
     for name in _PICKLED_WEIGHTS:
         if (checkpoint / name).exists():

@@ -1,8 +1,10 @@
 """A path that cannot be read or written is told with its option and what to do, wherever it is given."""
 
+import errno
 import importlib
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,12 +44,18 @@ def test_a_directory_can_be_made_below_directories_alone(place: Path) -> None:
     assert [output_fault(path) for path in ("tasks.yaml", "tasks.yaml/a/b")] == [fault] * 2
 
 
+def deny(path: str) -> None:
+    raise PermissionError(errno.EACCES, "Permission denied", path)  # root, as in a container, is denied nothing
+
+
 @pytest.mark.parametrize(
     ("act", "told"),
     [
         (Path("nowhere").read_text, "nowhere: there is no such file or directory; correct the path."),
         (Path("folder").read_text, "folder: it is a directory; name a file."),
         (Path("tasks.yaml/x").read_text, "tasks.yaml/x: a part of this path is a file, not a directory; correct"),
+        (partial(os.scandir, "nowhere"), "nowhere: there is no such file or directory; correct the path."),
+        (partial(deny, "secret"), "secret: permission denied; allow it, or choose another path."),
         (Path("tasks.yaml").mkdir, "tasks.yaml: it exists, and is not a directory; choose another path."),
     ],
 )

@@ -195,3 +195,5 @@ def test_a_directory_is_read_in_the_order_of_names_without_unfinished_files(tmp_
     assert [file.name for file in find_files(tmp_path)] == ["a.tsv", "2.jsonl"]
     with pytest.raises(ValueError, match=r"notes\.txt: cannot read this kind of file"):
         find_files(tmp_path / "notes.txt")
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist; correct the path"):
+        next(read_rows(tmp_path / "nowhere"))

@@ -262,6 +262,8 @@ def test_wrong_data_and_models_are_refused(tmp_path):
     trainer = contrastive_trainer(tmp_path)
     with pytest.raises(ValueError, match="no complete checkpoint"):
         trainer.train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match="resume_from_checkpoint: nowhere is not a directory; correct the path"):
+        trainer.train(resume_from_checkpoint="nowhere")
 
 
 def test_evaluation_alone_needs_no_training_set(tmp_path):
