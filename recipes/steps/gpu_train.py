@@ -29,7 +29,7 @@ class GpuTrainArguments:
             20 MB, and can be carried to a machine that has one.
         keep: directory for what is to come back from there: the model in bfloat16, the scores and the stages' logs, as
             one tar archive in parts of 15 MB; null: none is written.
-        smoke: the same over a slice of the text with a smaller model, in about a minute on a CPU.
+        smoke: the same over a slice of the text with a smaller model, in some minutes on a CPU.
     """
 
     output_dir: str = "outputs/gpu_train"
