@@ -6,14 +6,12 @@ The text is the documentation strings of installed Python packages; each package
 resume an interrupted run. --smoke does the same with a slice of the text, in about a minute.
 """
 
+from functools import partial
+
 from recipes.shared.recipe import run_recipe
 from textfiles.commands import run_command
 
-
-def main(argv: list[str]) -> None:
-    """Read the command line and run the step."""
-    run_recipe(__doc__, "recipes.steps.quickstart:quickstart", argv)
-
+main = partial(run_recipe, __doc__, "recipes.steps.quickstart:quickstart")
 
 if __name__ == "__main__":
     run_command(main)

@@ -182,7 +182,7 @@ def read_judgements(file: Path) -> Iterator[Judgement]:
         yield judgement
 
 
-def load_beir(directory: Path, split: str = "test", *, strict: bool = False) -> BeirSet:
+def load_beir(directory: Path, split: str = "test") -> BeirSet:
     """Read a set into memory.
 
     Queries without a relevant document are left out, as in BEIR.
@@ -190,18 +190,20 @@ def load_beir(directory: Path, split: str = "test", *, strict: bool = False) -> 
     Args:
         directory: in the BEIR layout.
         split: of the judgements.
-        strict: whether a positive judgement of an absent query or document is an error.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: as the readers of the three files; or nothing is judged relevant, or, where `strict`, something
-            absent is.
+        ValueError: as the readers of the three files; or nothing is judged relevant.
     """
-    return read_beir(find_beir(directory, split), strict=strict)
+    return read_beir(find_beir(directory, split))
 
 
 def read_beir(files: BeirFiles, *, strict: bool = False) -> BeirSet:
-    """Read the files of a set into memory; see `load_beir`."""
+    """Read the files of a set into memory; see `load_beir`.
+
+    Raises:
+        ValueError: likewise; or `strict`, and an absent query or document is judged relevant.
+    """
     judgements = list(read_judgements(files.judgements))
     return _gather(judgements, _rows(files.corpus), _rows(files.queries), files, strict=strict)
 

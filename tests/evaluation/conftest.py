@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import yaml
 
+from evaluation import plots
 from evaluation.harness import encoder as encoder_module
 from tests.checkpoints import save_nomic, save_other
+from textfiles.atomic import write_figure
 from textfiles.writing import write_jsonl
 
 WORDS = ["matrix", "vector", "solve", "banded", "linear", "system", "tensor", "graph", "shortest", "path", "column"]
@@ -55,3 +57,16 @@ def encoded(monkeypatch):
 
     monkeypatch.setattr(encoder_module, "encode_by_tokens", watched)
     return calls
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """File name -> the figure that was drawn for it."""
+    drawn = {}
+
+    def watched(path, figure):
+        drawn[path.name] = figure
+        write_figure(path, figure)
+
+    monkeypatch.setattr(plots, "write_figure", watched)
+    return drawn

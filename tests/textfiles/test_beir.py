@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from textfiles.beir import beir_of_rows, find_beir, load_beir, read_documents, read_judgements
+from textfiles.beir import beir_of_rows, find_beir, load_beir, read_beir, read_documents, read_judgements
 
 CORPUS = [
     {"_id": 1, "title": " A title ", "text": "and a text"},
@@ -75,12 +75,12 @@ def test_judgements_of_what_is_absent_are_counted_unless_the_reader_is_strict(tm
     assert found.grades == {"q": {"1": 2, "2": 0, "3": 1}}
     assert "1 name an absent query and 2 name an absent document" in found.describe_absent()
     with pytest.raises(ValueError, match=r"qrels\.tsv, line 6: the document 'gone' is not in .*corpus\.jsonl"):
-        load_beir(tmp_path, strict=True)
+        read_beir(find_beir(tmp_path), strict=True)
 
 
 def test_grades_of_zero_or_less_never_demand_that_their_document_exists(tmp_path):
     write(tmp_path, QRELS + "q\tgone\t0\nq\tgone\t0\nabsent\t1\t-1\n")
-    assert load_beir(tmp_path, strict=True).grades == {"q": {"1": 2, "2": 0, "3": 1}}
+    assert read_beir(find_beir(tmp_path), strict=True).grades == {"q": {"1": 2, "2": 0, "3": 1}}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@ import re
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from evaluation.report.__main__ import main
 from evaluation.report.page import circle
@@ -281,20 +280,6 @@ def test_the_json_file_has_the_numbers_of_the_page(results, report):
     assert [run["length"] for run in model["runs"]] == [128, 512]
     assert model["runs"][0]["protocol"]["prompts"]["query"] == "search_query: "
     assert model["runs"][0]["scores"]["SciFact"]["score"] == pytest.approx(60)
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """File name -> the figure that was drawn for it."""
-    drawn = {}
-    save_figure = Figure.savefig
-
-    def spy(figure, path, **settings):
-        drawn[path.name.split("-")[-1]] = figure
-        return save_figure(figure, path, **settings)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
-    return drawn
 
 
 def test_plots_show_scores_against_length_with_the_papers_dashed(results, report, figures):
