@@ -24,15 +24,15 @@ from transformers import PreTrainedTokenizerBase
 
 from curation.documents import Documents
 from curation.tokenizer import plain_tokenizer, tokenizer_hash, vocabulary_hash
-from textfiles.atomic import atomic_file, read_json, write_json
+from textfiles.atomic import read_json, write_json
 from textfiles.commands import end_with_parent
 from textfiles.settings import require_at_least
 from textfiles.shards import ShardFiles, read_receipt, write_receipt
+from textfiles.writing import write_arrow
 
 MANIFEST = "manifest.json"
 _COUNTS = b"counts"  # key of a shard's metadata
 _DOCUMENTS_AT_ONCE = 100
-_BLOCKS_IN_BATCH = 256  # of an Arrow file; a reader fetches rows from such batches
 _SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "document_lengths": pa.list_(pa.int32())})
 
 
@@ -128,12 +128,7 @@ def _pack_shard(job: tuple[Documents, PackingPlan, Path, int, np.ndarray]) -> di
     table, counts = pack_documents(texts, Tokenizer.from_str(plan.tokenizer), plan.block_size)
     table = table.replace_schema_metadata({_COUNTS: json.dumps(counts).encode()})
     files = plan.files(directory)
-    with (
-        atomic_file(files.path(shard)) as partial,
-        pa.OSFile(str(partial), "wb") as sink,
-        pa.ipc.new_stream(sink, table.schema) as writer,
-    ):
-        writer.write_table(table, max_chunksize=_BLOCKS_IN_BATCH)
+    write_arrow([table], table.schema, files.path(shard))
     write_receipt(files.receipt(shard), [files.path(shard)], counts)
     return counts
 
