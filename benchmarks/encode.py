@@ -25,6 +25,7 @@ import torch
 from benchmarks import compare
 from benchmarks.encode_sides import SIDES, Job, Workload, measure, missing_for
 from benchmarks.plots import plot_bars, plot_sweeps
+from textfiles.arrays import write_array
 
 # What imports our package is imported in functions below: every measuring process imports this file again, and in
 # native's, our classes would take the place of transformers' own.
@@ -214,7 +215,8 @@ def embed_in_float32(job: Job) -> None:
     """Write the embeddings that lower precisions are compared with."""
     encode_with_prompt = SIDES["ours_tokens"].open(replace(job, precision="fp32"))
     for workload in job.workloads:
-        np.save(job.embeddings_file(workload, _FLOAT32), encode_with_prompt(workload.prompt, workload.texts, None))
+        file = job.embeddings_file(workload, _FLOAT32)
+        write_array(file, encode_with_prompt(workload.prompt, workload.texts, None))
 
 
 def distance(job: Job, workload: Workload, side: str, reference: str) -> dict[str, float]:

@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.compare import Outcome, peak_memory
 from benchmarks.profiles import counts_on_gpu, profiler_of, seconds_by_kind
+from textfiles.arrays import write_array
 
 ONNX_FILE, ONNX_INT8_FILE = "model.onnx", "model_int8.onnx"  # beside the model's directory
 OPENVINO_FILE = "openvino/openvino_model.xml"
@@ -156,7 +157,7 @@ def measure(job: Job, name: str) -> dict[str, Outcome]:
             seconds.append(taken)
         outcome = {"seconds": statistics.median(seconds), "calls": len(seconds), "batch_size": batch_size}
         outcomes[workload.name] = {**outcome, "peak_memory": peak_memory(torch.device(job.device))}
-        np.save(job.embeddings_file(workload, name), embeddings)
+        write_array(job.embeddings_file(workload, name), embeddings)
         if job.profiled and side.in_torch:
             texts = _every(-(-len(workload.texts) // _PROFILED_TEXTS), workload)
             outcomes[workload.name] |= profile_call(encode, texts, batch_size, job.device)

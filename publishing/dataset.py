@@ -12,6 +12,7 @@ import pyarrow as pa
 from huggingface_hub import DatasetCardData
 from matplotlib.figure import Figure
 
+from textfiles.atomic import write_figure
 from textfiles.columns import ColumnTypes, typed_array
 from textfiles.lengths import percentile, summarize
 from textfiles.markdown import render_page
@@ -201,4 +202,4 @@ def _plot(parts: Sequence[WrittenPart], path: Path) -> None:
     panel.set(xscale="log", xlabel=f"length ({parts[0].unit}); box 25 to 75 %, whiskers 1 to 99 %, dot: longest")
     panel.xaxis.set_major_formatter("{x:,.0f}")
     panel.grid(alpha=0.3, axis="x")
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    write_figure(path, figure)

@@ -194,7 +194,8 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_figure(path: str | os.PathLike, figure: "Figure") -> None:
     """Write a picture, whole or not at all; the suffix chooses the format."""
     with atomic_file(path) as partial:
-        figure.savefig(partial, dpi=150)
+        # with matplotlib's version in it, a .png file would change without its picture
+        figure.savefig(partial, dpi=150, metadata={"Software": None} if partial.suffix == ".png" else None)
 
 
 def read_json(path: str | os.PathLike, remedy: str) -> Any:

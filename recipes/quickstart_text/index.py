@@ -10,6 +10,7 @@ import numpy as np
 from curation.atlas.points import Points
 from evaluation.ranking import DEPTH, Bm25Index, fuse_scores
 from recipes.quickstart_text.query import embed_query
+from textfiles.arrays import write_array
 from textfiles.replacing import refuse_changed, replaceable_directory, require_replaceable
 
 INDEX = "search_index"
@@ -46,7 +47,7 @@ def build_index(model_dir: str | Path, packages: Sequence[str], max_seq_length: 
     )
     require_finite(embeddings)
     with replaceable_directory(index) as directory:
-        np.save(directory / "embeddings.npy", embeddings)
+        write_array(directory / "embeddings.npy", embeddings)
         (directory / "functions.json").write_text(json.dumps([[pair["name"], pair["query"]] for pair in pairs]))
     return index
 
