@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -11,6 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from nomic_bert import NomicBertConfig
 from nomic_bert.checkpoint_files import decisive_files, read_config
@@ -234,13 +236,15 @@ def text_key(text: str) -> int:
 
 
 def embed_distinct(
-    batches: Iterable[list[str]], encode: Callable[[list[str]], Tensor]
+    texts: Iterable[str], encode: Callable[[list[str]], Tensor], at_once: int, progress: tqdm
 ) -> tuple[np.ndarray, Tensor, np.ndarray]:
     """Embed each distinct text once, so that equal texts have one embedding, to the last bit.
 
     Args:
-        batches: texts, n in all, a batch in memory at a time.
+        texts: n in all.
         encode: m texts -> (m, dim).
+        at_once: texts in memory together.
+        progress: a bar that counts texts.
 
     Returns:
         For each text the number of its embedding (n,), the embeddings (distinct, dim), and for each embedding the
@@ -250,7 +254,8 @@ def embed_distinct(
     ids: list[int] = []
     firsts: list[int] = []
     embeddings: list[Tensor] = []
-    for batch in batches:
+    waiting = iter(texts)
+    while batch := list(itertools.islice(waiting, at_once)):
         new: list[str] = []
         for text in batch:
             number = numbers.setdefault(text_key(text), len(numbers))
@@ -260,4 +265,5 @@ def embed_distinct(
             ids.append(number)
         if new:
             embeddings.append(encode(new))
+        progress.update(len(batch))
     return np.array(ids, dtype=np.int64), torch.cat(embeddings), np.array(firsts, dtype=np.int64)

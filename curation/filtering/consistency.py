@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,14 +150,9 @@ def embed_pairs(pairs: datasets.Dataset, rows: np.ndarray, embedder: TextEmbedde
     """
 
     def encode(side: Side) -> tuple[np.ndarray, Tensor]:
-        def batches() -> Iterator[list[str]]:
-            for start in range(0, len(rows), _ROWS_AT_ONCE):
-                texts = pairs[rows[start : start + _ROWS_AT_ONCE].tolist()][side]
-                for first in range(0, len(texts), embedder.texts_at_once):
-                    yield texts[first : first + embedder.texts_at_once]
-                    progress.update(min(embedder.texts_at_once, len(texts) - first))
-
-        ids, embeddings, _ = embed_distinct(batches(), lambda texts: embedder.encode(side, texts))
+        starts = range(0, len(rows), _ROWS_AT_ONCE)
+        texts = (text for start in starts for text in pairs[rows[start : start + _ROWS_AT_ONCE].tolist()][side])
+        ids, embeddings, _ = embed_distinct(texts, partial(embedder.encode, side), embedder.texts_at_once, progress)
         return ids, embeddings
 
     query_ids, queries = encode("query")

@@ -177,13 +177,7 @@ class SourceMiner:
         def encode(texts: list[str]) -> Tensor:
             return embedder.encode("query", texts, self.settings.query_prompt)
 
-        def batches() -> Iterator[list[str]]:
-            for start in range(0, len(queries), embedder.texts_at_once):
-                texts = queries[start : start + embedder.texts_at_once]
-                yield texts
-                progress.update(len(texts))
-
-        ids, embeddings, firsts = embed_distinct(batches(), encode)
+        ids, embeddings, firsts = embed_distinct(queries, encode, embedder.texts_at_once, progress)
         numbering, limits = self.task.numbering, self.settings.limits
         excluded = [numbering.positives_of(query) for query in numbering.queries[rows[firsts]]]
         nearest = nearest_documents(embeddings, self._candidates, excluded, limits.depth, device)

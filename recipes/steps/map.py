@@ -217,13 +217,8 @@ def embed_points(points: Points, settings: EmbedderSettings, prompt: str = "docu
             def encode(texts: list[str], one: Any = one) -> torch.Tensor:
                 return embedder.encode_under(under, texts) if one is None else embedder.encode(one, texts)
 
-            def batches(numbers: list[int] = numbers) -> Any:
-                for start in range(0, len(numbers), embedder.texts_at_once):
-                    part = numbers[start : start + embedder.texts_at_once]
-                    yield [points.texts[i] for i in part]
-                    progress.update(len(part))
-
-            ids, embeddings, _ = embed_distinct(batches(), encode)
+            texts = (points.texts[i] for i in numbers)
+            ids, embeddings, _ = embed_distinct(texts, encode, embedder.texts_at_once, progress)
             if vectors is None:
                 vectors = np.empty((len(points), embeddings.shape[1]), dtype=np.float32)
             vectors[numbers] = embeddings.numpy()[ids]

@@ -1,9 +1,12 @@
+import io
+
 import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
+from tqdm import tqdm
 
 from curation.embedding import EmbedderSettings, TextEmbedder, embed_distinct, text_key
 from nomic_bert.embedder import load_embedder, save_embedder
@@ -198,8 +201,9 @@ def test_equal_texts_are_embedded_once_across_batches():
         seen.extend(texts)
         return torch.tensor([[float(len(text))] for text in texts])
 
-    ids, embeddings, firsts = embed_distinct([["aa", "b", "aa"], ["b"], ["ccc", "aa"]], encode)
-    assert seen == ["aa", "b", "ccc"]
+    with tqdm(file=io.StringIO()) as progress:
+        ids, embeddings, firsts = embed_distinct(["aa", "b", "aa", "b", "ccc", "aa"], encode, 3, progress)
+    assert progress.n == 6 and seen == ["aa", "b", "ccc"]
     assert ids.tolist() == [0, 1, 0, 1, 2, 0] and embeddings.flatten().tolist() == [2, 1, 3]
     assert firsts.tolist() == [0, 1, 4]
 
