@@ -66,8 +66,6 @@ def test_a_copy_that_is_there_is_not_made_again_nor_left_half(files, tmp_path):
         ("a.txt", b"\xff\xfe", "not UTF-8"),
         ("a.jsonl", b'{"texts": "x"}\n', "line 1: no column 'text'; did you mean 'texts'.*set the column of its entry"),
         ("a.jsonl", b'{"text": 3}\n', "line 1, column 'text': the int '3', not a text"),
-        ("a.jsonl.gz", b"\x1f\x8b\x08\x00", "gzip stream is damaged"),
-        ("a.parquet", b"PAR1", "not a readable parquet file"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, name, content, said):
