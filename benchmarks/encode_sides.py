@@ -232,7 +232,7 @@ def profile_call(encode: Encode, texts: Sequence[str], batch_size: int | None, d
 
 
 def _reset_peak_memory(device: str) -> None:
-    """Begin anew, so that neither loading nor the trial of batch sizes counts; only Linux can, on a CPU."""
+    """Reset the peak, so that neither loading nor the trial of batch sizes counts; on a CPU only Linux can."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return

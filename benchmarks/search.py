@@ -70,7 +70,7 @@ def multiply(queries: Tensor, documents: Tensor) -> None:
 
 
 def search_with_faiss(queries: Tensor, documents: Tensor, k: int) -> Found:
-    """Search by an index that is built for it."""
+    """Search with an index that is built for it."""
     import faiss
 
     faiss.omp_set_num_threads(torch.get_num_threads())
@@ -81,7 +81,7 @@ def search_with_faiss(queries: Tensor, documents: Tensor, k: int) -> Found:
 
 
 def search_with_sentence_transformers(queries: Tensor, documents: Tensor, k: int) -> Found:
-    """Search as sentence-transformers does, its lists made tensors again."""
+    """Search as sentence-transformers does; its lists are turned back into tensors."""
     hits = semantic_search(queries, documents, top_k=k, score_function=dot_score)
     scores = torch.tensor([[hit["score"] for hit in row] for row in hits])
     return scores, torch.tensor([[hit["corpus_id"] for hit in row] for row in hits])

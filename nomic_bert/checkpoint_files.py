@@ -55,7 +55,7 @@ def read_config(checkpoint: str | os.PathLike) -> dict[str, Any]:
 
 @contextmanager
 def named_on_hub(checkpoint: str | os.PathLike) -> Iterator[None]:
-    """Name what is neither here nor came from the hub; without a connection, transformers does not name it.
+    """Name what is neither local nor fetched from the hub; without a connection, transformers does not name it.
 
     Args:
         checkpoint: directory or hub name that is opened within.

@@ -266,18 +266,13 @@ def plan_layout(
         )
     if position_ids is not None:
         position_ids = position_ids.expand(batch_size, width)
-    if (
-        cu_seq_lens is None
-        and batch_size == 1
-        and attention_mask is None
-        and position_ids is not None
-        and not exports()
-    ):
+    is_one_row = batch_size == 1 and attention_mask is None
+    if cu_seq_lens is None and is_one_row and position_ids is not None and not exports():
         starts = (position_ids[0] == 0).nonzero().flatten()
         if len(starts) > 1 and starts[0] == 0:
             cu_seq_lens = F.pad(starts, (0, 1), value=width)
     if cu_seq_lens is not None:
-        if batch_size != 1 or attention_mask is not None:
+        if not is_one_row:
             raise ValueError("cu_seq_lens_q describes one packed row: input of shape (1, tokens), no attention_mask.")
         return _from_packed(Sequences.from_offsets(cu_seq_lens, width, tokens.device), position_ids, pack)
     if not pack or exports():

@@ -127,7 +127,7 @@ def open_graph(directory: str, run: Run) -> EmbedTexts:
 
 
 def require_module(model: Any, name: str) -> None:
-    """Stop where a reader is not the one that it is called."""
+    """Stop if the model's class does not come from the module that the reader is named after."""
     found = type(model).__module__
     if found.split(".")[0] != name.split(".")[0]:
         raise SystemExit(f"{type(model).__name__} comes from {found}, and {name} was to be tried")

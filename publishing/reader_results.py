@@ -42,7 +42,7 @@ class ProgramResult:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "ProgramResult":
-        """From what `dataclasses.asdict` gave, after it was JSON, where all keys are texts."""
+        """Rebuild what `dataclasses.asdict` gave from JSON, where all keys are texts."""
         lengths = {key: {int(n): found for n, found in content[key].items()} for key in ("alone", "together")}
         return cls(**{**content, **lengths})
 
@@ -58,7 +58,7 @@ class ProgramResult:
 
     @property
     def is_as_expected(self) -> bool:
-        """Whether it agrees somewhere, or nowhere where it is known not to."""
+        """Whether it agrees at some length, or at none where it is known not to."""
         return bool(self.alone_to or self.together_to) == (self.refusal is None)
 
     @property

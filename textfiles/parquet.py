@@ -1,6 +1,6 @@
 """Writing parquet files that appear whole, with facts about their rows in the footer.
 
-The footer makes a file its own receipt: one that can be opened is finished, and says what it was counted to hold.
+The footer makes a file its own receipt: one that can be opened is finished, and records counts of what it holds.
 """
 
 import json

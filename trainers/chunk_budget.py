@@ -34,13 +34,13 @@ def fitting_tokens(peak: Callable[[int], int], free: int, reserved: int) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes of a GPU that this process can still have."""
+    """Bytes of a GPU's memory that this process can still allocate."""
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def peak_memory(work: Callable[[], None], device: torch.device) -> int:
-    """Most bytes of a GPU that some work held beyond what was held before."""
+    """Most bytes of a GPU's memory that some work held beyond what was held before."""
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     work()

@@ -59,7 +59,7 @@ class StopAtSigterm(TrainerCallback):
             control.should_evaluate = False
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """After a stop Trainer takes the epoch for ended: what belongs to its end does not happen."""
+        """After a stop, Trainer treats the epoch as ended; what belongs to its end is skipped."""
         if self.stopped:
             control.should_save = control.should_evaluate = False
 

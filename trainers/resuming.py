@@ -122,7 +122,7 @@ def read_state(checkpoint: Path) -> TrainerState:
 
 @contextmanager
 def naming_what_does_not_fit(checkpoint: str | None) -> Iterator[None]:
-    """Name the checkpoint whose states the optimizer, or another part, does not take, in an error inside."""
+    """Name the checkpoint in an error about states that the optimizer, or another part, does not take."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -19,7 +19,7 @@ def project(vectors: np.ndarray, *, fitted_points: int, seed: int) -> np.ndarray
     """Places on a plane at which near vectors are near; distances between far ones mean little.
 
     t-SNE of the first 50 principal components, started from the first two. Of more than `fitted_points` vectors, that
-    many are laid out, drawn at random, and each other one is put amid its nearest neighbours among them. The result is
+    many are laid out, drawn at random, and each other one is put among its nearest neighbours of these. The result is
     the same again on the same machine with the same number of cores.
 
     Args:

@@ -230,7 +230,7 @@ def jobs_of(sweeps: Sequence[Sweep]) -> list[Job]:
 def work(jobs: Sequence[Job], bar: tqdm) -> None:
     """Do runs until all are finished, or failed, or wait for one that has failed.
 
-    Runs that other processes have are waited for. Should such a process end early, this one takes the run over.
+    Runs that other processes have are waited for. If such a process ends early, this one takes over the run.
 
     Args:
         jobs: of all models.

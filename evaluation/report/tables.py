@@ -111,7 +111,7 @@ class Table:
         return any(cell.score is None for row in self.rows for cell in row.cells.values())
 
     def missing(self, row: Row) -> Iterator[str]:
-        """Names of the tasks that a row lacks; of a column of which all are missing, its title."""
+        """Names of the tasks that a row lacks; where a column lacks all of its tasks, its title."""
         columns, titles = self.benchmark.columns, self.benchmark.titles
         for column, tasks in columns.items():
             absent = [task for task in tasks if task in row.missing]

@@ -15,7 +15,7 @@ def join_ranks(*, use_gpu: bool = True) -> PartialState:
     Args:
         use_gpu: whether the step computes on GPUs where there are some.
     """
-    # without an accelerator, accelerate takes several processes for unrelated ones unless it is told so
+    # without an accelerator, accelerate treats several processes as unrelated unless it is told otherwise
     return PartialState(cpu=not (use_gpu and torch.accelerator.is_available()), timeout=_WAIT)
 
 

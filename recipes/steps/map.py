@@ -55,7 +55,7 @@ class MapArguments:
             the BEIR layout take those of queries and documents.
         title: heading of the page; null: the names of what is drawn.
         max_points: most points; of more, a random choice is drawn.
-        fitted_points: most points that are laid out; of more, the others are put amid their nearest among these.
+        fitted_points: most points that are laid out; the others are put among their nearest neighbours of these.
         text_characters: characters of a text that the page holds, to show and to search.
         seed: of everything random.
 
