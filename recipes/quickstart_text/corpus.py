@@ -20,6 +20,7 @@ class CorpusSettings:
 
     Attributes:
         packages: import names that are trained on; each is a source, the small ones together are one.
+        more_packages: import names that are trained on too, and of which nothing is held out; "stdlib": Python's own.
         unseen_packages: import names that only the evaluation reads.
         held_out_pairs: pairs of `packages` that are held out.
         limit: pairs and documents of a package that are used, the first ones after shuffling; null: all.
@@ -31,6 +32,7 @@ class CorpusSettings:
     """
 
     packages: list
+    more_packages: list
     unseen_packages: list
     held_out_pairs: int
     weak_pairs: int
@@ -41,27 +43,25 @@ class CorpusSettings:
     seed: int = 0
 
 
-def build_corpus(settings: CorpusSettings, directory: Path) -> None:
+def build_corpus(settings: CorpusSettings, directory: Path, weak_seed: int = 0) -> None:
     """Write `documents.jsonl.gz`, `stage2/SOURCE.jsonl.gz`, `stage3/SOURCE.jsonl.gz` and `held_out_(un)seen.jsonl.gz`.
+
+    `weak_seed` says where weak pairs are cut out.
 
     Exact and near duplicates of held-out texts are removed from what is trained on: scipy and numpy repeat each other.
     """
-    names = {*settings.packages, *settings.unseen_packages}
-    # a distribution may install more than the package of its name
-    records = [record for record in read_docstrings(sorted(names)) if record["package"] in names]
-    shuffle = random.Random(settings.seed).shuffle
-    shuffle(records)
-    if settings.limit is not None:
-        records = _first_of_each(records, settings.limit)
+    records = _shuffled_records(settings, [*settings.packages, *settings.unseen_packages])
     unseen_names = set(settings.unseen_packages)
     pairs = docstring_pairs(records)
     unseen = [pair for pair in pairs if pair["package"] in unseen_names]
     seen = [pair for pair in pairs if pair["package"] not in unseen_names]
-    held_out, seen = seen[: settings.held_out_pairs], seen[settings.held_out_pairs :]
+    held_out = seen[: settings.held_out_pairs]
     own = [record for record in records if record["package"] not in unseen_names]
+    own += _shuffled_records(settings, settings.more_packages)
+    candidates = len(docstring_pairs(own)) - len(held_out)
     kept = _without_overlap(own, held_out + unseen)
     train = docstring_pairs(kept)
-    weak = weak_pairs(kept, settings.weak_pairs, settings.seed)
+    weak = weak_pairs(kept, settings.weak_pairs, weak_seed)
     with atomic_directory(directory) as files:
         write_jsonl(({"text": record["text"]} for record in kept), files / "documents.jsonl.gz")
         for source, rows in _by_source(train, settings.smallest_source).items():
@@ -78,10 +78,17 @@ def build_corpus(settings: CorpusSettings, directory: Path) -> None:
             "weak_pairs": len(weak),
             "held_out_seen": len(held_out),
             "held_out_unseen": len(unseen),
-            "pairs_removed_as_duplicates_of_held_out": len(seen) - len(train),
+            "pairs_removed_as_duplicates_of_held_out": candidates - len(train),
         }
         (files / "counts.json").write_text(json.dumps(counts, indent=2) + "\n")
     print("Corpus: " + ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items()), flush=True)
+
+
+def _shuffled_records(settings: CorpusSettings, packages: Sequence[str]) -> list[Docstring]:
+    # a distribution may install more than the package of its name
+    records = [record for record in read_docstrings(sorted(packages)) if record["package"] in packages]
+    random.Random(settings.seed).shuffle(records)
+    return records if settings.limit is None else _first_of_each(records, settings.limit)
 
 
 def _first_of_each(records: list[Docstring], limit: int) -> list[Docstring]:

@@ -8,11 +8,13 @@ import gc
 import importlib.metadata
 import inspect
 import re
+import sys
+import sysconfig
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TypedDict
 
 from tqdm.auto import tqdm
@@ -21,6 +23,7 @@ from textfiles.commands import end_with_parent
 
 # Tests document no function, and vendored copies would turn up under a name they do not have.
 _SKIPPED_FOLDERS = {"tests", "test", "_vendor", "vendored", "externals"}
+STANDARD_LIBRARY = "stdlib"
 _FILES_PER_TASK = 32
 # A first paragraph that opens so is an example or a directive, not a summary.
 _MARKUP = (">>>", "```", "..")
@@ -53,7 +56,8 @@ def read_docstrings(names: Sequence[str] | None = None, num_processes: int | Non
     are not seen.
 
     Args:
-        names: distribution or import names (`scikit-learn` or `sklearn`). None: every installed package.
+        names: distribution or import names (`scikit-learn` or `sklearn`), and "stdlib" for Python's own modules, which
+            are one package: `stdlib.json`. None: every installed package, without these.
         num_processes: parser processes; None uses every core. The result does not depend on it.
 
     Returns:
@@ -115,13 +119,15 @@ def docstring_pairs(
 def _source_files(names: Sequence[str] | None) -> list[tuple[Path, str]]:
     """(path, dotted module name) of every Python file of the wanted packages, sorted by the place in its package."""
     files: dict[str, tuple[Path, str]] = {}
-    unmatched = set(names or ())
+    unmatched = set(names or ()) - {STANDARD_LIBRARY}
+    if STANDARD_LIBRARY in (names or ()):
+        files |= _standard_library()
     for distribution in importlib.metadata.distributions():
         distribution_name = _canonical(distribution.metadata["Name"] or "")
         for file in distribution.files or ():
             if file.suffix != ".py" or ".." in file.parts or _SKIPPED_FOLDERS.intersection(file.parts):
                 continue
-            module = ".".join(file.with_suffix("").parts).removesuffix(".__init__")
+            module = _module(file)
             package = module.split(".")[0]
             matches = {name for name in names or () if name == package or _canonical(name) == distribution_name}
             unmatched -= matches
@@ -133,6 +139,21 @@ def _source_files(names: Sequence[str] | None) -> list[tuple[Path, str]]:
             f"no Python source is installed for {', '.join(sorted(unmatched))}; `pip list` shows the names."
         )
     return [files[key] for key in sorted(files)]
+
+
+def _standard_library() -> dict[str, tuple[Path, str]]:
+    root = Path(sysconfig.get_path("stdlib"))
+    files = {}
+    for path in root.rglob("*.py"):
+        file = path.relative_to(root)
+        top = file.parts[0].removesuffix(".py")  # site-packages stand there too
+        if top in sys.stdlib_module_names and not _SKIPPED_FOLDERS.intersection(file.parts):
+            files[f"{STANDARD_LIBRARY}/{file}"] = (path, f"{STANDARD_LIBRARY}.{_module(file)}")
+    return files
+
+
+def _module(file: PurePath) -> str:
+    return ".".join(file.with_suffix("").parts).removesuffix(".__init__")
 
 
 def _canonical(name: str) -> str:

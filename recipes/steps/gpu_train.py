@@ -50,7 +50,7 @@ class GpuTraining(Quickstart):
         """The steps that read text; `run` finds them done."""
         self._begin()
         steps: list[tuple[Path, Callable[[], None]]] = [
-            (self.corpus, lambda: build_corpus(self.corpus_settings, self.corpus)),
+            (self.corpus, lambda: build_corpus(self.corpus_settings, self.corpus, self.seed)),
             (self.tokenizer, self._train_tokenizer),
             (self.blocks / MANIFEST, self._pack),
         ]

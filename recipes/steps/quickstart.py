@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from transformers import set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from curation.atlas.points import PAGE
 from curation.packing import MANIFEST
 from curation.tokenizer import train_tokenizer
 from evaluation.plots import plot_embedding_map, plot_loss_curves, plot_scores
 from evaluation.retrieval import RetrievalSet, evaluate_bm25, evaluate_embedder, evaluate_fused
+from nomic_bert import NomicBertForMaskedLM
 from nomic_bert.embedder import load_embedder, save_embedder
 from nomic_bert.prompts import PROMPTS
 from nomic_bert.tokenizer_files import open_tokenizer
@@ -25,6 +26,7 @@ from nomic_bert.training_record import read_training, write_training
 from publishing.readers import READERS, Probe, read_embeddings
 from recipes.quickstart_text.corpus import CorpusSettings, build_corpus
 from recipes.quickstart_text.index import build_index, indexed_points, search
+from recipes.quickstart_text.word_vectors import count_word_vectors
 from recipes.shared.arguments import parse_arguments
 from recipes.shared.training import FINAL
 from recipes.steps.map import require_libraries, save_map
@@ -48,10 +50,12 @@ class QuickstartArguments:
     Attributes:
         output_dir: directory for everything that it makes; null: outputs/quickstart, or outputs/smoke.
         smoke: the same over a slice of the text, in about a minute.
+        seed: of the weights, the weak pairs and the order of training; what is held out is the same for every seed.
     """
 
     output_dir: str | None = None
     smoke: bool = False
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +82,8 @@ class QuickstartSettings:
 class Quickstart:
     """The steps, each of which leaves one file or directory that appears when it is whole."""
 
-    def __init__(self, output_dir: Path, smoke: bool) -> None:
-        self.directory, self.smoke = output_dir, smoke
+    def __init__(self, output_dir: Path, smoke: bool, seed: int = 0) -> None:
+        self.directory, self.smoke, self.seed = output_dir, smoke, seed
         self.corpus_settings, self.settings = parse_arguments(
             (CorpusSettings, QuickstartSettings), self._configs("quickstart")
         )
@@ -87,6 +91,7 @@ class Quickstart:
         self.negatives, self.model, self.map = (output_dir / name for name in ("negatives", "model", "map"))
         self.models = {
             "untrained": output_dir / "untrained",
+            "word vectors": output_dir / "word_vectors",
             **{f"stage {number}": output_dir / f"stage{number}" / FINAL for number in (1, 2, 3)},
         }
 
@@ -96,10 +101,11 @@ class Quickstart:
         started, stages = time.time(), self.models
         sources = self._sources
         steps: list[tuple[str, Path, Callable[[], None]]] = [
-            ("Read docstrings", self.corpus, lambda: build_corpus(self.corpus_settings, self.corpus)),
+            ("Read docstrings", self.corpus, lambda: build_corpus(self.corpus_settings, self.corpus, self.seed)),
             ("Train a tokenizer", self.tokenizer, self._train_tokenizer),
             ("Pack documents into blocks", self.blocks / MANIFEST, self._pack),
             ("Make the untrained model", stages["untrained"], self._make_untrained),
+            ("Count word vectors", stages["word vectors"], self._count_word_vectors),
             ("Stage 1: masked language modelling", stages["stage 1"], self._stage1),
             (
                 "Stage 2: contrastive on summary -> body",
@@ -134,7 +140,8 @@ class Quickstart:
 
     def _begin(self) -> None:
         use_alone(self.directory)
-        begin_directory(self.directory, asdict(self.corpus_settings) | asdict(self.settings))
+        settings = asdict(self.corpus_settings) | asdict(self.settings)
+        begin_directory(self.directory, settings | {"training_seed": self.seed})
 
     def _recipe(self, script: str, name: str, **overrides: Any) -> None:
         """Run a recipe as a person would, in a process of its own."""
@@ -153,9 +160,11 @@ class Quickstart:
         sources = self._sources(self.corpus / "stage3")
         return [{**s, "path": str(self.negatives / s["name"]), "negatives": "negatives"} for s in sources]
 
+    def _texts(self) -> list[str]:
+        return [row["text"] for row in rows_of(self.corpus / "documents.jsonl.gz")]
+
     def _train_tokenizer(self) -> None:
-        texts = [row["text"] for row in rows_of(self.corpus / "documents.jsonl.gz")]
-        train_tokenizer(texts, self.corpus_settings.vocab_size, self.tokenizer)
+        train_tokenizer(self._texts(), self.corpus_settings.vocab_size, self.tokenizer)
 
     def _pack(self) -> None:
         documents = [str(self.corpus / "documents.jsonl.gz")]
@@ -165,29 +174,44 @@ class Quickstart:
         )  # fmt: skip
 
     def _make_untrained(self) -> None:
-        set_seed(0)
+        set_seed(self.seed)
         tokenizer = open_tokenizer(self.tokenizer)
-        with replaceable_directory(self.models["untrained"]) as directory:
-            build_model(self.settings.model, len(tokenizer)).save_pretrained(directory)
+        self._save_new("untrained", build_model(self.settings.model, len(tokenizer)), tokenizer)
+
+    def _count_word_vectors(self) -> None:
+        """Give the untrained model word vectors to begin with; tokens that no text has keep their random ones."""
+        tokenizer = open_tokenizer(self.models["untrained"])
+        model = NomicBertForMaskedLM.from_pretrained(self.models["untrained"])
+        weight = model.get_input_embeddings().weight.data
+        vectors = torch.from_numpy(count_word_vectors(self._texts(), tokenizer, weight.shape[1], self.seed))
+        counted = vectors.any(dim=1).nonzero().flatten()
+        weight[counted] = vectors[counted] * model.config.initializer_range
+        self._save_new("word vectors", model, tokenizer)
+
+    def _save_new(self, name: str, model: NomicBertForMaskedLM, tokenizer: PreTrainedTokenizerBase) -> None:
+        with replaceable_directory(self.models[name]) as directory:
+            model.save_pretrained(directory)
             tokenizer.save_pretrained(directory)
             write_training(directory, [])  # new weights, which stage 1 is to know
 
     def _stage1(self) -> None:
         self._recipe(
             "stage1.py", "stage1", train_data=str(self.blocks), tokenizer=str(self.tokenizer),
-            model_name_or_path=str(self.models["untrained"]), output_dir=str(self.directory / "stage1"),
+            model_name_or_path=str(self.models["word vectors"]), output_dir=str(self.directory / "stage1"),
+            seed=self.seed,
         )  # fmt: skip
 
     def _contrastive(self, number: int, start: str, sources: list[dict[str, str]]) -> None:
         self._recipe(
             f"stage{number}.py", f"stage{number}", model_name_or_path=str(self.models[start]), sources=sources,
-            output_dir=str(self.directory / f"stage{number}"),
+            output_dir=str(self.directory / f"stage{number}"), seed=self.seed,
         )  # fmt: skip
 
     def _mine(self) -> None:
         self._recipe(
             "mine_negatives.py", "mine_negatives", model_name_or_path=str(self.models["stage 2"]),
             sources=self._sources(self.corpus / "stage3"), output_dir=str(self.negatives),
+            seed=self.seed,
         )  # fmt: skip
         (self.negatives / "done").touch()
 
@@ -282,4 +306,4 @@ def quickstart(args: QuickstartArguments) -> None:
     end_at_sigterm()  # with the stage that is running
     output_dir = Path(args.output_dir or ("outputs/smoke" if args.smoke else "outputs/quickstart"))
     with one_line_errors():
-        Quickstart(output_dir, args.smoke).run()
+        Quickstart(output_dir, args.smoke, args.seed).run()

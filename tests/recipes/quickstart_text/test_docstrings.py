@@ -1,5 +1,6 @@
 import importlib
 import inspect
+import sysconfig
 import textwrap
 
 import pytest
@@ -91,6 +92,18 @@ def test_records_of_a_real_package_agree_with_the_imported_objects_whatever_the_
     assert texts["tqdm.std.tqdm"] == inspect.getdoc(tqdm)
     assert texts["tqdm.std.tqdm.set_postfix"] == inspect.getdoc(tqdm.set_postfix)
     assert {record["package"] for record in records} == {"tqdm", "packaging"}
+
+
+def test_the_standard_library_is_one_package_without_what_is_installed_beside_it(tmp_path, monkeypatch):
+    for name in ("json/__init__.py", "json/decoder.py", "site-packages/other.py", "test/support.py", "unknown.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f'"""Text of {name}."""')
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    records = read_docstrings(["stdlib", "packaging"], num_processes=1)
+    texts = {record["name"]: record["text"] for record in records if record["package"] == "stdlib"}
+    expected = {"stdlib.json": "Text of json/__init__.py.", "stdlib.json.decoder": "Text of json/decoder.py."}
+    assert texts == expected
+    assert {record["package"] for record in records} == {"stdlib", "packaging"}
 
 
 def test_an_unknown_package_is_named():
