@@ -33,8 +33,15 @@ def file_fault(path: str | os.PathLike) -> str | None:
     if os.path.exists(path):
         return None
     folder = path.parent
-    near = near_name(path.name, os.listdir(folder)) if os.access(folder, os.R_OK) and folder.is_dir() else None
-    return f"{path} does not exist; " + (f"did you mean {folder / near}?" if near else "correct the path.")
+    names = os.listdir(folder) if folder.is_dir() and os.access(folder, os.R_OK) else []
+    # by what is before the ending: all .yaml files are near one another. Of two, the one with the same ending
+    stems = {_stem(name): name for name in sorted(names, key=lambda name: name.endswith(path.suffix))}
+    near = near_name(_stem(path.name), stems)
+    return f"{path} does not exist; " + (f"did you mean {folder / stems[near]}?" if near else "correct the path.")
+
+
+def _stem(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def output_fault(directory: str | os.PathLike) -> str | None:
