@@ -29,6 +29,9 @@ class CorpusSettings:
         smallest_source: training pairs of a package below which it joins the source "others".
         vocab_size: words of the tokenizer.
         seed: of the split.
+
+    Raises:
+        ValueError: a package is named twice: what is held out or unseen must not be trained on.
     """
 
     packages: list
@@ -42,6 +45,13 @@ class CorpusSettings:
     limit: int | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        named = Counter([*self.packages, *self.more_packages, *self.unseen_packages])
+        if twice := [name for name, count in named.items() if count > 1]:
+            raise ValueError(
+                f"{', '.join(twice)}: named twice in packages, more_packages and unseen_packages; name each once."
+            )
+
 
 def build_corpus(settings: CorpusSettings, directory: Path, weak_seed: int = 0) -> None:
     """Write `documents.jsonl.gz`, `stage2/SOURCE.jsonl.gz`, `stage3/SOURCE.jsonl.gz` and `held_out_(un)seen.jsonl.gz`.
@@ -49,6 +59,9 @@ def build_corpus(settings: CorpusSettings, directory: Path, weak_seed: int = 0) 
     `weak_seed` says where weak pairs are cut out.
 
     Exact and near duplicates of held-out texts are removed from what is trained on: scipy and numpy repeat each other.
+
+    Raises:
+        ValueError: a package is not installed, or has no documentation under this import name.
     """
     records = _shuffled_records(settings, [*settings.packages, *settings.unseen_packages])
     unseen_names = set(settings.unseen_packages)
@@ -86,7 +99,12 @@ def build_corpus(settings: CorpusSettings, directory: Path, weak_seed: int = 0) 
 
 def _shuffled_records(settings: CorpusSettings, packages: Sequence[str]) -> list[Docstring]:
     # a distribution may install more than the package of its name
-    records = [record for record in read_docstrings(sorted(packages)) if record["package"] in packages]
+    try:
+        records = [record for record in read_docstrings(sorted(packages)) if record["package"] in packages]
+    except ValueError as error:
+        raise ValueError(f"{error} `make quickstart` installs what the quickstart reads.") from error
+    if empty := sorted({*packages} - {record["package"] for record in records}):
+        raise ValueError(f"{', '.join(empty)}: no documentation is found; write the import name (sklearn).")
     random.Random(settings.seed).shuffle(records)
     return records if settings.limit is None else _first_of_each(records, settings.limit)
 

@@ -26,12 +26,21 @@ def count_word_vectors(
     Args:
         texts: the corpus.
         tokenizer: of the model that is to begin with them.
-        dimensions: of a vector; at most the number of texts.
+        dimensions: of a vector; at most the number of texts and of tokens.
         seed: of the randomized singular value decomposition.
 
     Returns:
         float32 (tokens, dimensions). The mean square of all values is 1. A token that no text has is a row of zeros.
+
+    Raises:
+        ValueError: more dimensions than texts or tokens.
     """
+    for what, number in (("texts", len(texts)), ("tokens", len(tokenizer))):
+        if number < dimensions:
+            raise ValueError(
+                f"{number:,} {what} are too few for word vectors of {dimensions:,}; "
+                "take more text and a larger vocab_size, or a smaller hidden_size."
+            )
     rows: list[np.ndarray] = []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         batch = list(texts[start : start + _TEXTS_AT_ONCE])

@@ -54,3 +54,9 @@ def test_frequent_tokens_begin_shorter_and_absent_ones_as_zeros(tokenizer, texts
     assert np.linalg.norm(a) / np.linalg.norm(b) == pytest.approx(ratio, rel=1e-4)
     assert not absent.any()
     assert (vectors[ids(tokenizer, "abcdef")] ** 2).mean() == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize(("number", "dimensions", "told"), [(3, 4, "3 texts are too few"), (200, 150, "99 tokens")])
+def test_vectors_that_the_corpus_cannot_give_are_refused(tokenizer, texts, number, dimensions, told):
+    with pytest.raises(ValueError, match=f"^{told}.* hidden_size"):
+        count_word_vectors(texts[:number], tokenizer, dimensions)
