@@ -126,6 +126,8 @@ def has_negatives(name: str, columns: Iterable[str]) -> bool:
 def unknown_layout(columns: Iterable[str], where: str) -> ValueError:
     """The error for rows that are neither of ours nor in a layout: says which keys name the columns."""
     columns = list(columns)
+    if not columns:
+        return ValueError(f"{where}: no rows.")
     missing = next((name for name in (QUERY, DOCUMENT) if name not in columns), QUERY)
     known = "; ".join(f"{layout.names} ({name})" for name, layout in LAYOUTS.items())
     return ValueError(

@@ -35,13 +35,22 @@ def file_fault(path: str | os.PathLike) -> str | None:
     folder = path.parent
     names = os.listdir(folder) if folder.is_dir() and os.access(folder, os.R_OK) else []
     # by what is before the ending: all .yaml files are near one another. Of two, the one with the same ending
-    stems = {_stem(name): name for name in sorted(names, key=lambda name: name.endswith(path.suffix))}
-    near = near_name(_stem(path.name), stems)
+    stem, ending = _parts(path.name)
+    candidates = sorted(filter(lambda name: _may_be_meant(name, stem, ending), names), key=lambda n: n.endswith(ending))
+    stems = {_parts(name)[0]: name for name in candidates}
+    near = near_name(stem, stems)
     return f"{path} does not exist; " + (f"did you mean {folder / stems[near]}?" if near else "correct the path.")
 
 
-def _stem(name: str) -> str:
-    return name.partition(".")[0]
+def _parts(name: str) -> tuple[str, str]:
+    stem, _, ending = name.partition(".")
+    return stem, ending
+
+
+def _may_be_meant(name: str, stem: str, ending: str) -> bool:
+    """Whether a file is of a like kind (yml and yaml, jsonl and jsonl.gz), or has the same name with another ending."""
+    its_stem, its_ending = _parts(name)
+    return its_stem == stem or near_name(ending, [its_ending]) is not None
 
 
 def output_fault(directory: str | os.PathLike) -> str | None:

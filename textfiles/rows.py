@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
+from .paths import file_fault
 from .settings import near_name
 
 JSONL_SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -68,6 +69,8 @@ def find_files(path: str | Path, suffixes: tuple[str, ...] = ROW_SUFFIXES) -> li
     else:
         found = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
     if not found:
+        if not path.is_dir() and not glob.has_magic(str(path)) and (fault := file_fault(path)):
+            raise FileNotFoundError(fault)
         raise FileNotFoundError(f"{path}: no {wanted} file there; give a file, a directory or a glob pattern.")
     for file in found:
         if not file.name.endswith(suffixes):

@@ -103,3 +103,4 @@ def test_unknown_names_are_answered_with_the_keys_that_map_them(tmp_path):
     assert "my.jsonl: no column 'document'; did you mean 'documents'?" in said
     for part in ("anchor, positive", "query, pos, neg", "positive_passages", "keys query, document and negatives"):
         assert part in said
+    assert str(unknown_layout([], "my.jsonl")) == "my.jsonl: no rows."

@@ -28,8 +28,10 @@ def test_a_file_that_is_not_there_is_told_with_a_near_name(place: Path) -> None:
     assert file_fault("tasks.yaml") is None
     assert file_fault("task.yml") == "task.yml does not exist; did you mean tasks.yaml?"
     assert file_fault("other.yaml") == "other.yaml does not exist; correct the path."
+    assert file_fault("tasks.csv") == "tasks.csv does not exist; did you mean tasks.yaml?"
     Path("tasks.jsonl").touch()
     assert file_fault("task.jsonl") == "task.jsonl does not exist; did you mean tasks.jsonl?"
+    assert file_fault("taskl.csv") == "taskl.csv does not exist; correct the path."
     assert file_fault("nowhere/tasks.yaml") == "nowhere/tasks.yaml does not exist; correct the path."
     assert file_fault("tasks.yaml/x") == "tasks.yaml/x does not exist; correct the path."
     assert file_fault("folder") == "folder is a directory; name a file."

@@ -123,7 +123,7 @@ def test_a_csv_file_of_a_spreadsheet_may_have_semicolons(tmp_path):
 def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.jsonl"):
         list(read_rows(tmp_path / "none.jsonl", ()))
-    with pytest.raises(FileNotFoundError, match="nowhere: no .jsonl"):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist; correct the path"):
         find_files(tmp_path / "nowhere")
 
 
@@ -197,3 +197,5 @@ def test_a_directory_is_read_in_the_order_of_names_without_unfinished_files(tmp_
         find_files(tmp_path / "notes.txt")
     with pytest.raises(FileNotFoundError, match="nowhere does not exist; correct the path"):
         next(read_rows(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match=r"a\.tsb does not exist; did you mean .*a\.tsv\?$"):
+        find_files(tmp_path / "a.tsb")
