@@ -92,9 +92,10 @@ def require_checkpoint(checkpoint: str) -> None:
     if not local.exists() and is_hub_name(checkpoint):
         return
     if not any((local / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise FileNotFoundError(
-            f"{checkpoint} is not a checkpoint: it has no config.json. Give a directory that has one."
-        )
+        fault = "it has no config.json. Give a directory that has one."
+        if not local.exists():
+            fault = "there is no such directory. Correct the path."
+        raise FileNotFoundError(f"{checkpoint} is not a checkpoint: {fault}")
     refuse_links_out(local)
     refuse_damage(local)
 

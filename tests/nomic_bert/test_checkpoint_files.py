@@ -96,3 +96,10 @@ def test_a_path_that_is_mistyped_and_so_looks_like_a_hub_name_is_named(tmp_path,
 def test_a_directory_that_holds_no_model_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(tmp_path))} is not a model: .* config\.json"):
         TextEmbedder(ModelSettings(model_name_or_path=str(tmp_path)), "cpu")
+
+
+def test_what_is_not_there_is_told_from_what_is_no_checkpoint(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a checkpoint: there is no such directory"):
+        require_checkpoint(str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="it has no config.json"):
+        require_checkpoint(str(tmp_path))
