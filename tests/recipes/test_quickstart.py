@@ -18,6 +18,7 @@ from nomic_bert.embedder import load_embedder
 from nomic_bert.training_record import STAGE_BEFORE, read_training
 from recipes.quickstart_text.index import search
 from recipes.steps import quickstart
+from recipes.steps.gpu_train import GpuTraining
 from recipes.steps.quickstart import Quickstart
 from tests.checkpoints import save_nomic
 from textfiles.rows import rows_of
@@ -125,8 +126,12 @@ def test_outputs_of_other_settings_are_refused(tmp_path):
     Quickstart(tmp_path, smoke=True)._begin()
     (tmp_path / "corpus").touch()
     Quickstart(tmp_path, smoke=True)._begin()
-    for other in (Quickstart(tmp_path, smoke=False), Quickstart(tmp_path, smoke=True, seed=1)):
-        with pytest.raises(ValueError, match="other settings"):
+    for other, change in (
+        (Quickstart(tmp_path, smoke=False), "more_packages"),
+        (Quickstart(tmp_path, smoke=True, seed=1), "--seed was 0, is 1"),
+        (GpuTraining(tmp_path, smoke=True), "configs"),
+    ):
+        with pytest.raises(ValueError, match=f"other settings.*{change}"):
             other._begin()
 
 
