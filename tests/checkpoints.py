@@ -31,12 +31,12 @@ def save_as_berts(tokenizer, directory, **settings):
     ).save_pretrained(directory)  # fmt: skip
 
 
-def save_nomic(directory, seed=0, **settings):
-    """A checkpoint of stage 1: trained to 64 tokens, usable to 256."""
+def save_nomic(directory, seed=0, n_positions=256, **settings):
+    """A checkpoint of stage 1: trained to 64 tokens."""
     torch.manual_seed(seed)
     config = NomicBertConfig(
         vocab_size=128, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        max_trained_positions=64, n_positions=256, initializer_range=0.2, **settings,
+        max_trained_positions=64, n_positions=n_positions, initializer_range=0.2, **settings,
     )  # fmt: skip
     NomicBertForMaskedLM(config).save_pretrained(directory)
     save_tokenizer(directory)

@@ -32,7 +32,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the pages name: a published model with its index, pairs, and the checkout's recipes."""
     folder = tmp_path_factory.mktemp("reader")
     model = folder / "outputs" / "quickstart" / "model"
-    save_embedder(load_embedder(save_nomic(folder / "checkpoint"), device="cpu"), model)
+    save_embedder(load_embedder(save_nomic(folder / "checkpoint", n_positions=2048), device="cpu"), model)
     build_index(model, ["tqdm"])
     pairs = [
         {"query": f"question {n}", "document": f"answer {n}", "negatives": [f"other {n}"]} for n in range(192)
