@@ -3,7 +3,7 @@
 make quickstart            (or: python recipes/quickstart.py [--smoke] [--output_dir outputs/quickstart])
 
 The text is the documentation strings of installed Python packages; each package is a source. Rerun the command to
-resume an interrupted run. --smoke does the same with a slice of the text, in about a minute.
+resume an interrupted run. --smoke does the same with a slice of the text, in about two minutes.
 """
 
 from functools import partial

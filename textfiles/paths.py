@@ -36,8 +36,8 @@ def file_fault(path: str | os.PathLike) -> str | None:
     names = os.listdir(folder) if folder.is_dir() and os.access(folder, os.R_OK) else []
     # by what is before the ending: all .yaml files are near one another. Of two, the one with the same ending
     stem, ending = _parts(path.name)
-    candidates = sorted(filter(lambda name: _may_be_meant(name, stem, ending), names), key=lambda n: n.endswith(ending))
-    stems = {_parts(name)[0]: name for name in candidates}
+    names.sort(key=lambda name: name.endswith(ending))
+    stems = {_parts(name)[0]: name for name in names if _may_be_meant(name, stem, ending)}
     near = near_name(stem, stems)
     return f"{path} does not exist; " + (f"did you mean {folder / stems[near]}?" if near else "correct the path.")
 

@@ -23,7 +23,7 @@ from textfiles.commands import end_with_parent
 
 # Tests document no function, and vendored copies would turn up under a name they do not have.
 _SKIPPED_FOLDERS = {"tests", "test", "_vendor", "vendored", "externals"}
-STANDARD_LIBRARY = "stdlib"
+_STANDARD_LIBRARY = "stdlib"
 _FILES_PER_TASK = 32
 # A first paragraph that opens so is an example or a directive, not a summary.
 _MARKUP = (">>>", "```", "..")
@@ -119,8 +119,8 @@ def docstring_pairs(
 def _source_files(names: Sequence[str] | None) -> list[tuple[Path, str]]:
     """(path, dotted module name) of every Python file of the wanted packages, sorted by the place in its package."""
     files: dict[str, tuple[Path, str]] = {}
-    unmatched = set(names or ()) - {STANDARD_LIBRARY}
-    if STANDARD_LIBRARY in (names or ()):
+    unmatched = set(names or ()) - {_STANDARD_LIBRARY}
+    if _STANDARD_LIBRARY in (names or ()):
         files |= _standard_library()
     for distribution in importlib.metadata.distributions():
         distribution_name = _canonical(distribution.metadata["Name"] or "")
@@ -148,7 +148,7 @@ def _standard_library() -> dict[str, tuple[Path, str]]:
         file = path.relative_to(root)
         top = file.parts[0].removesuffix(".py")  # site-packages stand there too
         if top in sys.stdlib_module_names and not _SKIPPED_FOLDERS.intersection(file.parts):
-            files[f"{STANDARD_LIBRARY}/{file}"] = (path, f"{STANDARD_LIBRARY}.{_module(file)}")
+            files[f"{_STANDARD_LIBRARY}/{file}"] = (path, f"{_STANDARD_LIBRARY}.{_module(file)}")
     return files
 
 

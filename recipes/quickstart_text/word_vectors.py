@@ -14,7 +14,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfTransformer
 from transformers import PreTrainedTokenizerBase
 
-_HALF_WEIGHT = 1e-3  # share of all tokens at which a word has half the length of a rare one
+_HALF_WEIGHT = 1e-3  # ours: share of all tokens at which a word has half the length of a rare one
 _TEXTS_AT_ONCE = 1000
 
 

@@ -11,7 +11,7 @@ from curation.packing import MANIFEST
 from nomic_bert.embedder import load_embedder, save_embedder
 from nomic_bert.training_record import read_training
 from recipes.quickstart_text.corpus import build_corpus
-from recipes.steps.quickstart import CONFIGS, Quickstart
+from recipes.steps.quickstart import Quickstart
 from textfiles.atomic import atomic_file
 from textfiles.commands import end_at_sigterm, one_line_errors
 
@@ -41,10 +41,8 @@ class GpuTrainArguments:
 class GpuTraining(Quickstart):
     """The quickstart's steps with the numbers of `configs/quickstart/gpu`."""
 
-    def _configs(self, name: str) -> list[str]:
-        places = ["", "gpu", *(["smoke", "gpu/smoke"] if self.smoke else [])]
-        files = [CONFIGS / place / f"{name}.yaml" for place in places]
-        return [word for file in files if file.exists() for word in ("--config", str(file))]
+    def _places(self) -> list[str]:
+        return ["", "gpu", *(["smoke", "gpu/smoke"] if self.smoke else [])]
 
     def make_text(self) -> None:
         """The steps that read text; `run` finds them done."""

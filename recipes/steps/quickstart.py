@@ -49,7 +49,7 @@ class QuickstartArguments:
 
     Attributes:
         output_dir: directory for everything that it makes; null: outputs/quickstart, or outputs/smoke.
-        smoke: the same over a slice of the text, in about a minute.
+        smoke: the same over a slice of the text, in about two minutes.
         seed: of the weights, the weak pairs and the order of training; what is held out is the same for every seed.
     """
 
@@ -133,16 +133,19 @@ class Quickstart:
                 print(f"[{number}/{len(steps)}] took {time.time() - since:.0f} s", flush=True)
         self._report(time.time() - started)
 
+    def _places(self) -> list[str]:
+        """The folders of the quickstart's numbers, each of which changes some of those before it."""
+        return ["", *(["smoke"] if self.smoke else [])]
+
     def _configs(self, name: str) -> list[str]:
-        """`--config` for the quickstart's numbers, and for the smoke run those that it changes."""
-        files = [CONFIGS / f"{name}.yaml"] + ([CONFIGS / "smoke" / f"{name}.yaml"] if self.smoke else [])
+        """`--config` for the numbers of a step."""
+        files = [CONFIGS / place / f"{name}.yaml" for place in self._places()]
         return [word for file in files if file.exists() for word in ("--config", str(file))]
 
     def _begin(self) -> None:
         use_alone(self.directory)
         settings = asdict(self.corpus_settings) | asdict(self.settings)
-        of_stage2 = [str(Path(file).relative_to(CONFIGS)) for file in self._configs("stage2")[1::2]]
-        begin_directory(self.directory, settings | {"--seed": self.seed, "configs": of_stage2})
+        begin_directory(self.directory, settings | {"--seed": self.seed, "configs": self._places()})
 
     def _recipe(self, script: str, name: str, **overrides: Any) -> None:
         """Run a recipe as a person would, in a process of its own."""
@@ -293,6 +296,10 @@ class Quickstart:
         print(f"Map:   open {self.map / PAGE} in a browser" if (self.map / PAGE).exists() else "Map:   none was drawn")
         print(f'Try:   python recipes/search.py {self.model} "shortest path between two nodes"')
         print(f"Time:  {seconds / 60:.1f} minutes, this run's steps together")
+        self._require_gain(scores)
+
+    def _require_gain(self, scores: dict[str, dict[str, dict[str, float]]]) -> None:
+        """Fail where contrastive training did not help."""
         for part in ("seen", "unseen"):
             gain = scores["stage 3"][part]["ndcg@10"] - scores["stage 1"][part]["ndcg@10"]
             if gain < self.settings.required_gain:

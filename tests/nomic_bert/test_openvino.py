@@ -1,6 +1,7 @@
 """An embedder in OpenVINO: torch's own in float32, near it below, and in each precision of one text alone."""
 
 import copy
+import gc
 import random
 import subprocess
 import sys
@@ -263,3 +264,16 @@ def test_the_mean_of_a_text_without_tokens_is_0(embedders):
     means = model.mean_states([[], [5, 6, 7], []])
     expected = model(torch.tensor([[5, 6, 7]])).last_hidden_state.mean(dim=1).numpy()
     np.testing.assert_allclose(means, [np.zeros(32), expected[0], np.zeros(32)], atol=1e-6)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux tells what is mapped")
+def test_in_int8_the_file_of_the_float_weights_is_let_go(tmp_path):
+    file = save_nomic(tmp_path / "model") / "model.safetensors"
+    embedder = load_embedder(file.parent, backend="openvino", dtype=torch.float32)
+    assert str(file) in Path("/proc/self/maps").read_text()  # in float32 the graph shares its memory
+    del embedder
+    gc.collect()
+    embedder = load_embedder(file.parent, backend="openvino", dtype="int8")
+    gc.collect()
+    assert str(file) not in Path("/proc/self/maps").read_text()
+    encode_by_tokens(embedder, TEXTS)

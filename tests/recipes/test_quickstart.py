@@ -135,6 +135,20 @@ def test_outputs_of_other_settings_are_refused(tmp_path):
             other._begin()
 
 
+@pytest.mark.parametrize("part", ["seen", "unseen"])
+def test_a_run_whose_contrastive_stages_add_nothing_fails(tmp_path, part):
+    run = Quickstart(tmp_path, smoke=False)
+    scores = {
+        "untrained": dict.fromkeys(("seen", "unseen"), {"ndcg@10": 5.0}),
+        "stage 1": dict.fromkeys(("seen", "unseen"), {"ndcg@10": 45.0}),
+        "stage 3": dict.fromkeys(("seen", "unseen"), {"ndcg@10": 65.0}),
+    }
+    run._require_gain(scores)
+    scores["stage 3"] = scores["stage 3"] | {part: {"ndcg@10": 64.9}}
+    with pytest.raises(SystemExit, match=f"stages 2 and 3 gained 19.9 points of nDCG@10 on {part} packages"):
+        run._require_gain(scores)
+
+
 def test_a_directory_in_use_names_its_process(tmp_path):
     program = "import sys\nfrom pathlib import Path\nfrom textfiles.begun import use_alone\n"
     program += "use_alone(Path(sys.argv[1]))\nprint(flush=True)\nsys.stdin.read()"

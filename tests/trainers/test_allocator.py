@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.processes import Forked
+from tests.trainers.toys import mlm_trainer
 from trainers.allocator import keep_freed_memory
 
 TENSORS, BYTES = 10, 100 * 2**20
@@ -35,3 +36,10 @@ def test_the_memory_of_a_step_is_there_for_the_next_one():
 def test_what_the_environment_says_of_the_allocator_holds(monkeypatch):
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
     assert not keep_freed_memory()
+
+
+def test_training_on_a_cpu_asks_for_it(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr("trainers.base.keep_freed_memory", lambda: calls.append(1))
+    mlm_trainer(tmp_path).train()
+    assert calls == [1]
