@@ -129,7 +129,9 @@ def _summary(manifest: dict[str, Any]) -> str:
     if manifest["tokens"] is not None:
         cut = manifest["truncated"]
         parts.append(f"{manifest['tokens']:,} tokens")
-        parts.append(f"{cut:,} texts ({share(cut, texts)}) truncated at {manifest['model']['max_seq_length']:,} tokens")
+        parts.append(
+            f"texts truncated at {manifest['model']['max_seq_length']:,} tokens: {cut:,} ({share(cut, texts)})"
+        )
     if manifest["blank"]:
         parts.append(f"{manifest['blank']:,} blank left out")
     return f"{', '.join(parts)}."
