@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, TrainOutput
 
 from textfiles.atomic import naming_full_disks
 
@@ -185,6 +185,8 @@ class SafeTrainer(Trainer):
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         for name in {"loss", self.args.metric_for_best_model or "loss"}:
             require_finite_metric(metrics, f"eval_{name.removeprefix('eval_')}")
+        if self.args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH) and not self.control.should_save:
+            return False  # the best of the checkpoints is sought: Trainer would note a step of which there is none
         return super()._determine_best_metric(metrics, trial)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

@@ -100,6 +100,24 @@ def test_evaluators_see_the_model_as_it_is_and_choose_the_best_checkpoint(tmp_pa
         assert torch.equal(state(trainer)[name], value)
 
 
+def test_the_best_checkpoint_is_one_that_was_saved(tmp_path):
+    """Evaluated at every step and saved at every second; the best of all steps is one without a checkpoint."""
+    scores = iter([0.9, 0.7, 0.8, 0.5, 0.6, 0.4])
+    settings = {
+        **{"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 6},
+        **{"load_best_model_at_end": True, "metric_for_best_model": "score", "greater_is_better": True},
+    }
+    trainer = contrastive_trainer(tmp_path, evaluators=[lambda _: {"score": next(scores)}], **settings)
+    trainer.train()
+    for name, value in NomicBertModel.from_pretrained(tmp_path / "checkpoint-2").state_dict().items():
+        assert torch.equal(state(trainer)[name], value)
+    stage = trainer.training_stage()
+    assert (stage["steps"], stage["evaluation"]["metrics"]["score"]) == (2, 0.7)
+    again = contrastive_trainer(tmp_path, evaluators=[lambda _: {"score": 0.0}], **settings)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert again.state.best_model_checkpoint == str(tmp_path / "checkpoint-2")
+
+
 def test_evaluators_alone_are_enough(tmp_path):
     args = ContrastiveConfig(output_dir=str(tmp_path), use_cpu=True, prompts=PROMPTS)
     evaluators = [
