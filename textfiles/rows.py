@@ -10,6 +10,7 @@ import gzip
 import io
 import itertools
 import json
+import re
 import sys
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -294,7 +295,9 @@ def _table(
 ) -> Iterator[tuple[int, dict[str, str]]]:
     is_csv = ".csv" in file.suffixes
     rows = _csv_cells(file, lines) if is_csv else ((n, line.rstrip("\r\n").split("\t")) for n, line in lines)
-    _, header = next(rows, (0, []))
+    number, header = next(rows, (0, []))
+    if number and not any(header):
+        raise ValueError(f"{file}, line {number}: blank, in place of the names of the columns; remove the line.")
     if repeated := [name for name in header if header.count(name) > 1]:
         raise ValueError(f"{file}, line 1: the column name {repeated[0]!r} is used twice; rename or remove one.")
     if is_csv and len(header) == 1 and (mark := next((mark for mark in "\t|" if mark in header[0]), None)):
@@ -315,10 +318,17 @@ def _table(
 def _csv_cells(file: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(sys.maxsize)  # of characters; by default shorter than a long document
     texts = (line for _, line in lines)
-    header = next(texts, "")
+    header: list[str] = []
+    quotes = 0
+    for line in itertools.islice(texts, 100):  # quoted names of columns may hold lines and delimiters
+        header.append(line)
+        quotes += line.count('"')
+        if quotes % 2 == 0:
+            break
+    names = re.sub(r'(^|[,;])"(?:[^"]|"")*"', r"\1", "".join(header))
     # spreadsheets write semicolons in countries whose numbers have a decimal comma
-    delimiter = ";" if ";" in header and "," not in header else ","
-    reader = csv.reader(itertools.chain([header], texts), delimiter=delimiter, strict=True)
+    delimiter = ";" if ";" in names and "," not in names else ","
+    reader = csv.reader(itertools.chain(header, texts), delimiter=delimiter, strict=True)
     try:
         for cells in reader:
             yield reader.line_num, cells

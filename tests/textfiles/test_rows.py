@@ -120,6 +120,27 @@ def test_a_csv_file_of_a_spreadsheet_may_have_semicolons(tmp_path):
     assert [row for _, row in read_rows(file)] == [{"a": "1;2", "b;c": "3"}]
 
 
+@pytest.mark.parametrize(
+    "header, names",
+    [
+        ('"Name, Vorname";"Frage\n(kurz)";Antwort', ["Name, Vorname", "Frage\n(kurz)", "Antwort"]),
+        ('"a ""b"", c";d;e', ['a "b", c', "d", "e"]),
+        ('size 5";depth 3";text', ['size 5"', 'depth 3"', "text"]),
+        ('"a;b","c\n;d",e', ["a;b", "c\n;d", "e"]),
+    ],
+)
+def test_quoted_names_of_columns_may_hold_commas_semicolons_and_lines(tmp_path, header, names):
+    mark = "," if '","' in header else ";"
+    file = write(tmp_path / "rows.csv", f"{header}\n1{mark}2{mark}3\n")
+    assert [row for _, row in read_rows(file)] == [dict(zip(names, "123", strict=True))]
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv"])
+def test_a_blank_line_in_place_of_the_header_is_named(tmp_path, name):
+    with pytest.raises(ValueError, match="line 1: blank, in place of the names of the columns"):
+        list(read_rows(write(tmp_path / name, "\na\tb\n1\t2\n")))
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.jsonl"):
         list(read_rows(tmp_path / "none.jsonl", ()))
