@@ -64,13 +64,13 @@ def stage1(recipe: Stage1Arguments, args: MLMConfig) -> Path | None:
         if recipe.dry_run:
             if args.process_index == 0:
                 with torch.device("meta"):  # weights without numbers
-                    model = _starting_model(recipe, len(tokenizer), args.seed)
+                    model = _starting_model(recipe, tokenizer, args.seed)
                 print(describe_blocks(_count_blocks(recipe, tokenizer), args, model))
             return None
         blocks = _load_blocks(recipe.train_data, tokenizer)
         train, evaluation = split_blocks(len(blocks), _eval_blocks(recipe, len(blocks)))
         trainer = MLMTrainer(
-            model=_starting_model(recipe, len(tokenizer), args.seed),
+            model=_starting_model(recipe, tokenizer, args.seed),
             args=args,
             train_dataset=blocks.select(train),
             eval_dataset=blocks.select(evaluation) if len(evaluation) else None,
@@ -152,12 +152,13 @@ def _origin(path: str) -> dict[str, Any]:
     return {"parts": parts} if parts else {}
 
 
-def _starting_model(recipe: Stage1Arguments, num_tokens: int, seed: int) -> NomicBertForMaskedLM:
+def _starting_model(recipe: Stage1Arguments, tokenizer: PreTrainedTokenizerBase, seed: int) -> NomicBertForMaskedLM:
     if (recipe.model is None) == (recipe.model_name_or_path is None):
         raise ValueError("give either model (a new one's fields) or model_name_or_path (a checkpoint).")
     set_seed(seed)  # a run that is started again before its first checkpoint gets the same new weights
     if recipe.model is not None:
-        return build_model(recipe.model, num_tokens)
+        # the row of [PAD] is zero and not trained: by default it would be that of whatever token has the id 0
+        return build_model({"pad_token_id": tokenizer.pad_token_id, **recipe.model}, len(tokenizer))
     require_checkpoint(str(recipe.model_name_or_path))
     if recipe.dry_run:
         return NomicBertForMaskedLM(NomicBertConfig.from_pretrained(str(recipe.model_name_or_path)))

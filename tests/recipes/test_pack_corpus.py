@@ -5,13 +5,15 @@ import sys
 from functools import partial
 
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from curation.packing import load_blocks
 from curation.tokenizer import train_tokenizer
 from recipes import pack_corpus, stage1
 from recipes.steps import pack_corpus as step
-from recipes.steps.stage1 import build_model, split_blocks
+from recipes.steps.stage1 import Stage1Arguments, _starting_model, build_model, split_blocks
 from tests.commands import contents
 from tests.commands import refusal as refused
 from tests.processes import run_ranks
@@ -84,6 +86,17 @@ def test_an_unknown_field_of_a_new_model_is_refused():
         build_model({"num_hidden_layer": 2}, 60)
     small = {"n_embd": 8, "n_head": 2, "n_layer": 1, "n_inner": 16, "max_position_embeddings": 32}
     assert build_model(small, 60).config.max_trained_positions == 32
+
+
+def test_the_row_of_the_tokenizers_pad_token_is_the_one_that_stays_zero():
+    vocabulary = {word: place for place, word in enumerate(["[CLS]", "[SEP]", "[MASK]", "[UNK]", "[PAD]", *WORDS])}
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordPiece(vocabulary)), **names)
+    small = {"n_embd": 8, "n_head": 2, "n_layer": 1, "n_inner": 16}
+    model = _starting_model(Stage1Arguments(train_data="", tokenizer="", model=small), tokenizer, seed=0)
+    assert model.config.pad_token_id == 4
+    rows = model.get_input_embeddings().weight[: len(vocabulary)]
+    assert (rows == 0).all(dim=1).nonzero().flatten().tolist() == [4]
 
 
 @pytest.mark.parametrize(("blocks", "held_out"), [(1_000, 10), (37, 5), (2, 1), (5, 0)])
