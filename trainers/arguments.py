@@ -54,6 +54,8 @@ class StepArguments(TrainingArguments):
         if self.half_precision:
             self._choose_half()
         self._refuse_half_without_gpu()
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # unless it is told, accelerate takes ranks without a GPU for unrelated processes
         self._backend_named = self.torch_compile_backend is not None
         super().__post_init__()
         if self.train_sampling_strategy != "random":

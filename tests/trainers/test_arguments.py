@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from tests.processes import run_ranks
 from trainers import ContrastiveConfig, MLMConfig
 
 NAN = math.nan
@@ -67,6 +68,19 @@ def test_invalid_shares_of_masked_tokens_are_refused(tmp_path):
 def test_ranks_wait_a_day_for_the_one_that_prepares_the_data(tmp_path, kind):
     assert kind(output_dir=str(tmp_path), use_cpu=True).ddp_timeout == 24 * 3600
     assert kind(output_dir=str(tmp_path), use_cpu=True, ddp_timeout=60).ddp_timeout == 60
+
+
+def test_ranks_without_a_gpu_know_of_each_other(tmp_path):
+    """As `torchrun` starts them, on a machine without a GPU and without --use_cpu."""
+    printed = run_ranks(2, print_ranks, [tmp_path])
+    assert sorted(printed.split("\n")) == ["", "rank 0 of 2, a batch of 8 for 4", "rank 1 of 2, a batch of 8 for 4"]
+
+
+def print_ranks(output_dir):
+    torch.accelerator.is_available = lambda: False
+    args = ContrastiveConfig(output_dir=output_dir, global_batch_size=8)
+    rank, size = args.process_index, args.per_device_train_batch_size
+    print(f"rank {rank} of {args.world_size}, a batch of {args.global_batch_size} for {size}")
 
 
 def test_half_precision_is_what_the_device_has(tmp_path, monkeypatch):
