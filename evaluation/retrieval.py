@@ -11,15 +11,15 @@ from typing import Any
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
-from sentence_transformers.util import semantic_search
 
 from nomic_bert.finite_embeddings import require_finite
 from textfiles.beir import BeirSet, load_beir
 from textfiles.texts import text_of
 
-from .ranking import DEPTH, Bm25Index, fuse_scores
+from .ranking import Bm25Index, best_first, join_scores
 
 _CUTOFF = 10
+_QUERIES_AT_ONCE = 128  # compared with all documents
 _METRICS = ("ndcg", "recall", "mrr")
 
 
@@ -155,24 +155,27 @@ def rank_bm25(retrieval_set: RetrievalSet) -> list[list[tuple[str, float]]]:
 def evaluate_fused(model: SentenceTransformer, retrieval_set: RetrievalSet) -> dict[str, float]:
     """Score an embedder and BM25 together, with the metrics and prompts of `evaluate_embedder`.
 
-    Their scores are joined by `evaluation.ranking.fuse_scores`.
+    Their scores are joined by `evaluation.ranking.join_scores`, for every document.
 
     Returns:
         `ndcg@10`, `recall@10` and `mrr@10`, in percent.
 
     Raises:
-        ValueError: an embedding is not finite.
+        ValueError: an embedding is not finite, or the model does not compare by cosine.
     """
+    if model.similarity_fn_name != "cosine":
+        raise ValueError(f"BM25 is joined with cosines, and this model compares by {model.similarity_fn_name}.")
     ids, queries = list(retrieval_set.documents), list(retrieval_set.queries.values())
     documents = require_finite(model.encode_document(list(retrieval_set.documents.values()), convert_to_tensor=True))
     asked = require_finite(model.encode_query(queries, convert_to_tensor=True))
-    nearest = semantic_search(asked, documents, top_k=DEPTH, score_function=model.similarity)
-    by_words = Bm25Index(retrieval_set.documents).search(queries, DEPTH)
-    fused = [
-        fuse_scores([(ids[int(hit["corpus_id"])], float(hit["score"])) for hit in near], words)
-        for near, words in zip(nearest, by_words, strict=True)
-    ]
-    return score_hits(retrieval_set, fused)
+    index = Bm25Index(retrieval_set.documents)
+    ranked = []
+    for start in range(0, len(queries), _QUERIES_AT_ONCE):
+        similarities = model.similarity(asked[start : start + _QUERIES_AT_ONCE], documents).float().cpu().numpy()
+        for query, row in zip(queries[start:], similarities, strict=False):
+            scores = join_scores(row, index.scores(query))
+            ranked.append([(ids[number], float(scores[number])) for number in best_first(scores, _CUTOFF)])
+    return score_hits(retrieval_set, ranked)
 
 
 def retrieval_evaluator(

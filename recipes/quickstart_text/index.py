@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from curation.atlas.points import Points
-from evaluation.ranking import DEPTH, Bm25Index, fuse_scores
+from evaluation.ranking import Bm25Index, best_first, join_scores
 from recipes.quickstart_text.query import embed_query
 from textfiles.arrays import write_array
 from textfiles.replacing import refuse_changed, replaceable_directory, require_replaceable
@@ -61,8 +61,8 @@ def search(
         model_dir: directory of an embedder with an index.
         query: what the function should do.
         top: how many.
-        by: "dense", whose score is the cosine; "bm25", over names and summaries, whose score is BM25's; or "both",
-            joined by `evaluation.ranking.fuse_scores`, whose score is from 0 to 1.
+        by: "dense", whose score is the cosine; "bm25", over names and summaries, which finds only functions that have a
+            word of the query; or "both", whose score is that of `evaluation.ranking.join_scores`.
 
     Raises:
         ValueError: a file of the index or of the model is damaged.
@@ -70,16 +70,15 @@ def search(
     index = Path(model_dir, INDEX)
     refuse_changed(index, "*")
     functions = [tuple(each) for each in json.loads((index / "functions.json").read_text())]
-    names = [str(number) for number in range(len(functions))]
-    rankings: list[list[tuple[str, float]]] = []
-    if by in ("dense", "both"):
-        scores = np.load(index / "embeddings.npy") @ embed_query(model_dir, query)
-        rankings.append([(names[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[: max(DEPTH, top)]])
-    if by in ("bm25", "both"):
+    similarities = by_words = np.zeros(len(functions), dtype=np.float32)
+    if by != "bm25":
+        similarities = np.load(index / "embeddings.npy") @ embed_query(model_dir, query)
+    if by != "dense":
         texts = [f"{name.replace('.', ' ').replace('_', ' ')} {summary}" for name, summary in functions]
-        rankings += Bm25Index(dict(zip(names, texts, strict=True))).search([query], max(DEPTH, top))
-    found = rankings[0] if len(rankings) == 1 else fuse_scores(rankings[0], rankings[1])
-    return [(score, *functions[int(name)]) for name, score in found[:top]]
+        by_words = Bm25Index({str(number): text for number, text in enumerate(texts)}).scores(query)
+    scores = {"dense": similarities, "bm25": by_words, "both": join_scores(similarities, by_words)}[by]
+    found = [(float(scores[number]), *functions[number]) for number in best_first(scores, top)]
+    return found if by != "bm25" else [each for each in found if each[0] > 0]
 
 
 def indexed_points(model_dir: str | Path) -> tuple[Points, np.ndarray]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evaluation.ranking import fuse_scores
+from evaluation.ranking import WORDS_WEIGHT
 from nomic_bert.embedder import load_embedder
 from nomic_bert.training_record import STAGE_BEFORE, read_training
 from recipes.quickstart_text.index import search
@@ -115,11 +115,12 @@ def test_search_answers_as_the_embedder_does(smoke):
     assert [name for _, name, _ in found] == [functions[i][0] for i in np.argsort(-scores)[:3]]
     assert found[0][0] == pytest.approx(scores.max(), abs=1e-5)
     dense, words, both = (
-        [(name, score) for score, name, _ in search(directory / "model", "shortest path", 200, by)]
+        {name: score for score, name, _ in search(directory / "model", "shortest path", 10**6, by)}
         for by in ("dense", "bm25", "both")
     )
-    assert dict(both) == pytest.approx(dict(fuse_scores(dense, words)[:200]))
-    assert [score for _, score in both] == sorted((score for _, score in both), reverse=True)
+    assert both == pytest.approx({name: score + WORDS_WEIGHT * words.get(name, 0) for name, score in dense.items()})
+    assert list(both.values()) == sorted(both.values(), reverse=True)
+    assert 0 < len(words) < len(both)
 
 
 def test_outputs_of_other_settings_are_refused(tmp_path):
