@@ -87,7 +87,7 @@ def encode_by_tokens(
         (n, dim) in float32, in the order of the texts; (dim,) for one text, as `encode` returns it.
 
     Raises:
-        ValueError: `tokens_per_batch` is below 1, or a text is not a string; names its place.
+        ValueError: `tokens_per_batch` is below 1, or a text is not a string or not valid Unicode; names its place.
     """
     if isinstance(texts, str):
         return encode_by_tokens(
@@ -100,6 +100,7 @@ def encode_by_tokens(
     texts = list(texts)
     if not texts:
         return np.empty((0, embedder.get_embedding_dimension() or 0), dtype=np.float32)
+    _require_texts(texts)
     embedder.eval()
     if _reads_packed_rows(embedder, prompt):
         in_openvino = isinstance(cast(Any, embedder[0]).model, OpenVINOEncoder)
@@ -111,9 +112,6 @@ def encode_by_tokens(
         if on_batch is not None:
             on_batch(EncodedBatch(list(range(len(texts))), None, None))
         return embeddings
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):  # an empty cell of a table is None or a number
-            raise ValueError(f"texts[{number}] is {text!r}, not a string; leave it out.")
     truncated: set[int] | None = None if on_batch is None else set()
     batches = _batches(_tokenized(embedder, texts, prompt, packed, truncated), tokens_per_batch, packed)
     results = _embedded(embedder, embed, batches, normalize)
@@ -122,6 +120,17 @@ def encode_by_tokens(
     if description is not None:
         results = _shown(results, [len(text) for text in texts], description)
     return _collect(results, len(texts))
+
+
+def _require_texts(texts: list[str]) -> None:
+    """Refuse what tokenizers refuse without saying which it is."""
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):  # an empty cell of a table is None or a number
+            raise ValueError(f"texts[{number}] is {text!r}, not a string; leave it out.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can write and UTF-8 cannot
+            raise ValueError(f"texts[{number}] is not valid Unicode ({error}); correct it or leave it out.") from error
 
 
 @torch.inference_mode()

@@ -249,10 +249,14 @@ def test_one_text_is_one_vector_as_in_encode(tmp_path, make):
     np.testing.assert_allclose(found, embedder.encode("long text", prompt=PROMPT), atol=1e-5)
 
 
-@pytest.mark.parametrize("missing", [None, float("nan")])
-def test_an_empty_cell_of_a_table_is_named(tmp_path, missing):
-    with pytest.raises(ValueError, match=r"texts\[1\] is (None|nan), not a string"):
-        encode_by_tokens(nomic(tmp_path), ["a text", missing])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [(None, "None, not a string"), (float("nan"), "nan, not a string"), ("half \ud800", "not valid Unicode")],
+)
+@pytest.mark.parametrize("make", [nomic, other, leaving_the_prompt_out])
+def test_an_empty_cell_of_a_table_and_half_a_character_are_named(tmp_path, make, wrong, message):
+    with pytest.raises(ValueError, match=rf"texts\[1\] is {message}"):
+        encode_by_tokens(make(tmp_path), ["a text", wrong], prompt=PROMPT)
 
 
 def test_threads_in_encode_and_in_encode_by_tokens_do_not_change_each_others_embeddings(tmp_path):
