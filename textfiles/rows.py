@@ -309,9 +309,9 @@ def _table(
         if not any(cells):
             continue
         if len(cells) != len(header):
-            raise ValueError(
-                f"{file}, line {number}: {len(cells)} cells under {len(header)} columns; correct the line."
-            )
+            quoted = not is_csv and any(cell.startswith('"') for cell in cells)
+            remedy = "a .tsv file has no quotes, so save the table as .csv" if quoted else "correct the line"
+            raise ValueError(f"{file}, line {number}: {len(cells)} cells under {len(header)} columns; {remedy}.")
         yield number, dict(zip(header, cells, strict=True))
 
 

@@ -85,6 +85,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
             b"a|b\n1|2\n",
             r"line 1: the cells are separated by '\|'; save the table with commas or semicolons",
         ),
+        ("quoted.tsv", b'a\tb\n"1\n2"\t3\n', "line 2: 1 cells under 2 columns; a .tsv file has no quotes"),
         ("wide.csv", b"a;b\n1;2;3\n", "line 2: 3 cells under 2 columns"),
         ("open.csv", b'a,b\n"1,2\n', "line 2: not valid CSV"),
         ("pointer.parquet", POINTER, "a Git LFS pointer in place of the file; .*git lfs pull"),
