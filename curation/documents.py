@@ -24,6 +24,7 @@ from textfiles.texts import texts_of
 from textfiles.writing import is_whole_arrow, write_arrow
 
 _TXT = ".txt"
+_MOST_BYTES = 2**31 - 1  # of a text in Arrow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,8 +168,13 @@ def _texts_of_file(file: Path, column: str, progress: tqdm) -> Iterator[pa.Array
         for batch in read_row_batches(file, [column], progress):
             yield texts_of(batch, column)
         return
+    if file.stat().st_size >= _MOST_BYTES:
+        raise ValueError(
+            f"{file}: a .txt file is one document, which may have less than 2 GiB; split the file, or write its texts "
+            "as rows of a .jsonl file."
+        )
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not UTF-8 ({error}); convert the file to UTF-8.") from error
     if not text.strip():

@@ -75,6 +75,18 @@ def test_what_cannot_be_read_is_named(tmp_path, name, content, said):
     assert name in str(caught.value)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo", encoding="utf-8-sig")
+    assert read_all(open_documents([DocumentSource(path=str(tmp_path))], tmp_path / "cache")) == ["one\ntwo"]
+
+
+def test_a_document_larger_than_a_table_holds_is_named_before_it_is_read(tmp_path):
+    with open(tmp_path / "dump.txt", "wb") as file:
+        file.truncate(2**31)  # takes no space
+    with pytest.raises(ValueError, match=r"dump\.txt: a \.txt file is one document.*; split the file"):
+        open_documents([DocumentSource(path=str(tmp_path))], tmp_path / "cache")
+
+
 def test_a_hub_data_set_is_opened_by_its_configuration(monkeypatch, tmp_path):
     rows = datasets.Dataset.from_dict({"id": [1, 2], "text": ["x", "y"]})
     asked = []
