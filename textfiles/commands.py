@@ -1,5 +1,6 @@
 """How every command ends: in one line after Ctrl-C or a mistake of the user, and with the processes it started."""
 
+import io
 import os
 import signal
 import subprocess
@@ -32,7 +33,8 @@ _OF_EXTRAS = (
 def run_command(main: Callable[[list[str]], object], remedy: str = "Rerun the command to resume.") -> None:
     """Run a command on the words of the command line; Ctrl-C ends it with one line and exit code 130.
 
-    It ends silently when the reader of its output does, as in `COMMAND | head`. Call it with a `main` that imports what
+    It ends silently when the reader of its output does, as in `COMMAND | head`. A character that its output cannot show
+    is written as an escape. Call it with a `main` that imports what
     is heavy itself, so that Ctrl-C during the imports ends the same way, and a missing package with one line that says
     how to install it. Of several ranks, only the first prints the line after Ctrl-C.
 
@@ -40,6 +42,7 @@ def run_command(main: Callable[[list[str]], object], remedy: str = "Rerun the co
         main: takes the command line without the program's name.
         remedy: what to do after an interruption.
     """
+    _prepare_streams()
     try:
         try:
             main(sys.argv[1:])
@@ -63,6 +66,15 @@ def run_command(main: Callable[[list[str]], object], remedy: str = "Rerun the co
         if os.environ.get("RANK", "0") == "0":
             print(f"\nInterrupted. {remedy}", file=sys.stderr, flush=True)
         sys.exit(INTERRUPTED)
+
+
+def _prepare_streams() -> None:
+    """Let no work fail over its messages: neither where a stream is closed (`>&-`) nor where it lacks a character."""
+    for name in ("stdin", "stdout", "stderr"):  # a file opens with the lowest free number, that of the closed stream
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does
 
 
 def _reader_is_gone() -> bool:

@@ -22,6 +22,12 @@ def plain_message(error: Exception) -> str:
     """The message of an error; the operating system's, a number and two words, is turned into a sentence."""
     if isinstance(error, OSError) and error.filename is not None and error.errno in _REASONS:
         return f"{os.fsdecode(error.filename)}: {_REASONS[error.errno]}"
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        near = error.object[max(0, error.start - 40) : error.end + 40]
+        return (
+            f"{near!a} is not valid text: a file's name in another encoding, perhaps. Rename the file, or set "
+            "LC_ALL=C.UTF-8 if other programs show the name as it should be."
+        )
     return str(error)
 
 

@@ -47,6 +47,24 @@ def test_a_fault_of_the_program_keeps_its_traceback():
         raise TypeError
 
 
+def test_messages_do_not_fail_over_a_character_that_the_output_lacks():
+    program = "from textfiles.commands import *\nrun_command(lambda argv: print('gäbe → 5'))"
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=environment)
+    assert (done.returncode, done.stdout) == (0, b"g\xe4be \\u2192 5\n"), done.stderr
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_a_closed_stream_is_no_fault_and_no_file_of_the_work_takes_its_number(tmp_path, closed):
+    file = tmp_path / "file"
+    body = (
+        f"[tqdm([1]).close(), print('said'), open({str(file)!r}, 'w').write(''), os.write(1, b'x'), os.write(2, b'y')]"
+    )
+    program = f"import os\nfrom tqdm import tqdm\nfrom textfiles.commands import *\nrun_command(lambda argv: {body})"
+    done = subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, program], capture_output=True)
+    assert (done.returncode, file.read_bytes()) == (0, b""), done.stderr
+
+
 WRITERS = {
     "one word at its end": "print('one')",
     "more than a pipe holds": "[print('line') for _ in range(100_000)]",

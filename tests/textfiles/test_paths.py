@@ -12,6 +12,7 @@ import pytest
 from recipes.shared.arguments import parse_arguments
 from recipes.shared.pair_sources import pair_sources
 from recipes.steps.embed import EmbedArguments
+from textfiles.atomic import write_text
 from textfiles.commands import one_line_errors
 from textfiles.paths import file_fault, output_fault
 
@@ -61,6 +62,10 @@ def deny(path: str) -> None:
         (Path("tasks.yaml/x").read_text, "tasks.yaml/x: a part of this path is a file, not a directory; correct"),
         (partial(os.scandir, "nowhere"), "nowhere: there is no such file or directory; correct the path."),
         (partial(deny, "secret"), "secret: permission denied; allow it, or choose another path."),
+        (
+            partial(write_text, "x", "M\udcfcller"),
+            r"'M\\udcfcller' is not valid text: a file's name in another encoding",
+        ),
         (Path("tasks.yaml").mkdir, "tasks.yaml: it exists, and is not a directory; choose another path."),
     ],
 )
