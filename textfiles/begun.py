@@ -120,10 +120,17 @@ def changed_settings(before: Any, now: Any, name: str = "") -> list[str]:
             for key in keys
             for change in changed_settings(before.get(key), now.get(key), f"{name}.{key}" if name else str(key))
         ]
+    if _is_file(before) and _is_file(now) and before[0] == now[0] and before != now:
+        return [f"{name}: the file {now[0]} was changed or written anew"]
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         parts = zip(before, now, strict=True)
         return [change for i, (old, new) in enumerate(parts) for change in changed_settings(old, new, f"{name}[{i}]")]
     return [] if before == now else [f"{name} was {_shown(before)}, is {_shown(now)}"]
+
+
+def _is_file(value: Any) -> bool:
+    """Whether a value is what `textfiles.rows.file_stats` says of a file: name, size and time of change."""
+    return isinstance(value, list) and [type(each) for each in value] == [str, int, int]
 
 
 def _shown(value: Any) -> str:

@@ -1,9 +1,11 @@
+import os
 import subprocess
 import sys
 
 import pytest
 
 from textfiles.begun import begin_directory, changed_settings, clear_finished
+from textfiles.rows import file_stats
 
 # Begins argv[1] with seed argv[2], says so, and keeps it in use until its standard input ends.
 USER = """
@@ -89,6 +91,18 @@ def test_changes_are_named_by_their_path():
     assert limit == "sources[0].limit was 1, is 5" and seed == "rule.seed was null, is 0"
     assert files.startswith('sources[0].files was ["a"], is ["a", "bbb') and len(files) < 120
     assert changed_settings(now, now) == []
+
+
+def test_a_file_that_was_changed_is_named_and_not_its_time(tmp_path):
+    (tmp_path / "a.jsonl").write_text("1")
+    (tmp_path / "b.jsonl").write_text("2")
+    before = {"files": file_stats(sorted(tmp_path.iterdir()))}
+    os.utime(tmp_path / "b.jsonl", ns=(0, 5))
+    now = {"files": file_stats(sorted(tmp_path.iterdir()))}
+    assert changed_settings(before, now) == ["files[1]: the file b.jsonl was changed or written anew"]
+    (tmp_path / "b.jsonl").rename(tmp_path / "c.jsonl")
+    renamed = changed_settings(now, {"files": file_stats(sorted(tmp_path.iterdir()))})
+    assert renamed == ['files[1][0] was "b.jsonl", is "c.jsonl"']
 
 
 def test_nothing_but_the_settings_is_left_when_the_last_user_ends(tmp_path, user):
