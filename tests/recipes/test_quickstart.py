@@ -115,7 +115,7 @@ def test_search_answers_as_the_embedder_does(smoke):
     assert [name for _, name, _ in found] == [functions[i][0] for i in np.argsort(-scores)[:3]]
     assert found[0][0] == pytest.approx(scores.max(), abs=1e-5)
     dense, words, both = (
-        {name: score for score, name, _ in search(directory / "model", "shortest path", 10**6, by)}
+        {(name, summary): score for score, name, summary in search(directory / "model", "shortest path", 10**6, by)}
         for by in ("dense", "bm25", "both")
     )
     assert both == pytest.approx({name: score + WORDS_WEIGHT * words.get(name, 0) for name, score in dense.items()})
