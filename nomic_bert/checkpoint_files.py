@@ -109,6 +109,7 @@ def refuse_damage(directory: str | os.PathLike) -> None:
         directory: of a model of any kind.
 
     Raises:
+        PermissionError: weights may not be read.
         ValueError: names the file and the remedy.
     """
     root = Path(directory)
@@ -117,8 +118,11 @@ def refuse_damage(directory: str | os.PathLike) -> None:
     refuse_damaged_settings(directory)
     for file in sorted(file for pattern in _WEIGHTS for file in root.glob(pattern)):
         try:
-            with safe_open(file, framework="numpy"):  # compares the file's size with its header
+            # safetensors says of a file that may not be read that there is none; it compares the size with the header
+            with open(file, "rb"), safe_open(file, framework="numpy"):
                 pass
+        except PermissionError:
+            raise
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{file} is damaged or cut short ({error}). {_REMEDY}") from error
     refuse_changed(root, "*model*.safetensors")

@@ -15,7 +15,7 @@ from sentence_transformers.util import get_device_name, load_file_path
 from transformers import AutoConfig, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
 
-from textfiles.atomic import read_json
+from textfiles.atomic import naming_full_disks, read_json
 from textfiles.replacing import replaceable_directory
 
 from . import NomicBertConfig, NomicBertModel
@@ -278,7 +278,7 @@ def embedder_around(
         max_seq_length: as in `load_embedder`.
         layer_norm: likewise.
     """
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, naming_full_disks(directory):
         model.config.save_pretrained(directory)
         save_model(model, str(Path(directory, "model.safetensors")), metadata={"format": "pt"})  # on any rank
         tokenizer.save_pretrained(directory)

@@ -1,5 +1,6 @@
 """How every command ends: in one line after Ctrl-C or a mistake of the user, and with the processes it started."""
 
+import errno
 import io
 import os
 import signal
@@ -15,6 +16,7 @@ from .paths import plain_message
 _TIME_TO_SAVE = 60.0  # seconds that a child has after SIGTERM
 INTERRUPTED = 128 + signal.SIGINT  # what a shell reports of a process that Ctrl-C ended
 _READER_GONE = 128 + 13  # likewise of one that SIGPIPE ended, which Windows does not have
+_OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 # What the extras `train` and `evaluation` bring and commands import as they start.
 _OF_EXTRAS = (
     "accelerate",
@@ -34,9 +36,10 @@ def run_command(main: Callable[[list[str]], object], remedy: str = "Rerun the co
     """Run a command on the words of the command line; Ctrl-C ends it with one line and exit code 130.
 
     It ends silently when the reader of its output does, as in `COMMAND | head`. A character that its output cannot show
-    is written as an escape. Call it with a `main` that imports what
-    is heavy itself, so that Ctrl-C during the imports ends the same way, and a missing package with one line that says
-    how to install it. Of several ranks, only the first prints the line after Ctrl-C.
+    is written as an escape. A path that may not be read or written ends it with one line, wherever that is noticed.
+    Call it with a `main` that imports what is heavy itself, so that Ctrl-C during the imports ends the same way, and a
+    missing package with one line that says how to install it. Of several ranks, only the first prints the line after
+    Ctrl-C.
 
     Args:
         main: takes the command line without the program's name.
@@ -52,6 +55,10 @@ def run_command(main: Callable[[list[str]], object], remedy: str = "Rerun the co
         if not _reader_is_gone():
             raise
         sys.exit(_READER_GONE)
+    except OSError as error:  # of a package as it is imported, for example, which makes a cache in the home directory
+        if error.errno not in _OF_THE_DISK or error.filename is None:
+            raise
+        raise SystemExit(f"error: {plain_message(error)}") from error
     except ModuleNotFoundError as error:
         if error.name == "peft":  # which only adapters need
             raise SystemExit(f"error: {error}") from error

@@ -15,6 +15,8 @@ _REASONS = {
     errno.EACCES: "permission denied; allow it, or choose another path.",
     errno.EPERM: "permission denied; allow it, or choose another path.",
     errno.EROFS: "it is on a read-only file system; choose another path.",
+    errno.ENOSPC: "no space left on its disk; free some, or choose another path.",
+    errno.EDQUOT: "the quota of its disk is used up; free some, or choose another path.",
 }
 
 

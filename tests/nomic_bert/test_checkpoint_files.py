@@ -1,5 +1,6 @@
 """A file of a checkpoint that is damaged is named with a remedy, whoever opens the checkpoint."""
 
+import errno
 import os
 import re
 import shutil
@@ -8,10 +9,12 @@ import pytest
 
 from curation.embedding import ModelSettings, TextEmbedder
 from evaluation.harness.encoder import load_encoder
+from nomic_bert import checkpoint_files
 from nomic_bert.checkpoint_files import require_checkpoint
 from nomic_bert.embedder import load_embedder, save_embedder
 from nomic_bert.tokenizer_files import open_tokenizer
 from tests.checkpoints import save_nomic, save_other
+from textfiles.commands import one_line_errors
 from textfiles.replacing import WRITTEN_FILES
 
 SETTINGS = {"config.json": "[]", "tokenizer_config.json": "[1]", "tokenizer.json": "{}", "1_Pooling/config.json": "[]"}
@@ -55,6 +58,15 @@ def test_weights_that_are_cut_short_are_named(directory, size):
     for door in (require_checkpoint, lambda path: TextEmbedder(ModelSettings(model_name_or_path=path), "cpu")):
         with pytest.raises(ValueError, match=r"model/model\.safetensors is damaged or cut short .* again"):
             door(str(directory))
+
+
+def test_weights_that_may_not_be_read_are_not_taken_for_damaged(directory, monkeypatch):
+    def deny(file, mode):  # root, as in a container, is denied nothing
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    monkeypatch.setattr(checkpoint_files, "open", deny, raising=False)
+    with pytest.raises(SystemExit, match=r"^error: .*model\.safetensors: permission denied"), one_line_errors():
+        require_checkpoint(str(directory))
 
 
 @pytest.mark.parametrize("place", [-1, -5_000])

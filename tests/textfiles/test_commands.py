@@ -1,5 +1,6 @@
 """Ctrl-C and errors that a user can mend end a command with one line."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -185,3 +186,18 @@ def test_a_missing_package_of_an_extra_is_named_with_the_command_that_installs_i
         run_command(needs("datasets"))
     with pytest.raises(ModuleNotFoundError, match="curation"):  # a fault of ours keeps its traceback
         run_command(needs("curation.nowhere"))
+
+
+def test_a_directory_that_may_not_be_written_is_named_wherever_that_was_noticed():
+    def noticing(error):
+        def main(argv):
+            raise error
+
+        return main
+
+    with pytest.raises(SystemExit, match=r"^error: /home/\.cache: permission denied; allow it"):
+        run_command(noticing(PermissionError(errno.EACCES, "Permission denied", "/home/.cache")))
+    with pytest.raises(SystemExit, match=r"^error: /home: no space left on its disk"):
+        run_command(noticing(OSError(errno.ENOSPC, "No space left on device", "/home")))
+    with pytest.raises(FileNotFoundError):  # may be a fault of ours, which keeps its traceback
+        run_command(noticing(FileNotFoundError(errno.ENOENT, "No such file or directory", "page.css")))

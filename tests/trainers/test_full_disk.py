@@ -1,6 +1,7 @@
 """A full disk, by a limit on the size of files: what cannot be written is named, and nothing that was there is lost."""
 
 import resource
+import tempfile
 from contextlib import contextmanager
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from nomic_bert.embedder import embedder_around
 from recipes.shared.training import train_and_save
-from tests.trainers.toys import contrastive_trainer
+from tests.trainers.toys import contrastive_trainer, encoder, tokenizer
 from textfiles.atomic import DiskFullError, atomic_directory, atomic_file, write_json
 from textfiles.writing import write_arrow, write_jsonl
 from trainers import latest_checkpoint
@@ -94,3 +96,14 @@ def test_a_finished_model_that_does_not_fit_is_named(tmp_path):
     with pytest.raises(SystemExit, match=r"^error: .*final could not be written .*Free space"):
         train_and_save(trainer, save)
     assert not (tmp_path / "run" / "final").exists()
+
+
+def test_where_the_disk_of_temporary_files_is_full_that_one_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "small"))
+    (tmp_path / "small").mkdir()
+    with (
+        pytest.raises(DiskFullError, match=r"small/\w+ could not be written .*Free space"),
+        atomic_directory(tmp_path / "final"),
+        files_of_at_most(4_096),
+    ):
+        embedder_around(encoder(), tokenizer())
