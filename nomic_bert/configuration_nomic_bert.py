@@ -177,7 +177,10 @@ class NomicBertConfig(PretrainedConfig):
         length = kwargs.pop("max_position_embeddings", None)
         if "max_trained_positions" not in kwargs and length is not None and length != kwargs.get("n_positions"):
             kwargs["max_trained_positions"] = length
-        multiple = kwargs.pop("pad_vocab_size_multiple", None) or 1
+        multiple = kwargs.pop("pad_vocab_size_multiple", None)
+        multiple = 1 if multiple is None else multiple
+        if not _is_integer(multiple) or multiple < 1:
+            raise ValueError(f"NomicBertConfig: pad_vocab_size_multiple={multiple!r} must be a positive integer.")
         if isinstance(kwargs.get("vocab_size"), int):  # `validate` refuses others
             kwargs["vocab_size"] = _rounded_up(kwargs["vocab_size"], multiple)
         if "intermediate_size" not in kwargs and "n_inner" in kwargs:
@@ -201,7 +204,7 @@ class NomicBertConfig(PretrainedConfig):
         config_dict = {key: value for key, value in config_dict.items() if "attn_implementation" not in key}
         for key in ("dtype", "torch_dtype"):
             kind = config_dict.get(key)
-            if isinstance(kind, str) and kind.removeprefix("torch.") not in _DTYPES:
+            if kind is not None and str(kind).removeprefix("torch.") not in _DTYPES:
                 raise ValueError(f"NomicBertConfig: {key}={kind!r} must be one of {', '.join(_DTYPES)}.")
         return super().from_dict(config_dict, **kwargs)
 
@@ -246,7 +249,7 @@ class NomicBertConfig(PretrainedConfig):
         for field in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
                       "type_vocab_size", "max_trained_positions", "n_positions"):  # fmt: skip
             value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not _is_integer(value) or value < 1:
                 raise ValueError(f"NomicBertConfig: {field}={value!r} must be a positive integer.")
         if self.hidden_size % self.num_attention_heads or self.head_dim % 2 or self.head_dim < 4:
             raise ValueError(
@@ -277,8 +280,9 @@ class NomicBertConfig(PretrainedConfig):
             raise ValueError(
                 f"NomicBertConfig: rotary_scaling_factor={factor!r} must be a positive number, or null for plain RoPE."
             )
-        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
-            raise ValueError(f"NomicBertConfig: pad_token_id={self.pad_token_id!r} is outside the vocabulary.")
+        pad = self.pad_token_id
+        if pad is not None and not (_is_integer(pad) and 0 <= pad < self.vocab_size):
+            raise ValueError(f"NomicBertConfig: pad_token_id={pad!r} must be null or a number of the vocabulary.")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields under both vocabularies, with the derived keys that readers look for."""
@@ -329,6 +333,10 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _rounded_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
@@ -358,6 +366,8 @@ def _read_rope_parameters(rope: dict[str, Any] | None, kwargs: dict[str, Any]) -
     """Translate native transformers' `rope_parameters` to the rotary fields, which win where `kwargs` has them."""
     if not rope:
         return {}
+    if not isinstance(rope, dict):
+        raise ValueError(f"NomicBertConfig: rope_parameters={rope!r} must be a mapping, or left out.")
     rope_type = rope.get("rope_type", rope.get("type", "default"))
     if rope_type not in ("default", "dynamic", "linear"):
         raise ValueError(
@@ -370,7 +380,7 @@ def _read_rope_parameters(rope: dict[str, Any] | None, kwargs: dict[str, Any]) -
     if theta is not None:
         read["rotary_emb_base"] = theta
         is_ntk = kwargs.get("rotary_scaling_type") == "ntk"  # there rope_theta is the base after Eq. 4
-        if base is not None and float(base) != float(theta) and not is_ntk:
+        if base is not None and base != theta and not is_ntk:
             raise ValueError(
                 f"NomicBertConfig: rotary_emb_base={base!r} and rope_parameters['rope_theta']={theta!r} are two names "
                 "of one field and disagree; give one of them."

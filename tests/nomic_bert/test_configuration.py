@@ -3,10 +3,11 @@ import json
 import runpy
 
 import pytest
+import torch
 import transformers
 
-from nomic_bert import NomicBertConfig, configuration_nomic_bert
-from nomic_bert.configuration_nomic_bert import MINIMUM_TRANSFORMERS
+from nomic_bert import NomicBertConfig, NomicBertModel, configuration_nomic_bert
+from nomic_bert.configuration_nomic_bert import _FIELDS, MINIMUM_TRANSFORMERS
 
 # The keys of the released configurations, with the values that the authors' repositories hold.
 GPT2_KEYS = {
@@ -282,6 +283,26 @@ def test_swiglu_has_the_width_that_the_authors_code_makes_of_it(tmp_path, writte
 def test_numbers_that_are_none_are_refused_at_construction(field, bad):
     with pytest.raises(ValueError, match="hidden_dropout_prob" if field == "resid_pdrop" else field):
         NomicBertConfig(**{field: bad})
+
+
+@pytest.mark.parametrize("field", sorted({*NomicBertConfig().to_diff_dict(), "dtype"} - {"architectures", "auto_map"}))
+def test_whatever_stands_in_a_field_is_taken_or_named(tmp_path, field):
+    """Never an error from inside of torch or transformers, which would not say what to correct."""
+    NomicBertConfig(num_hidden_layers=1).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    good = json.loads(file.read_text())
+    names = {field, *next((others for name, (_, others) in _FIELDS.items() if name == field), ())}
+    names |= {name for name, (_, others) in _FIELDS.items() if field in others}
+    for bad in (-1, 0, 10**12, 1.5, "x", True, [1], {"a": 1}, float("nan")):
+        file.write_text(json.dumps(good | {field: bad}))
+        try:
+            config = NomicBertConfig.from_pretrained(tmp_path)
+        except ValueError as error:
+            assert any(name in str(error) for name in names), (bad, error)  # noqa: PT017
+        else:
+            if config.num_hidden_layers < 10:
+                with torch.device("meta"):
+                    NomicBertModel(config)
 
 
 @pytest.mark.parametrize("version", ["3.9.0", "4.37.2"])
