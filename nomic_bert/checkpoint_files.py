@@ -74,6 +74,22 @@ def named_on_hub(checkpoint: str | os.PathLike) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def named_settings(checkpoint: str | os.PathLike) -> Iterator[None]:
+    """Name the model where sentence-transformers stumbles over the kind of a value in its files.
+
+    Raises:
+        ValueError: in place of an error that speaks of Python's types alone.
+    """
+    try:
+        yield
+    except (TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
+        raise ValueError(
+            f"{checkpoint} has a setting that cannot be read, in modules.json, a config.json that it leads to, or "
+            f"config_sentence_transformers.json ({type(error).__name__}: {error}). Copy them again."
+        ) from error
+
+
 def decisive_files(directory: str | os.PathLike) -> list[Path]:
     """The files of a model that its embeddings depend on, in the order of their paths; none where it is not local."""
     root = Path(directory)

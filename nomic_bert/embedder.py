@@ -19,7 +19,7 @@ from textfiles.atomic import naming_full_disks, read_json
 from textfiles.replacing import replaceable_directory
 
 from . import NomicBertConfig, NomicBertModel
-from .checkpoint_files import named_on_hub, refuse_damage, require_checkpoint
+from .checkpoint_files import named_on_hub, named_settings, refuse_damage, require_checkpoint
 from .embedder_files import (
     TEXT_ALONE,
     ModuleFiles,
@@ -109,7 +109,7 @@ def load_other_embedder(
         if not any(Path(checkpoint, name).is_file() for name in ("modules.json", "config.json", "adapter_config.json")):
             raise FileNotFoundError(f"{checkpoint} is not a model: it has neither modules.json nor config.json.")
         refuse_damage(checkpoint)
-    with named_on_hub(checkpoint):
+    with named_on_hub(checkpoint), named_settings(checkpoint):
         embedder = SentenceTransformer(
             checkpoint, device=device, trust_remote_code=trust_remote_code, model_kwargs={"dtype": dtype}
         )
@@ -222,9 +222,10 @@ def _saved_embedder(
     """Open a directory with sentence-transformers' files by sentence-transformers, which then runs our model class."""
     length = {} if max_seq_length is None else {"model_max_length": max_seq_length}
     prompts: Any = dict(PROMPTS) if files.is_mean and not files.has_prompts else None
-    embedder = SentenceTransformer(
-        checkpoint, device=device, trust_remote_code=False, prompts=prompts, processor_kwargs=length, **settings
-    )
+    with named_settings(checkpoint):
+        embedder = SentenceTransformer(
+            checkpoint, device=device, trust_remote_code=False, prompts=prompts, processor_kwargs=length, **settings
+        )
     given = list(embedder)
     if layer_norm is None or layer_norm == any(isinstance(module, LayerNorm) for module in given):
         return embedder

@@ -9,6 +9,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Pooling, T
 from sentence_transformers.util import load_file_path
 
 from textfiles.atomic import read_json, write_json
+from textfiles.settings import is_number
 
 # Modules that need no code of the directory. Router and others bring settings that are not checked here.
 _MODULES = ("Transformer", "Pooling", "LayerNorm", "Normalize", "Dense", "Dropout")
@@ -82,6 +83,8 @@ def read_module_files(checkpoint: str) -> ModuleFiles | None:
             )
     if names[:1] != ["Transformer"] or modules[0]["path"]:
         raise ValueError(f"{where} must begin with a Transformer in the directory itself (path '').")
+    if "Pooling" not in names:
+        raise ValueError(f"{where} has no Pooling, so that the model gives no embedding of a text.")
     _check_transformer_settings(checkpoint)
     for module, name in zip(modules, names, strict=True):
         if name == "Dense":
@@ -106,6 +109,11 @@ def read_module_files(checkpoint: str) -> ModuleFiles | None:
 
 def _check_transformer_settings(checkpoint: str) -> None:
     settings = _read(checkpoint, "sentence_bert_config.json") or {}
+    length = settings.get("max_seq_length")
+    if length is not None and not (is_number(length) and length > 0):
+        raise ValueError(
+            f"{checkpoint}/sentence_bert_config.json: max_seq_length={length!r} must be a positive integer, or null."
+        )
     for key, value in settings.items():
         # `model_args` may lift the ban on pickles, `tokenizer_name_or_path` leads out of the directory, ...
         if key not in _READ_SETTINGS and value:

@@ -1,5 +1,6 @@
 """What a directory says of its embedder decides, and what is written is what the embedder is."""
 
+import copy
 import json
 import os
 import stat
@@ -128,6 +129,24 @@ def test_a_damaged_file_is_named_with_a_remedy(saved, file):
     (saved / file).write_text((saved / file).read_text()[:20])
     with pytest.raises(ValueError, match=rf"{file} is not valid JSON .*again"):
         load_embedder(saved)
+
+
+@pytest.mark.parametrize(
+    "file", ["modules.json", "sentence_bert_config.json", "1_Pooling/config.json", "config_sentence_transformers.json"]
+)
+def test_whatever_stands_in_a_setting_is_taken_or_refused_by_name(saved, file):
+    good = json.loads((saved / file).read_text())
+    for place in range(len(good)) if isinstance(good, list) else [None]:
+        for key in good if place is None else good[place]:
+            for bad in (None, -1, 1.5, "x", [], {}):
+                changed = copy.deepcopy(good)
+                (changed if place is None else changed[place])[key] = bad
+                (saved / file).write_text(json.dumps(changed))
+                try:
+                    load_embedder(saved, device="cpu")
+                except (ValueError, FileNotFoundError) as error:
+                    said = str(error).lower().replace("_", " ")
+                    assert str(saved) in str(error) or key.replace("_", " ") in said, (key, bad)  # noqa: PT017
 
 
 def test_a_pickle_or_an_unknown_activation_of_a_module_is_refused(checkpoint, tmp_path):
