@@ -241,7 +241,7 @@ def load_blocks(directory: Path, tokenizer: PreTrainedTokenizerBase) -> datasets
     """
     remedy = f"Remove {directory} and pack the documents again."
     manifest = read_json(_existing(directory / MANIFEST), remedy)
-    if not isinstance(manifest, dict) or not {"vocabulary_sha256", "shards"} <= manifest.keys():
+    if not {"vocabulary_sha256", "shards"} <= manifest.keys():
         raise ValueError(f"{directory / MANIFEST} is not the manifest of a packed data set. {remedy}")
     if manifest["vocabulary_sha256"] != vocabulary_hash(plain_tokenizer(tokenizer)):
         raise ValueError(

@@ -47,10 +47,7 @@ def read_config(checkpoint: str | os.PathLike) -> dict[str, Any]:
         with named_on_hub(checkpoint):
             return PretrainedConfig.get_config_dict(str(checkpoint))[0]
     file = Path(checkpoint, "config.json")
-    config = read_json(file, _REMEDY) if file.is_file() else {}
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} is not a JSON object. {_REMEDY}")
-    return config
+    return read_json(file, _REMEDY) if file.is_file() else {}
 
 
 @contextmanager
@@ -153,8 +150,7 @@ def refuse_damaged_settings(directory: str | os.PathLike) -> None:
     root = Path(directory)
     for name, kind in (*((name, dict) for name in _OBJECTS), ("modules.json", list)):
         for file in sorted(root.glob(name)):
-            if not isinstance(read_json(file, _REMEDY), kind):
-                raise ValueError(f"{file} is not a JSON {'object' if kind is dict else 'list'}. {_REMEDY}")
+            read_json(file, _REMEDY, kind)
     if (file := root / "tokenizer.json").is_file():
         try:
             Tokenizer.from_file(str(file))

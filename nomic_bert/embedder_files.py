@@ -65,11 +65,11 @@ def read_module_files(checkpoint: str) -> ModuleFiles | None:
     Raises:
         ValueError: names the file, what it asks for, and the remedy.
     """
-    modules = _read(checkpoint, "modules.json")
+    modules = _read(checkpoint, "modules.json", kind=list)
     if modules is None:
         return None
     where = f"{checkpoint}/modules.json"
-    if not isinstance(modules, list) or not all(
+    if not all(
         isinstance(module, dict) and isinstance(module.get("type"), str) and isinstance(module.get("path"), str)
         for module in modules
     ):
@@ -140,9 +140,9 @@ def _find(checkpoint: str, name: str, folder: str = "") -> str | None:
     return load_file_path(checkpoint, name, subfolder=folder)
 
 
-def _read(checkpoint: str, name: str, folder: str = "") -> Any:
+def _read(checkpoint: str, name: str, folder: str = "", kind: type = dict) -> Any:
     file = _find(checkpoint, name, folder)
-    return None if file is None else read_json(file, "Copy it again from where the model is from.")
+    return None if file is None else read_json(file, "Copy it again from where the model is from.", kind)
 
 
 def write_portable_module_files(embedder: SentenceTransformer, directory: Path) -> None:
@@ -159,7 +159,7 @@ def write_portable_module_files(embedder: SentenceTransformer, directory: Path) 
     settings = transformer.get_config_dict()
     if beyond := sorted(key for key, value in settings.items() if value != _DEFAULTS.get(key, value)):
         raise ValueError(f"The Transformer module has settings that cannot be saved: {', '.join(beyond)}. Unset them.")
-    modules = read_json(directory / "modules.json", "Save the embedder again.")
+    modules = read_json(directory / "modules.json", "Save the embedder again.", list)
     for module, described in zip(embedder, modules, strict=True):
         described["type"] = f"sentence_transformers.models.{type(module).__name__}"
         file = directory / described["path"] / "config.json"

@@ -47,7 +47,7 @@ def read_training(directory: str | Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     content = read_json(file, "Remove it; the model card then says that the training is unknown.")
-    stages = content.get("stages") if isinstance(content, dict) else None
+    stages = content.get("stages")
     if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
         raise ValueError(f"{file} must be an object with a list 'stages' of objects. Remove it if it is not.")
     return stages

@@ -160,7 +160,7 @@ def _read_report(file: Path | None) -> Mapping[str, Any] | None:
         return None
     remedy = "Give report.json of `python -m evaluation.report`."
     report = read_json(file, remedy)
-    if not isinstance(report, dict) or "models" not in report:
+    if "models" not in report:
         raise ValueError(f"{file} is not a report. {remedy}")
     return report
 

@@ -198,18 +198,22 @@ def write_figure(path: str | os.PathLike, figure: "Figure") -> None:
         figure.savefig(partial, dpi=150, metadata={"Software": None} if partial.suffix == ".png" else None)
 
 
-def read_json(path: str | os.PathLike, remedy: str) -> Any:
+def read_json(path: str | os.PathLike, remedy: str, kind: type = dict) -> Any:
     """Read a JSON file.
 
     Args:
         path: the file.
         remedy: what to do if it cannot be read, as a sentence for the error.
+        kind: `dict` or `list`, of what it holds.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the content is not JSON, because it was cut short for example.
+        ValueError: the content is not JSON, because it was cut short for example, or of another kind.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}). {remedy}") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{path} is not a JSON {'object' if kind is dict else 'list'}. {remedy}")
+    return content

@@ -41,8 +41,8 @@ def require_replaceable(directory: Path) -> None:
     if not directory.is_dir():
         raise FileExistsError(f"{directory} is a file, not a directory. Choose another directory.")
     try:
-        listed = dict(read_json(directory / WRITTEN_FILES, ""))
-    except (OSError, ValueError, TypeError):
+        listed = read_json(directory / WRITTEN_FILES, "")
+    except (OSError, ValueError):
         raise FileExistsError(
             f"{directory} holds other files, such as {min(directory.iterdir()).name}, which would be deleted. Choose "
             "another directory, or remove it."
@@ -73,8 +73,6 @@ def refuse_changed(directory: Path, pattern: str) -> None:
         return
     remedy = f"Copy or make {directory} again. If you changed it on purpose, remove {path}."
     listed = read_json(path, remedy)
-    if not isinstance(listed, dict):
-        raise ValueError(f"{path} is not a list of files. {remedy}")
     for file in directory.rglob(pattern):
         digest = listed.get(file.relative_to(directory).as_posix())
         if file.is_file() and digest not in (None, sha256_of(file)):

@@ -113,8 +113,7 @@ def require_unchanged_files(receipt: Path, remedy: str) -> None:
 
 def _read(receipt: Path, remedy: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     facts = read_json(receipt, remedy)
-    is_receipt = isinstance(facts, dict) and isinstance(facts.get(_FILES), dict)
-    if not is_receipt or facts.pop(_CHECKSUM, None) != _checksum(facts):
+    if not isinstance(facts.get(_FILES), dict) or facts.pop(_CHECKSUM, None) != _checksum(facts):
         raise ValueError(f"{receipt} is not a receipt, or was changed after it was written. {remedy}")
     return facts, facts.pop(_FILES)
 

@@ -127,10 +127,11 @@ def refuse_other_settings(checkpoint: Path, settings: Mapping[str, Any], step: i
     if not file.is_file():
         return [f"{checkpoint} does not say with which settings it was trained, so they are not compared."]
     remedy = f"Remove {checkpoint} to resume from the one before."
-    old, new = read_json(file, remedy), dict(settings)
-    if not isinstance(old, dict) or not all(
-        isinstance(old.get(section, {}), dict) for section in ("arguments", "model")
-    ):
+    try:
+        old, new = read_json(file, remedy), dict(settings)
+    except ValueError as error:
+        raise ResumeError(str(error)) from error
+    if not all(isinstance(old.get(section, {}), dict) for section in ("arguments", "model")):
         raise ResumeError(f"{file} does not hold the settings of a run. {remedy}")
     for section in ("arguments", "model"):  # a name that one lacks is of another version of the packages
         common = old.get(section, {}).keys() & new[section].keys()

@@ -123,7 +123,7 @@ def is_glue_directory(directory: Path) -> bool:
         content = read_json(settings, "")
     except ValueError:
         return False
-    return isinstance(content, dict) and content.get("benchmark") == BENCHMARK
+    return content.get("benchmark") == BENCHMARK
 
 
 def read_runs(directory: Path) -> list[GlueRun]:
@@ -141,7 +141,7 @@ def read_run(file: Path) -> GlueRun:
     remedy = "Remove it and rerun the command."
     content = read_json(file, remedy)
     names = [field.name for field in fields(GlueRun)]
-    missing = [name for name in names if not isinstance(content, dict) or name not in content]
+    missing = [name for name in names if name not in content]
     if missing:
         raise ValueError(f"{file} is not a finished GLUE run: no {', '.join(missing)}. {remedy}")
     if content["task"] not in GLUE:

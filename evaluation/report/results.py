@@ -227,12 +227,7 @@ def _read_run(folder: Path, results: Sequence[TaskResult]) -> Run:
 
 
 def _read_facts(file: Path) -> dict[str, Any] | None:
-    if not file.is_file():
-        return None
-    content = read_json(file, "Remove it, and evaluate the model again.")
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} is not a JSON object. Remove it, and evaluate the model again.")
-    return content
+    return read_json(file, "Remove it, and evaluate the model again.") if file.is_file() else None
 
 
 def _merged(one: Run, other: Run, folder: Path) -> Run:

@@ -78,7 +78,7 @@ def encode(config: dict[str, Any], weights: dict[str, np.ndarray], ids: list[int
 def _plain_prompt(directory: Path) -> str | None:
     """The prompt of queries, if the directory says that an embedding is the mean at unit length and nothing else."""
     try:
-        modules = read_json(directory / "modules.json", _REMEDY)
+        modules = read_json(directory / "modules.json", _REMEDY, list)
         pooling = read_json(directory / "1_Pooling" / "config.json", _REMEDY)
         prompts = read_json(directory / "config_sentence_transformers.json", _REMEDY)["prompts"]
     except (OSError, KeyError):

@@ -142,6 +142,18 @@ def test_what_is_not_json_is_named_with_the_remedy(tmp_path):
             read_json(tmp_path / "cut.json", "Remove it.")
 
 
+@pytest.mark.parametrize(("kind", "name"), [(dict, "object"), (list, "list")])
+def test_json_of_another_kind_is_named_with_the_remedy(tmp_path, kind, name):
+    file = tmp_path / "facts.json"
+    for content in ([], {}, None, 3, "text", True):
+        file.write_text(json.dumps(content))
+        if isinstance(content, kind):
+            assert read_json(file, "", kind) == content
+        else:
+            with pytest.raises(ValueError, match=rf"facts\.json is not a JSON {name}\. Make it again\."):
+                read_json(file, "Make it again.", kind)
+
+
 def test_two_writers_of_one_file_do_not_meet(tmp_path):
     with atomic_file(tmp_path / "a") as late:
         late.write_text("late")

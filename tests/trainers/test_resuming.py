@@ -203,7 +203,7 @@ def holds(name, value):
         (holds("rng_state.pth", {"python": 1}), "does not fit this run"),
         (holds("trainer_state.json", {"global_step": 4, "own": 1}), "trainer_state.json cannot be used"),
         (holds("trainer_state.json", {"global_step": 4, "log_history": 3}), "trainer_state.json cannot be used"),
-        (holds(SETTINGS_FILE, [1]), f"{SETTINGS_FILE} does not hold the settings of a run"),
+        (holds(SETTINGS_FILE, [1]), f"{SETTINGS_FILE} is not a JSON object"),
         (holds(SETTINGS_FILE, {"arguments": 1}), f"{SETTINGS_FILE} does not hold the settings of a run"),
     ],
 )
