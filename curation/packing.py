@@ -11,6 +11,7 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from curation.documents import Documents
 from curation.tokenizer import plain_tokenizer, tokenizer_hash, vocabulary_hash
 from textfiles.atomic import read_json, write_json
-from textfiles.commands import end_with_parent
+from textfiles.commands import end_at_sigterm, end_with_parent
 from textfiles.settings import require_at_least
 from textfiles.shards import ShardFiles, read_receipt, write_receipt
 from textfiles.writing import write_arrow
@@ -111,6 +112,7 @@ def on_processes(work: Callable[[Any], Any], jobs: list, num_processes: int) -> 
     if num_processes < 2:
         yield from map(work, jobs)
         return
+    end_at_sigterm()  # and the workers with this process, not by a traceback each when they find it gone
     # the tokenizer's own threads on top of the processes would only be in each other's way
     with multiprocessing.Pool(num_processes, _begin_worker) as pool:
         yield from pool.imap_unordered(work, jobs)
@@ -118,6 +120,7 @@ def on_processes(work: Callable[[Any], Any], jobs: list, num_processes: int) -> 
 
 def _begin_worker() -> None:
     end_with_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 

@@ -154,8 +154,10 @@ def _held_signals() -> Iterator[Callable[[], object]]:
 def end_at_sigterm() -> None:
     """Make SIGTERM, and SIGHUP unless it is ignored (nohup), end this process as `sys.exit` does.
 
-    So it can end what it started.
+    So it can end what it started. Python lets the main thread alone say so; in another, nothing changes.
     """
+    if threading.current_thread() is not threading.main_thread():
+        return
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:

@@ -1,6 +1,9 @@
 import json
 import multiprocessing
+import os
 import shutil
+import signal
+import time
 
 import datasets
 import numpy as np
@@ -11,9 +14,10 @@ from transformers import PreTrainedTokenizerFast
 
 from curation import packing
 from curation.documents import Documents
-from curation.packing import MANIFEST, PackingPlan, finish, load_blocks, pack_documents, pack_shards
+from curation.packing import MANIFEST, PackingPlan, finish, load_blocks, on_processes, pack_documents, pack_shards
 from curation.tokenizer import plain_tokenizer
 from tests.commands import contents
+from tests.processes import Forked
 
 CLS, SEP = 1, 2
 
@@ -239,3 +243,22 @@ def test_processes_can_be_started_afresh(documents, tmp_path, monkeypatch):
 def save_and_open(table, path):
     table.save_to_disk(str(path))
     return datasets.load_from_disk(str(path))
+
+
+def work_long(job):
+    time.sleep(0.2)
+    print(f"did {job}", flush=True)
+
+
+def work_on_two_processes():
+    list(on_processes(work_long, list(range(1_000)), 2))
+
+
+def test_sigterm_ends_the_workers_too_without_a_traceback():
+    parent = Forked(work_on_two_processes)
+    parent.wait_until(lambda: parent.printed.count("did") > 2)
+    os.kill(parent.pid, signal.SIGTERM)
+    assert parent.wait(limit=10) == 128 + signal.SIGTERM
+    time.sleep(0.5)  # in which a worker that went on would find its parent gone
+    printed = parent.printed
+    assert set(printed.split()) <= {"did", *map(str, range(1_000))}, printed
