@@ -86,7 +86,9 @@ def abandon_directory(directory: Path, work: Path) -> None:
 
 
 def clear_finished(directory: Path, work: Path | None = None) -> None:
-    """Remove what a run that was killed at its very end has left in a finished directory; not while it is in use.
+    """Remove what is needed no more in a finished directory, and what runs that were killed have left there.
+
+    While others use the directory it all stays: the last of them removes it.
 
     Args:
         directory: its results are complete.

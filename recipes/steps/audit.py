@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,7 +106,7 @@ def audit(args: AuditArguments) -> None:
     state.wait_for_everyone()
     if state.is_main_process:
         _report(args, opened, lengths, texts)
-        shutil.rmtree(work, ignore_errors=True)
+        clear_finished(output_dir, work)
         print(f"{sum(map(len, pairs)):,} pairs of {len(sources)} sources: read {output_dir / _PAGE}.")
 
 

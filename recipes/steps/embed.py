@@ -1,6 +1,5 @@
 """Vectors of a corpus by all ranks, shard by shard."""
 
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ def embed(source: CorpusSource, settings: ModelSettings, form: VectorForm, args:
     state.wait_for_everyone()
     if state.is_main_process:
         manifest = vectors.finish(embedder, args.prompt, prompt)
-        shutil.rmtree(directory / _WORK, ignore_errors=True)
+        clear_finished(directory, directory / _WORK)
         print(f"{directory}: {_summary(manifest)}")
 
 

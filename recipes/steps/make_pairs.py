@@ -1,6 +1,5 @@
 """Pairs of raw data sets by all ranks, source by source and shard by shard."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from curation.raw.pairs import REPORT, finish, make_shard, pair_files
 from curation.raw.rows import open_raw_rows
 from curation.raw.rules import AVAILABLE, RawSource
 from recipes.shared.ranks import join_ranks
-from textfiles.begun import begin_directory
+from textfiles.begun import begin_directory, clear_finished
 from textfiles.commands import one_line_errors
 from textfiles.markdown import aligned
 from textfiles.settings import did_you_mean, read_sections, require_at_least
@@ -104,7 +103,7 @@ def _make(source: RawSource, args: MakePairsArguments, state: PartialState) -> N
     if state.is_main_process:
         if report is None:
             report = finish(source, files)
-        shutil.rmtree(directory / _WORK, ignore_errors=True)
+        clear_finished(directory, directory / _WORK)
         left_out = sum(report["left_out"].values())
         print(
             f"{source.name}: {report['pairs']:,} pairs of {report['rows']:,} rows, {left_out:,} left out; {directory}"

@@ -1,6 +1,5 @@
 """Hard negatives by all ranks, source by source and shard by shard."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -17,7 +16,7 @@ from curation.mining.report import REPORT, summary, write_report
 from curation.mining.tasks import MiningSource, MiningTask, open_task
 from nomic_bert.prompts import prefix_text
 from recipes.shared.ranks import join_ranks
-from textfiles.begun import abandon_directory, begin_directory
+from textfiles.begun import abandon_directory, begin_directory, clear_finished
 from textfiles.commands import one_line_errors
 from textfiles.settings import read_sections, require_at_least
 from textfiles.shards import deal, read_receipt
@@ -88,7 +87,8 @@ def mine_negatives(args: MineArguments, settings: EmbedderSettings) -> None:
         _mine(task, args, embedder, state)
     if state.is_main_process and not args.keep_embeddings:
         for source in sources:  # also of a run that was stopped after its last report
-            shutil.rmtree(Path(args.output_dir, source.name, _WORK), ignore_errors=True)
+            directory = Path(args.output_dir, source.name)
+            clear_finished(directory, directory / _WORK)
 
 
 def _open(sources: list[MiningSource], args: MineArguments, begun: list[Path]) -> list[MiningTask]:
@@ -135,7 +135,7 @@ def _mine(task: MiningTask, args: MineArguments, embedder: TextEmbedder | None, 
         if report["with_none"]:
             print(f"{source.name}: stage 3 takes rows without negatives with rows_without_negatives: skip.", flush=True)
         if not args.keep_embeddings:
-            shutil.rmtree(directory / _WORK)
+            clear_finished(directory, directory / _WORK)
 
 
 def _settings(args: MineArguments, source: MiningSource) -> MiningSettings:

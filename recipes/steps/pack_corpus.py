@@ -1,6 +1,5 @@
 """Blocks of documents by all ranks, shard by shard."""
 
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ def pack_corpus(args: PackArguments) -> None:
             "sources": [{**asdict(source), "is_local": source.is_local, "documents": count} for source, count in counts]
         }
         manifest = finish(plan, output_dir, {**about, "tokenizer": args.tokenizer})
-        shutil.rmtree(work, ignore_errors=True)
+        clear_finished(output_dir, work)
         print(
             f"{manifest['blocks']:,} blocks of {plan.block_size:,} tokens from {manifest['documents']:,} documents in "
             f"{output_dir}; {manifest['dropped_tokens']:,} tokens at the ends of {plan.num_shards:,} shards dropped, "
