@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import torch
 from transformers import TrainingArguments
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
+from transformers.training_args import OptimizerNames
 
 from nomic_bert.cpu_nomic_bert import has_fast_bfloat16
+from textfiles.settings import did_you_mean
 
 _REFUSED = {
     "auto_find_batch_size": "it would change the batch size without being asked",
@@ -15,6 +17,15 @@ _REFUSED = {
     "enable_jit_checkpoint": "SIGTERM saves a checkpoint without it, on all ranks at the same step",
     "label_smoothing_factor": "neither loss of the paper smooths its labels, and it would be ignored",
     "hub_token": "it would be written to logs and checkpoints in plain text; set the environment variable HF_TOKEN",
+}
+# TrainingArguments refuses other words without a name of the setting.
+_WORDS = {
+    "lr_scheduler_type": SchedulerType,
+    "optim": OptimizerNames,
+    "logging_strategy": IntervalStrategy,
+    "eval_strategy": IntervalStrategy,
+    "save_strategy": SaveStrategy,
+    "hub_strategy": HubStrategy,
 }
 
 
@@ -51,6 +62,10 @@ class StepArguments(TrainingArguments):
         for name, reason in _REFUSED.items():
             if getattr(self, name):
                 raise ValueError(f"{name} is refused: {reason}.")
+        for name, kind in _WORDS.items():
+            word, known = getattr(self, name), [each.value for each in kind]
+            if word not in known:
+                raise ValueError(f"{name}: there is no {word!r}; {did_you_mean(str(word), known, 'values')}")
         if self.half_precision:
             self._choose_half()
         self._refuse_half_without_gpu()

@@ -31,6 +31,10 @@ NAN = math.nan
         ("per_device_train_batch_size", [0]),
         ("per_device_eval_batch_size", [0]),
         ("hub_token", ["hf_secret"]),
+        ("lr_scheduler_type", ["cosin"]),
+        ("optim", ["adamw"]),
+        ("eval_strategy", ["step"]),
+        ("save_strategy", ["never"]),
         ("average_tokens_across_devices", [False]),
     ],
 )
