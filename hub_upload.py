@@ -12,6 +12,7 @@ the directory stays.
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ def publish(directory: Path, args: argparse.Namespace) -> None:
         print(
             f"No token, so nothing was uploaded: {directory} is ready. Log in (`hf auth login`) and "
             f"run this again, or: hf upload {'' if args.dataset is None else '--repo-type dataset '}"
-            f"{args.repo_id} {directory}"
+            f"{args.repo_id} {shlex.quote(str(directory))}"
         )
         return
     api = huggingface_hub.HfApi(token=token)

@@ -1,5 +1,6 @@
 """TrainingArguments without the settings that would mean something other than they say."""
 
+import enum
 import math
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ _REFUSED = {
     "hub_token": "it would be written to logs and checkpoints in plain text; set the environment variable HF_TOKEN",
 }
 # TrainingArguments refuses other words without a name of the setting.
-_WORDS = {
+_WORDS: dict[str, type[enum.Enum]] = {
     "lr_scheduler_type": SchedulerType,
     "optim": OptimizerNames,
     "logging_strategy": IntervalStrategy,

@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import shlex
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,7 +140,8 @@ def finish(failures: dict[str, str], output_dir: Path) -> None:
     Raises:
         SystemExit: a task failed.
     """
-    print(f"\nresults: {output_dir}; compare them with the paper's:\n  python -m evaluation.report {output_dir}")
+    report = f"python -m evaluation.report {shlex.quote(str(output_dir))}"
+    print(f"\nresults: {output_dir}; compare them with the paper's:\n  {report}")
     if failures:
         lines = [f"  {name}: {message}" for name, message in failures.items()]
         what = "1 task" if len(lines) == 1 else f"{len(lines)} tasks"

@@ -1,5 +1,6 @@
 """Where the data of a task come from: a directory laid out like the hub, or the hub."""
 
+import shlex
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -75,7 +76,7 @@ def loading_error(task: AbsTask, error: BaseException, data_dir: Path | None) ->
     if hub is None or task.data_loaded or isinstance(task, AbsTaskAggregate):
         return f"{type(error).__name__}: {error}"
     path, revision = hub.dataset["path"], hub.dataset["revision"]
-    place = f"{data_dir or 'DIR'}"
+    place = shlex.quote(str(data_dir or "DIR"))
     only = f" --include '{hub.dataset['name']}/{hub.dataset['split']}/*'" if revision == PARQUET_REVISION else ""
     fetch = f"hf download {path} --repo-type dataset --revision {revision}{only} --local-dir {place}/{path}"
     reason = f"{type(error).__name__}: {error}".rstrip(". ")

@@ -15,10 +15,10 @@ def revisions(out, model):
 
 
 def test_mteb_run_evaluates_and_says_what_next(nomic, task_file, tmp_path, capsys):
-    main([str(nomic), "--local_tasks", str(task_file), "--output_dir", str(tmp_path / "out"), "--device", "cpu"])
+    main([str(nomic), "--local_tasks", str(task_file), "--output_dir", str(tmp_path / "my out"), "--device", "cpu"])
     printed = capsys.readouterr().out
     assert "local/run-final, 256 tokens" in printed and "toy_sts" in printed and "cosine_spearman" in printed
-    assert f"python -m evaluation.report {tmp_path / 'out'}" in printed
+    assert f"python -m evaluation.report '{tmp_path / 'my out'}'" in printed
 
 
 @pytest.mark.parametrize(

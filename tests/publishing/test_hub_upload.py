@@ -74,6 +74,12 @@ def test_the_directory_is_complete_and_holds_nothing_else(written, checkpoint):
     assert "No token" in said and f"hf upload me/model {directory}" in said
 
 
+def test_the_command_to_upload_later_can_be_typed_as_it_is_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(hub_upload.huggingface_hub, "get_token", lambda: None)
+    publish(tmp_path / "my model")
+    assert capsys.readouterr().out.endswith(f"hf upload me/model '{tmp_path / 'my model'}'\n")
+
+
 def publish(directory, *words):
     hub_upload.publish(directory, hub_upload._parser().parse_args(["checkpoint", "me/model", *words]))
 

@@ -130,6 +130,12 @@ def test_data_that_cannot_be_had(tmp_path, name, missing, hub):
         evaluate(task)
 
 
+def test_the_command_to_fetch_data_can_be_typed_as_it_is_printed(tmp_path):
+    (task,) = resolve_tasks(["SciFact"], data_dir=tmp_path / "my data")
+    message = loading_error(task, ConnectionError("no hub"), tmp_path / "my data")
+    assert message.endswith(f"--local-dir '{tmp_path / 'my data'}'/mteb/scifact")
+
+
 def test_a_directory_that_is_not_laid_out_as_on_the_hub(tmp_path):
     write_beir_as_on_the_hub(tmp_path / "SciFact")
     (tmp_path / "SciFact" / "README.md").unlink()
