@@ -131,6 +131,7 @@ def test_data_that_cannot_be_had(tmp_path, name, missing, hub):
 
 
 def test_the_command_to_fetch_data_can_be_typed_as_it_is_printed(tmp_path):
+    (tmp_path / "my data").mkdir()
     (task,) = resolve_tasks(["SciFact"], data_dir=tmp_path / "my data")
     message = loading_error(task, ConnectionError("no hub"), tmp_path / "my data")
     assert message.endswith(f"--local-dir '{tmp_path / 'my data'}'/mteb/scifact")
