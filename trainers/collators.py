@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from .sampling import SourceBatch
 
 _TEXTS_AT_ONCE = 512  # what a tokenizer keeps of a text, such as the part cut off, is many times its tokens
+_NAME_THEM = "name its special tokens (pad_token, cls_token, sep_token, ...) in its tokenizer_config.json"
 _MASKED_SHARE, _RANDOM_SHARE = 0.8, 0.1  # contrastors@613ddfd, as BERT: of the chosen tokens; the rest stay
 
 
@@ -47,6 +48,19 @@ class MaskedLMCollator:
     def __post_init__(self) -> None:
         if self.tokenizer.mask_token_id is None:
             raise ValueError("The tokenizer has no mask token: masked language modelling needs one.")
+        if self.tokenizer.pad_token_id is None:
+            raise ValueError(
+                "The tokenizer has no padding token, without which the model could embed no two texts of different "
+                f"lengths; {_NAME_THEM}."
+            )
+        empty = self.tokenizer("", return_special_tokens_mask=True)
+        around = [id for id, special in zip(empty["input_ids"], empty["special_tokens_mask"], strict=True) if special]
+        if unknown := set(around) - set(self.tokenizer.all_special_ids):
+            tokens = ", ".join(sorted(self.tokenizer.convert_ids_to_tokens(list(unknown))))
+            raise ValueError(
+                f"The tokenizer puts {tokens} around every text and does not count them as special tokens, so they "
+                f"would be masked and predicted; {_NAME_THEM}."
+            )
         if not 0 < self.mlm_probability < 1:
             raise ValueError(f"mlm_probability must lie between 0 and 1, got {self.mlm_probability}.")
 

@@ -101,6 +101,17 @@ def test_a_tokenizer_without_a_mask_token_is_refused():
         MaskedLMCollator(without)
 
 
+def test_a_tokenizer_that_does_not_know_its_special_tokens_is_refused():
+    without = tokenizer()
+    without.pad_token = None
+    with pytest.raises(ValueError, match="no padding token.* name its special tokens"):
+        MaskedLMCollator(without)
+    unmarked = tokenizer()
+    unmarked.cls_token = unmarked.sep_token = None
+    with pytest.raises(ValueError, match=r"puts \[CLS\], \[SEP\] around every text and does not count them"):
+        MaskedLMCollator(unmarked)
+
+
 def test_texts_carry_prefixes_in_the_stated_order():
     data = pairs(3, negatives=[2])
     output = pair_collator(num_hard_negatives=2)(batch(data, [2, 0]))
