@@ -31,6 +31,8 @@ from .safe import SafeTrainer
 from .sampling import EvaluationBatches, StepSampler, TrainBatches
 from .stopwatch import Stopwatch
 
+_SPEEDS_OF_ROWS = ("_samples_per_second", "_steps_per_second")
+
 
 def as_sources(
     dataset: Dataset | Mapping[str, Dataset], name: str, columns: tuple[str, ...], optional: tuple[str, ...] = ()
@@ -339,6 +341,8 @@ class StepTrainer(SafeTrainer):
         Trainer's own speed, from `start_time` on, is left out: it counts the time of evaluations.
         """
         self._gather_tokens()
+        for name in [name for name, value in logs.items() if name.endswith(_SPEEDS_OF_ROWS) and value == 0]:
+            del logs[name]  # there were evaluators and no rows, whose number Trainer divides by the time
         if "loss" in logs and self._stopwatch.runs:
             seconds = self._stopwatch.lap()
             tokens = self.state.num_input_tokens_seen - self._tokens_logged

@@ -128,6 +128,7 @@ def test_evaluators_alone_are_enough(tmp_path):
     metrics = trainer.evaluate()
     assert metrics["eval_dimensions"] == 16 and "eval_loss" not in metrics
     assert metrics["eval_length"] == 100
+    assert metrics["eval_runtime"] > 0 and not [name for name in metrics if name.endswith("_per_second")]
 
 
 def test_chunks_change_nothing(tmp_path):
