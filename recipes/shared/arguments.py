@@ -9,6 +9,7 @@ entries of a mapping set one by one, and unknown keys refused with the nearest k
 import dataclasses
 import enum
 import math
+import os
 import types
 import typing
 from collections.abc import Sequence
@@ -20,6 +21,9 @@ from textfiles.commands import one_line_errors
 from textfiles.paths import file_fault, output_fault
 from textfiles.settings import did_you_mean
 from textfiles.yaml_files import parse_yaml, read_yaml
+
+# Keys of directories; what holds data paths expands them itself.
+_PATHS = {"output_dir", "model_name_or_path", "tokenizer", "train_data", "map_model", "resume_from_checkpoint"}
 
 
 class _Setting(NamedTuple):
@@ -54,6 +58,9 @@ def parse_arguments(kinds: Sequence[type], argv: Sequence[str]) -> tuple[Any, ..
                 hint = did_you_mean(str(key), fields, otherwise="--help lists the keys.")
                 raise ValueError(f"{setting.where}: unknown key {key!r}; {hint}")
         values = {key: _convert(setting, fields[key], key) for key, setting in settings.items()}
+        for key in _PATHS & values.keys():  # the shell does not do it in a file, nor in --key=~/here
+            if isinstance(values[key], str) and values[key].startswith("~"):
+                values[key] = os.path.expanduser(values[key])
         for key, value in values.items():
             if isinstance(value, float) and math.isnan(value):  # every comparison with it would be false
                 raise ValueError(f"{settings[key].where}: {key} must be a number, not {value}.")

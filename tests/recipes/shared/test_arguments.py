@@ -97,6 +97,20 @@ def test_what_yaml_does_not_read_as_text_must_be_quoted_in_a_file(parse, text):
     assert parse(f"name: '{text}'\n")[0].name == text
 
 
+def test_directories_may_be_below_the_home_directory(tmp_path, monkeypatch):
+    @dataclass(kw_only=True)
+    class Places:
+        output_dir: str
+        tokenizer: str
+        title: str = ""
+
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "config.yaml").write_text("output_dir: ~/out\ntitle: ~/a\n")
+    argv = ["--config", str(tmp_path / "config.yaml"), "--tokenizer=~/words"]
+    (places,) = parse_arguments((Places,), argv)
+    assert (places.output_dir, places.tokenizer, places.title) == ("/home/me/out", "/home/me/words", "~/a")
+
+
 def test_a_later_config_wins_over_an_earlier_one(parse, tmp_path):
     (tmp_path / "later.yaml").write_text("width: 9\n")
     model, _ = parse("name: a\nwidth: 2\nrate: 1\n", "--config", str(tmp_path / "later.yaml"))
