@@ -26,7 +26,7 @@ from evaluation.glue.starts import RunFiles, Start
 from evaluation.glue.tasks import GLUE
 from evaluation.glue.training import encode_split, fine_tune, open_classifier_tokenizer
 from nomic_bert.identity import weights_hash
-from textfiles.atomic import read_json, write_json
+from textfiles.atomic import read_json, write_json, write_text
 from textfiles.locks import try_lock
 from textfiles.replacing import replaceable_directory
 
@@ -152,8 +152,8 @@ class Sweep:
                 with _epoch_bar(run, self.protocol.epochs, show_epochs) as bar:
                     self._train(run, bar)
             except Exception as error:
-                self.files.error(run).write_text(traceback.format_exc(), encoding="utf-8")
                 tqdm.write(f"error: {self.label}, {run.name}: {type(error).__name__}: {error}")
+                write_text(self.files.error(run), traceback.format_exc())  # after it was said: the disk may be full
                 return True
             self.files.remove_work(run)
         return True
@@ -186,7 +186,7 @@ class Sweep:
         if note.is_file() and note.read_text(encoding="utf-8") != start.text:
             shutil.rmtree(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        note.write_text(start.text, encoding="utf-8")
+        write_text(note, start.text)
         return directory
 
     def _report(self, run: RunSettings, start: Start, outcome: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from evaluation.glue import training
 from tests.checkpoints import save_nomic
 from tests.evaluation.glue.toys import TRAIN_ROWS, arguments, main, remove_results, results, run, write_tsv
 from tests.evaluation.glue.toys import rows as made_rows
+from textfiles.atomic import DiskFullError
 
 
 @pytest.fixture
@@ -274,6 +275,19 @@ def test_a_run_that_fails_is_named_and_others_go_on(place, scored, capsys):
     assert list(results(place)) == ["cola-batch8-rate0.003-seed42"]
     scored.clear()
     assert len(run(place, tasks=("mnli", "rte", "cola"))) == 3, "failed runs are tried again"
+
+
+def test_why_a_run_fails_is_told_before_it_is_kept_for_which_there_may_be_no_space(place, scored, capsys, monkeypatch):
+    def full(path, text):
+        if "Traceback" not in text:
+            return path.write_text(text)
+        raise DiskFullError(f"{path} could not be written. Free space.")
+
+    monkeypatch.setattr(sweep_module, "write_text", full)
+    scored["cola-batch8-rate0.003-seed42"] = RuntimeError("out of memory")
+    with pytest.raises(SystemExit, match=r"^error: .*cola-\S* could not be written"):
+        run(place)
+    assert "cola-batch8-rate0.003-seed42: RuntimeError: out of memory" in capsys.readouterr().out
 
 
 def test_finished_runs_are_not_done_again(place, scored):
