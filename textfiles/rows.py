@@ -266,9 +266,9 @@ def _objects(file: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int
         try:
             row = _decode(line)
         except json.JSONDecodeError as error:
+            found = f"{error.msg.removesuffix(' at')} at column {error.colno}"
             raise ValueError(
-                f"{file}, line {number}: not valid JSON ({error.msg} at column {error.colno}); "
-                "every line must be one complete JSON object."
+                f"{file}, line {number}: not valid JSON ({found}); every line must be one complete JSON object."
             ) from error
         except RecursionError as error:
             raise ValueError(f"{file}, line {number}: JSON nested too deeply; correct or remove the line.") from error
@@ -296,7 +296,9 @@ def _table(
     is_csv = ".csv" in file.suffixes
     rows = _csv_cells(file, lines) if is_csv else ((n, line.rstrip("\r\n").split("\t")) for n, line in lines)
     number, header = next(rows, (0, []))
-    if number and not any(header):
+    if not number:
+        raise ValueError(f"{file}: the file is empty; a table begins with the names of its columns.")
+    if not any(header):
         raise ValueError(f"{file}, line {number}: blank, in place of the names of the columns; remove the line.")
     if repeated := [name for name in header if header.count(name) > 1]:
         raise ValueError(f"{file}, line 1: the column name {repeated[0]!r} is used twice; rename or remove one.")

@@ -56,7 +56,7 @@ def summary(report: dict[str, Any], num_negatives: int) -> str:
     return (
         f"{report['source']}: {report['rows']:,} rows, {report['mined']:,} mined ({report['draw']} of "
         f"{report['documents']:,} documents), {report['left_alone']:,} left alone, which had negatives; "
-        f"{report['with_fewer']:,} have fewer than {num_negatives}, {report['with_none']:,} of these none"
+        f"{report['with_fewer']:,} have fewer than {num_negatives}, of which {report['with_none']:,} have none"
     )
 
 

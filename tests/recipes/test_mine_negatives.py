@@ -174,7 +174,7 @@ def test_rows_without_negatives_are_written_counted_and_can_be_opened(model, tmp
     write_jsonl([{"query": "word1", "document": f"word{n}"} for n in (2, 3)], tmp_path / "a.jsonl")
     source = {"name": "a", "path": str(tmp_path / "a.jsonl"), **PREFIXES}
     mine_negatives.main(argv(model, tmp_path / "out", [source]))
-    assert "2 have fewer than 20, 2 of these none" in (printed := capsys.readouterr().out)
+    assert "2 have fewer than 20, of which 2 have none" in (printed := capsys.readouterr().out)
     assert "rows_without_negatives: skip" in printed
     pairs = open_pairs(Source(name="a", path=str(tmp_path / "out" / "a"), negatives="negatives", **PREFIXES))
     assert pairs["negatives"] == [[], []]
