@@ -75,12 +75,14 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(data, monkeypatch):
         path.unlink()
     made = {path: path.stat().st_mtime_ns for path in files if path.exists()}
     assert "sample_rows was " in refusal(argv(data, "again", "--sample_rows", "3"))
-    monkeypatch.setattr(step.shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(step, "clear_finished", lambda *_: None)
     audit.main(argv(data, "again"))
     assert {path: path.stat().st_mtime_ns for path in made} == made
     again = {name: (data / "again" / name).read_bytes() for name in contents(data / "whole")}
     assert again == contents(data / "whole")
+    monkeypatch.undo()
     assert "holds an audit already" in refusal(argv(data, "again"))
+    assert not work.exists()
 
 
 def test_the_report_says_what_is_there(data):
