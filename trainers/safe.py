@@ -207,6 +207,8 @@ class SafeTrainer(Trainer):
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self._require_finite_step()
+        # what was not logged yet is of one rank alone, where the logs are of all
+        self._tr_loss = self.accelerator.gather(self._tr_loss.reshape(1)).mean()
         with self._keeping_all_checkpoints():  # the finished model is not written yet
             return super()._finalize_training(*args, **kwargs)
 

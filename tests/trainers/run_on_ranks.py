@@ -41,6 +41,11 @@ def run(trainer: Any, resume: bool = False) -> dict[str, Any]:
     }
 
 
+def closing_loss(output: Path) -> float:
+    """The loss that a run gives at its end, when no step was logged."""
+    return contrastive_trainer(output, **{**CONTRASTIVE, "logging_steps": 50, "max_steps": 3}).train().training_loss
+
+
 def count_words(word: str) -> Any:
     """An evaluator that is called on one rank and known to all."""
     return lambda embedder: {word: len(embedder.encode(word)), f"rank_of_{word}": rank_and_ranks()[0]}
@@ -87,6 +92,7 @@ def main(output: str) -> None:
         ),
         "mlm": run(mlm_trainer(output / "mlm", **MLM, **SAVING)),
         "gathered": gathered_gradient(),
+        "closing_loss": closing_loss(output / "closing"),
         "refusals": refusals(output / "unequal"),
     }
     resumed = {"contrastive": (contrastive_trainer, {"train": repeating(), **CONTRASTIVE}), "mlm": (mlm_trainer, MLM)}

@@ -8,7 +8,7 @@ import torch
 
 from nomic_bert.training_record import read_training
 from tests.processes import run_ranks
-from tests.trainers.run_on_ranks import CONTRASTIVE, MLM, main, repeating, run
+from tests.trainers.run_on_ranks import CONTRASTIVE, MLM, closing_loss, main, repeating, run
 from tests.trainers.toys import assert_same_gradient, contrastive_trainer, mlm_trainer
 from trainers.distributed import gather_with_gradient
 
@@ -35,6 +35,7 @@ def one_rank(tmp_path_factory):
     return {
         "contrastive": run(contrastive_trainer(output, train=repeating(), **CONTRASTIVE)),
         "mlm": run(mlm_trainer(output, **MLM)),
+        "closing_loss": closing_loss(output),
     }
 
 
@@ -58,6 +59,11 @@ def test_ranks_equal_one(one_rank, stage, count, request):
             torch.testing.assert_close(rank[stage]["weights"][name], value, rtol=1e-4, atol=1e-6)
         for name in ("eval_loss", "eval_accuracy"):
             assert rank[stage]["eval"][name] == pytest.approx(expected["eval"][name], rel=1e-4)
+
+
+def test_the_closing_loss_is_of_all_ranks(one_rank, ranks):
+    for rank in ranks:
+        assert rank["closing_loss"] == pytest.approx(one_rank["closing_loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize("stage", ["contrastive", "mlm"])
