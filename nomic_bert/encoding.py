@@ -3,7 +3,7 @@
 import copy
 import inspect
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any, NamedTuple, cast
@@ -87,12 +87,21 @@ def encode_by_tokens(
         (n, dim) in float32, in the order of the texts; (dim,) for one text, as `encode` returns it.
 
     Raises:
-        ValueError: `tokens_per_batch` is below 1, or a text is not a string or not valid Unicode; names its place.
+        ValueError: `tokens_per_batch` is below 1, `texts` is a table, or a text is not a string or not valid
+            Unicode; names its place.
     """
     if isinstance(texts, str):
         return encode_by_tokens(
-            embedder, [texts], prompt=prompt, tokens_per_batch=tokens_per_batch, normalize=normalize
+            embedder,
+            [texts],
+            prompt=prompt,
+            tokens_per_batch=tokens_per_batch,
+            normalize=normalize,
+            description=description,
+            on_batch=on_batch,
         )[0]
+    if isinstance(texts, Mapping) or hasattr(texts, "columns"):  # whose items are the names of its columns
+        raise ValueError(f"texts is a {type(texts).__name__}; give one of its columns.")
     if tokens_per_batch is None:
         tokens_per_batch = _batch_for(embedder)
     if tokens_per_batch < 1:

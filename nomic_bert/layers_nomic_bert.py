@@ -177,6 +177,10 @@ class NomicBertPooler(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(batch, tokens, hidden) -> (batch, hidden)."""
-        return torch.tanh(self.dense(hidden[:, 0]))
+    def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(batch, tokens, hidden), mask (batch, tokens), 0 at padding on either side -> (batch, hidden)."""
+        first = hidden[:, 0]
+        if attention_mask is not None and attention_mask.shape[1]:
+            places = (attention_mask != 0).int().argmax(dim=1)  # of equal values the first
+            first = hidden[torch.arange(len(hidden), device=hidden.device), places]
+        return torch.tanh(self.dense(first))

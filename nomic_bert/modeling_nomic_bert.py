@@ -123,7 +123,7 @@ class NomicBertModel(NomicBertPreTrainedModel):
         )
         output = BaseModelOutputWithPooling(
             last_hidden_state=hidden,
-            pooler_output=None if self.pooler is None else self.pooler(hidden),
+            pooler_output=None if self.pooler is None else self.pooler(hidden, attention_mask),
             hidden_states=tuple(states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
@@ -185,6 +185,9 @@ class NomicBertForMaskedLM(NomicBertPreTrainedModel):
 
         Returns:
             `loss` where labels are given, and `logits` (batch, tokens, vocab).
+
+        Raises:
+            ValueError: labels of another shape than the input.
         """
         encoded = self.bert(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **encoder_inputs
@@ -193,6 +196,10 @@ class NomicBertForMaskedLM(NomicBertPreTrainedModel):
         if labels is None:
             output = MaskedLMOutput(None, self.cls.predictions(hidden), encoded.hidden_states, encoded.attentions)
             return output if _wants_dict(return_dict, self.config) else output.to_tuple()
+        if labels.shape != hidden.shape[:2]:
+            raise ValueError(
+                f"labels must have the input's shape {tuple(hidden.shape[:2])}, not {tuple(labels.shape)}."
+            )
         if labelled is None:
             labelled = (labels.flatten() != -100).nonzero().flatten()
         targets = labels.flatten()[labelled]

@@ -259,6 +259,15 @@ def test_an_empty_cell_of_a_table_and_half_a_character_are_named(tmp_path, make,
         encode_by_tokens(make(tmp_path), ["a text", wrong], prompt=PROMPT)
 
 
+def test_one_text_is_reported_and_a_table_is_refused(tmp_path):
+    embedder, told = nomic(tmp_path), []
+    encode_by_tokens(embedder, "long text", on_batch=told.append)
+    assert [each.numbers for each in told] == [[0]]
+    for table in ({"text": ["a"]}, pytest.importorskip("pandas").DataFrame({"text": ["a"]})):
+        with pytest.raises(ValueError, match=r"texts is a (dict|DataFrame); give one of its columns"):
+            encode_by_tokens(embedder, table)
+
+
 def test_threads_in_encode_and_in_encode_by_tokens_do_not_change_each_others_embeddings(tmp_path):
     """One tokenizer for both mixes their padding and truncation: wrong vectors, or "Already borrowed"."""
     embedder = nomic(tmp_path)

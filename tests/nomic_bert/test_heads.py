@@ -29,6 +29,21 @@ HEADS = [
 ]
 
 
+def test_a_text_is_classified_alike_whichever_side_is_padded(tiny_config, texts):
+    model = NomicBertForSequenceClassification(tiny_config).eval()
+    alone = torch.cat([model(text[None]).logits for text in texts])
+    for left in (False, True):
+        ids, mask = pad(texts, left=left)
+        assert_close(model(ids, mask).logits, alone, 1e-5)
+
+
+def test_labels_of_another_shape_are_refused(tiny_config):
+    ids = torch.arange(6, 18).reshape(2, 6)
+    for labels in (ids[:, 1:], ids.flatten(), ids[:1]):
+        with pytest.raises(ValueError, match=r"labels must have the input's shape \(2, 6\)"):
+            NomicBertForMaskedLM(tiny_config)(ids, labels=labels)
+
+
 @pytest.mark.parametrize("head", [NomicBertModel, *HEADS])
 def test_arguments_come_in_the_order_of_transformers(head):
     names = list(inspect.signature(head.forward).parameters)
