@@ -56,7 +56,7 @@ def run(place, *more, tasks=("cola",)):
 
 def results(place, label="model"):
     """Run name -> content, without what no two runs share."""
-    return {path.stem: read(path) for path in sorted((place / "out" / label / "runs").glob("*.json"))}
+    return {path.stem: read(path) for path in sorted((place / "out" / label / "runs").glob("[!.]*.json"))}
 
 
 def read(path):
