@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import bm25s
 import numpy as np
 
-# Ours: near the best of 0.01 to 0.07 on functions and three other sets, for two embedders (docs/results/quickstart.md).
+# What a point of BM25 counts beside a cosine. Ours: within a point of the best of 0.01 to 0.07 on functions and other
+# sets, for two embedders (docs/results/quickstart.md).
 WORDS_WEIGHT = 0.03
 
 
@@ -45,7 +46,7 @@ class Bm25Index:
         return self._index.get_scores(words) if words else np.zeros(len(self._ids), dtype=np.float32)
 
 
-def join_scores(similarities: np.ndarray, by_words: np.ndarray, words_weight: float = WORDS_WEIGHT) -> np.ndarray:
+def join_scores(similarities: np.ndarray, by_words: np.ndarray) -> np.ndarray:
     """Add BM25's scores to cosine similarities, as Karpukhin et al. 2020 do (doi:10.18653/v1/2020.emnlp-main.550).
 
     Neither is scaled by what else was found: where no document has the words of a query, BM25 says little, and where
@@ -54,12 +55,11 @@ def join_scores(similarities: np.ndarray, by_words: np.ndarray, words_weight: fl
     Args:
         similarities: cosines of a query with documents, (documents,).
         by_words: their scores from `Bm25Index.scores`, (documents,).
-        words_weight: what a point of BM25 counts beside a cosine.
 
     Returns:
         The sums, (documents,).
     """
-    return similarities + words_weight * by_words
+    return similarities + WORDS_WEIGHT * by_words
 
 
 def best_first(scores: np.ndarray, most: int) -> np.ndarray:

@@ -179,8 +179,9 @@ class NomicBertPooler(nn.Module):
 
     def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """(batch, tokens, hidden), mask (batch, tokens), 0 at padding on either side -> (batch, hidden)."""
-        first = hidden[:, 0]
-        if attention_mask is not None and attention_mask.shape[1]:
+        if attention_mask is None:
+            first = hidden[:, 0]
+        else:
             places = (attention_mask != 0).int().argmax(dim=1)  # of equal values the first
             first = hidden[torch.arange(len(hidden), device=hidden.device), places]
         return torch.tanh(self.dense(first))

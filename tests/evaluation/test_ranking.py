@@ -3,7 +3,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from evaluation.ranking import Bm25Index, best_first, join_scores
+from evaluation.ranking import WORDS_WEIGHT, Bm25Index, best_first, join_scores
 from evaluation.retrieval import RetrievalSet, evaluate_bm25, evaluate_embedder, evaluate_fused
 from tests.evaluation.test_retrieval import HashedWords
 
@@ -22,7 +22,7 @@ def test_joined_scores_keep_how_sure_each_side_is():
     """No word of the query is in any document, or all are alike: the other side decides, unchanged."""
     cosines = np.array([0.5, 0.9, 0.1])
     assert join_scores(cosines, np.zeros(3)).tolist() == cosines.tolist()
-    joined = join_scores(cosines, np.array([20.0, 0, 30.0]), words_weight=0.03)
+    joined = join_scores(cosines, np.array([0.6, 0, 0.9]) / WORDS_WEIGHT)
     assert joined == pytest.approx([1.1, 0.9, 1.0])
     assert best_first(joined, 2).tolist() == [0, 2]
     assert best_first(np.array([1.0, 2.0, 2.0]), 9).tolist() == [1, 2, 0]
