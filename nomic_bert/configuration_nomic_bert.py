@@ -373,9 +373,17 @@ def _read_rope_parameters(rope: dict[str, Any] | None, kwargs: dict[str, Any]) -
         raise ValueError(
             f"NomicBertConfig: rope_parameters has rope_type={rope_type!r}; only default, dynamic and linear are known."
         )
-    read: dict[str, Any] = {"rotary_scaling_factor": rope.get("factor") if rope_type != "default" else None}
+    fraction = rope.get("partial_rotary_factor")
+    if fraction is not None and fraction != 1:
+        raise ValueError(
+            f"NomicBertConfig: rope_parameters has partial_rotary_factor={fraction!r}; only 1 is known, which rotates "
+            "whole heads."
+        )
+    read: dict[str, Any] = {"rotary_scaling_factor": None}
     if rope_type != "default":
-        read["rotary_scaling_type"] = rope_type
+        read = {"rotary_scaling_factor": rope.get("factor"), "rotary_scaling_type": rope_type}
+        if rope.get("factor") is None and "rotary_scaling_factor" not in kwargs:
+            raise ValueError(f"NomicBertConfig: rope_parameters has rope_type={rope_type!r} and no factor; add it.")
     theta, base = rope.get("rope_theta"), kwargs.get("rotary_emb_base")
     if theta is not None:
         read["rotary_emb_base"] = theta

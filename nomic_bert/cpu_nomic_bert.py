@@ -58,13 +58,20 @@ def _suits_onednn(linear: nn.Module, hidden: Tensor) -> bool:
         and is_cpu_inference(linear, hidden)
         and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
-        and type(linear) is nn.Linear
-        and not (linear._forward_pre_hooks or linear._forward_hooks or "forward" in vars(linear))
-        and linear.bias is None
+        and is_plain_product(linear)
         and type(linear.weight) is nn.Parameter  # not a quantized or a distributed one
         and linear.weight.numel() > _ONEDNN_WORTH
         and linear.weight.device.type == "cpu"
         and hidden.dtype == linear.weight.dtype == torch.float32
+    )
+
+
+def is_plain_product(linear: nn.Module) -> bool:
+    """Whether calling the module multiplies by its weight and does nothing else: no bias, no adapter, no hook."""
+    return (
+        type(linear) is nn.Linear
+        and not (linear._forward_pre_hooks or linear._forward_hooks or "forward" in vars(linear))
+        and linear.bias is None
     )
 
 

@@ -43,7 +43,7 @@ def load_embedder(
     device: str | None = None,
     layer_norm: bool | None = None,
     rotary_scaling_factor: float | None = None,
-    dtype: torch.dtype | Literal["int8"] | None = None,
+    dtype: torch.dtype | str | None = None,
     backend: Literal["torch", "openvino"] = "torch",
 ) -> SentenceTransformer:
     """Open any checkpoint of ours, of the authors', or of native transformers as an embedder.
@@ -66,9 +66,9 @@ def load_embedder(
             directory's modules say, or where it has none, its training record; else not.
         rotary_scaling_factor: alpha of Eq. 5, for texts beyond the trained length; None: as the configuration says,
             which in the released checkpoints is no scaling.
-        dtype: of the weights; None: on a CUDA GPU half precision, bfloat16 from compute capability 8 on and float16
-            before; elsewhere as they are stored, and in OpenVINO bfloat16 where the CPU has instructions for it.
-            "int8" is for OpenVINO. To train or save the embedder, give torch.float32.
+        dtype: of the weights, as a torch.dtype or its name; None: on a CUDA GPU half precision, bfloat16 from compute
+            capability 8 on and float16 before; elsewhere as they are stored, and in OpenVINO bfloat16 where the CPU has
+            instructions for it. "int8" is for OpenVINO. To train or save the embedder, give "float32".
         backend: what computes the encoder. "openvino" is for CPUs, and only encodes. It runs as many threads as
             `torch.get_num_threads()` says now.
 
@@ -88,7 +88,7 @@ def load_embedder(
     if backend != "torch":
         raise ValueError(f'backend must be "torch" or "openvino", not {backend!r}.')
     if isinstance(dtype, str):
-        raise ValueError(f'dtype={dtype!r} needs backend="openvino"; torch takes a torch.dtype.')
+        dtype = _torch_dtype(dtype)
     if dtype is None:
         dtype = _half_of_gpu(device or get_device_name())
     if dtype in (torch.float16, torch.bfloat16):
@@ -115,6 +115,16 @@ def load_other_embedder(
         )
     require_words(embedder, checkpoint)
     return embedder
+
+
+def _torch_dtype(name: str) -> torch.dtype:
+    """The type that "float32", "float16" or "bfloat16" names."""
+    if name == "int8":
+        raise ValueError('dtype="int8" needs backend="openvino".')
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f'dtype={name!r} must be "float32", "float16", "bfloat16" or, in OpenVINO, "int8".')
+    return dtype
 
 
 def _half_of_gpu(device: str) -> torch.dtype | None:

@@ -56,7 +56,7 @@ def encode_by_tokens(
     embedder: SentenceTransformer,
     texts: str | Sequence[str],
     *,
-    prompt: str = "",
+    prompt: str | None = None,
     tokens_per_batch: int | None = None,
     normalize: bool = False,
     description: str | None = None,
@@ -76,7 +76,7 @@ def encode_by_tokens(
     Args:
         embedder: any model of sentence-transformers.
         texts: n texts, or one.
-        prompt: put before each.
+        prompt: put before each; None: nothing, also where the model has a default.
         tokens_per_batch: most tokens of a batch, padding included; a longer text is a batch by itself. None: 2,048 on
             a CPU; on a GPU what its free memory holds, 65,536 at most.
         normalize: whether embeddings are brought to unit length after the model's own modules.
@@ -102,6 +102,7 @@ def encode_by_tokens(
         )[0]
     if isinstance(texts, Mapping) or hasattr(texts, "columns"):  # whose items are the names of its columns
         raise ValueError(f"texts is a {type(texts).__name__}; give one of its columns.")
+    prompt = prompt or ""
     if tokens_per_batch is None:
         tokens_per_batch = _batch_for(embedder)
     if tokens_per_batch < 1:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from .configuration_nomic_bert import NomicBertConfig
+from .cpu_nomic_bert import is_plain_product
 
 _LOGITS_AT_ONCE, _LOGITS_AT_ONCE_ON_CPU = 2**27, 2**22
 
@@ -72,7 +73,7 @@ class NomicBertMLMPredictions(nn.Module):
             targets: (tokens,) ids.
         """
         decoder = self.decoder
-        if type(decoder) is nn.Linear and decoder.bias is None:
+        if is_plain_product(decoder):
             transformed = self.transform(hidden)
             total, hits = SummedLinearCrossEntropy.apply(transformed, decoder.weight, targets, torch.is_grad_enabled())
             return total, hits

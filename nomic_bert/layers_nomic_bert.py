@@ -27,7 +27,7 @@ class NomicBertEmbeddings(nn.Module):
         """(batch, tokens) ids or (batch, tokens, hidden) embeddings -> (batch, tokens, hidden)."""
         words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         if token_type_ids is None:
-            return words + self.token_type_embeddings.weight[0]
+            token_type_ids = torch.zeros((1, 1), dtype=torch.long, device=words.device)
         return words + self.token_type_embeddings(token_type_ids)
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import transformers
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file, find_adapter_config_file
 
 from .configuration_nomic_bert import NomicBertConfig
+from .unpadding_nomic_bert import exports, offsets_of_positions
 
 # A leftover weight of one of these is another head's, which a load may ignore.
 _HEAD_WEIGHT = re.compile(r"(cls|classifier|qa_outputs|(bert\.)?pooler)\.")
@@ -97,9 +98,14 @@ class NomicBertPreTrainedModel(PreTrainedModel):
     def _can_set_attn_implementation(cls) -> bool:
         return True  # transformers guesses from the model file's text, which dispatches in unpadding_nomic_bert.py
 
-    def _refuse_packed(self, cu_seq_lens: Any) -> None:
+    def _refuse_packed(self, cu_seq_lens: Any, attention_mask: Tensor | None, position_ids: Tensor | None) -> None:
+        if cu_seq_lens is None and not exports():
+            cu_seq_lens = offsets_of_positions(attention_mask, position_ids)
         if cu_seq_lens is not None:
-            raise ValueError(f"{type(self).__name__} takes padded batches, not packed rows: leave out cu_seq_lens_q.")
+            raise ValueError(
+                f"{type(self).__name__} takes padded batches, not packed rows: leave out cu_seq_lens_q, and "
+                "position_ids that return to 0, as DataCollatorWithFlattening writes them."
+            )
 
     def _refuse_partial_encoder(self, info: dict[str, Any], resize_head: bool, source: str) -> None:
         saved = self.config.architectures or [type(self).__name__]
@@ -121,7 +127,16 @@ class NomicBertPreTrainedModel(PreTrainedModel):
 def _refuse_foreign_shards(directory: Path) -> None:
     """Refuse an index that leads out of its local directory or to a pickle; of the hub's, transformers does so."""
     for index in directory.glob("*.safetensors.index*.json"):
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            damaged = not all(isinstance(name, str) for name in shards)
+        except (ValueError, TypeError, KeyError, AttributeError):  # no JSON, or another kind of it
+            damaged = True
+        if damaged:
+            raise ValueError(
+                f"{index} is damaged: its weight_map must name a file for each weight. "
+                "Copy the checkpoint again from where it is from."
+            )
         wrong = sorted(name for name in shards if Path(name).name != name or not name.endswith(".safetensors"))
         if wrong:
             raise ValueError(f"{index} names {', '.join(wrong)}: shards are .safetensors beside it; do not trust this.")

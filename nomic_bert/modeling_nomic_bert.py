@@ -264,7 +264,7 @@ class NomicBertForSequenceClassification(NomicBertPreTrainedModel):
         Raises:
             ValueError: packed input; its first tokens are not at the start of rows.
         """
-        self._refuse_packed(encoder_inputs.get("cu_seq_lens_q"))
+        self._refuse_packed(encoder_inputs.get("cu_seq_lens_q"), attention_mask, position_ids)
         encoded = self.bert(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **encoder_inputs
         )
@@ -354,7 +354,7 @@ class NomicBertForQuestionAnswering(NomicBertPreTrainedModel):
         Raises:
             ValueError: packed input; positions count from the start of rows.
         """
-        self._refuse_packed(encoder_inputs.get("cu_seq_lens_q"))
+        self._refuse_packed(encoder_inputs.get("cu_seq_lens_q"), attention_mask, position_ids)
         encoded = self.bert(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **encoder_inputs
         )
@@ -402,9 +402,9 @@ class NomicBertForMultipleChoice(NomicBertPreTrainedModel):
         Raises:
             ValueError: packed input; its first tokens are not at the start of rows.
         """
-        self._refuse_packed(encoder_inputs.get("cu_seq_lens_q"))
         given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         rows = [None if each is None else each.flatten(0, 1) for each in given]
+        self._refuse_packed(encoder_inputs.get("cu_seq_lens_q"), rows[1], rows[3])
         encoded = self.bert(*rows, return_dict=True, **encoder_inputs)
         choices = next(each.shape[1] for each in (input_ids, inputs_embeds) if each is not None)
         logits = self.classifier(self.dropout(encoded.pooler_output)).view(-1, choices)

@@ -266,15 +266,13 @@ def plan_layout(
         )
     if position_ids is not None:
         position_ids = position_ids.expand(batch_size, width)
-    is_one_row = batch_size == 1 and attention_mask is None
-    if cu_seq_lens is None and is_one_row and position_ids is not None and not exports():
-        starts = (position_ids[0] == 0).nonzero().flatten()
-        if len(starts) > 1 and starts[0] == 0:
-            cu_seq_lens = F.pad(starts, (0, 1), value=width)
+    if cu_seq_lens is None and not exports():
+        cu_seq_lens = offsets_of_positions(attention_mask, position_ids)
     if cu_seq_lens is not None:
-        if not is_one_row:
+        if batch_size > 1 or attention_mask is not None:
             raise ValueError("cu_seq_lens_q describes one packed row: input of shape (1, tokens), no attention_mask.")
-        return _from_packed(Sequences.from_offsets(cu_seq_lens, width, tokens.device), position_ids, pack)
+        sequences = Sequences.from_offsets(torch.as_tensor(cu_seq_lens), width, tokens.device)
+        return _from_packed(sequences, position_ids, pack)
     if not pack or exports():
         return _padded(tokens, attention_mask, position_ids)
     if attention_mask is None:
@@ -283,6 +281,24 @@ def plan_layout(
         sequences = Sequences.from_mask(attention_mask)
     positions = sequences.positions[None] if position_ids is None else sequences.pack(position_ids)
     return Layout(sequences, None, sequences.cu_seq_lens.diff(), positions, moves=sequences)
+
+
+def offsets_of_positions(attention_mask: Tensor | None, position_ids: Tensor | None) -> Tensor | None:
+    """Offsets (sequences + 1,) of a row whose positions return to 0, as transformers' flattening collator writes it.
+
+    Args:
+        attention_mask: None in a packed row.
+        position_ids: (batch, tokens) or None.
+
+    Returns:
+        None where the input is not a packed row of several sequences.
+    """
+    if attention_mask is not None or position_ids is None or len(position_ids) != 1:
+        return None
+    starts = (position_ids[0] == 0).nonzero().flatten()
+    if len(starts) < 2 or starts[0] != 0:
+        return None
+    return F.pad(starts, (0, 1), value=position_ids.shape[1])
 
 
 def _from_packed(sequences: Sequences, position_ids: Tensor | None, pack: bool) -> Layout:

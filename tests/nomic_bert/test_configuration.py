@@ -187,6 +187,9 @@ def test_a_resized_vocabulary_reloads(tmp_path):
         ({"resid_pdrop": 1.5}, ["hidden_dropout_prob"]),
         ({"rotary_scaling_type": "yarn"}, ["rotary_scaling_type"]),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, ["rope_type", "yarn"]),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1000.0}}, ["linear", "factor"]),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, ["dynamic", "factor"]),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, ["partial_rotary_factor=0.5"]),
         ({"pad_token_id": 40000}, ["pad_token_id"]),
     ],
 )

@@ -108,6 +108,8 @@ def test_embeddings_are_those_of_encode_in_order_whatever_the_budget(tmp_path, m
         np.testing.assert_allclose(found, expected, atol=1e-6 if make is nomic else 1e-5, rtol=0)
         assert found.dtype == np.float32
     assert encode_by_tokens(embedder, [], prompt=prompt).shape == (0, expected.shape[1])
+    if not prompt:
+        assert np.array_equal(encode_by_tokens(embedder, TEXTS, prompt=None, normalize=normalize), found)
 
 
 @pytest.mark.parametrize(("make", "packed"), [(nomic, True), (layer_normed, True), (other, False), (padding, False)])

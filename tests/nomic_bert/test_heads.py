@@ -5,6 +5,7 @@ import inspect
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import cpu_offload
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer, TrainingArguments
 from transformers.models.nomic_bert import modeling_nomic_bert as native
@@ -191,6 +192,21 @@ def test_a_decoder_of_another_kind_is_called(tiny_config):
     assert_close(model(ids, labels=ids, score_only=True).loss, plain.loss)
 
 
+@pytest.mark.parametrize("head", [NomicBertModel, *HEADS])
+def test_every_weight_is_read_by_its_module(tiny_config, texts, head):
+    """accelerate's offloading, as adapters and hooks of others, knows modules: elsewhere a weight is not there."""
+    model = head(tiny_config).eval()
+    ids, mask = pad(texts)
+    if head is NomicBertForMultipleChoice:
+        ids, mask = ids[:, None], mask[:, None]
+    score = {"labels": ids, "score_only": True} if head is NomicBertForMaskedLM else {}
+    with torch.no_grad():
+        expected = model(ids, mask, **score)[0]
+        cpu_offload(model, torch.device("cpu"))
+        assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+        assert_close(model(ids, mask, **score)[0], expected)
+
+
 @pytest.mark.parametrize(
     ("num_labels", "problem", "labels"),
     [
@@ -260,6 +276,12 @@ def test_a_head_on_first_tokens_refuses_packed_rows(tiny_config, head):
     ids = torch.tensor([[5, 6, 7, 8]])
     with pytest.raises(ValueError, match="cu_seq_lens_q"):
         head(tiny_config)(ids, cu_seq_lens_q=torch.tensor([0, 2, 4]))
+    if head is NomicBertForMultipleChoice:
+        ids = ids[None]
+    positions = torch.tensor([0, 1, 0, 1]).expand(ids.shape)  # DataCollatorWithFlattening's way to say the same
+    with pytest.raises(ValueError, match="DataCollatorWithFlattening"):
+        head(tiny_config)(ids, position_ids=positions)
+    assert head(tiny_config)(ids, torch.ones_like(ids), position_ids=positions)[0].isfinite().all()
 
 
 @torch.no_grad()

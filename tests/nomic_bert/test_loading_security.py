@@ -149,6 +149,15 @@ def test_shards_outside_the_directory_are_refused(checkpoint, tmp_path, door, pl
 
 
 @pytest.mark.parametrize("door", MODEL_DOORS)
+@pytest.mark.parametrize("written", ["", "[]", "{}", '{"weight_map": [1]}', '{"weight_map": {"a": 1}}'])
+def test_a_damaged_index_is_named(checkpoint, door, written):
+    shard(checkpoint, "model-00001-of-00001.safetensors")
+    (checkpoint / "model.safetensors.index.json").write_text(written)
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json.*Copy the checkpoint again"):
+        MODEL_DOORS[door](checkpoint)
+
+
+@pytest.mark.parametrize("door", MODEL_DOORS)
 def test_a_pickle_named_as_a_shard_is_refused(checkpoint, trap, door):
     """transformers itself opens it, with torch's restricted unpickler."""
     weights = shard(checkpoint, "pytorch_model.bin")

@@ -364,6 +364,7 @@ def test_inputs_that_contradict_each_other_are_refused(tiny_model):
     with pytest.raises(TypeError, match="past_key_values"):
         tiny_model(ids, past_key_values=None)
     assert torch.equal(tiny_model(ids, use_cache=True)[0], tiny_model(ids)[0])
+    assert torch.equal(tiny_model(ids[:1], cu_seq_lens_q=[0, 8])[0], tiny_model(ids[:1])[0])
 
 
 def test_the_137m_model_is_built_saved_and_reloaded(tmp_path):

@@ -178,6 +178,9 @@ def test_what_it_cannot_do_is_refused(checkpoint, embedders, tmp_path):
         load_embedder(checkpoint, backend="onnx")
     with pytest.raises(ValueError, match='needs backend="openvino"'):
         load_embedder(checkpoint, dtype="int8")
+    with pytest.raises(ValueError, match='dtype=\'fp16\' must be "float32", .*"int8"'):
+        load_embedder(checkpoint, dtype="fp16")
+    assert load_embedder(checkpoint, device="cpu", dtype="float16")[0].model.dtype is torch.float16
     embedder = embedders["float32"]
     for save in (
         lambda: save_embedder(embedder, tmp_path / "x"),
