@@ -160,7 +160,7 @@ class NomicBertForMaskedLM(NomicBertPreTrainedModel):
         labels: Tensor | None = None,
         *,
         num_items_in_batch: Tensor | int | None = None,
-        labelled: Tensor | None = None,
+        masked_places: Tensor | None = None,
         score_only: bool = False,
         return_dict: bool | None = None,
         **encoder_inputs: "Unpack[EncoderInputs]",
@@ -176,8 +176,8 @@ class NomicBertForMaskedLM(NomicBertPreTrainedModel):
             labels: (batch, tokens); the original id at masked places, -100 elsewhere.
             num_items_in_batch: masked tokens that the loss is averaged over, of all accumulated batches and ranks;
                 None: those of this batch.
-            labelled: (labelled,) places of the labelled tokens in the flattened `labels`; None: they are looked for,
-                which waits for a GPU.
+            masked_places: (masked,) places of the labelled tokens in the flattened `labels`; None: they are looked
+                for, which waits for a GPU. Trainer takes any name with "label" in it for labels.
             score_only: with labels, return a `MaskedLMScore` of the labelled tokens. Training needs no logits, and
                 they are most of its memory.
             return_dict: False returns a tuple.
@@ -200,16 +200,16 @@ class NomicBertForMaskedLM(NomicBertPreTrainedModel):
             raise ValueError(
                 f"labels must have the input's shape {tuple(hidden.shape[:2])}, not {tuple(labels.shape)}."
             )
-        if labelled is None:
-            labelled = (labels.flatten() != -100).nonzero().flatten()
-        targets = labels.flatten()[labelled]
+        if masked_places is None:
+            masked_places = (labels.flatten() != -100).nonzero().flatten()
+        targets = labels.flatten()[masked_places]
         average_over = max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch
         if score_only:
-            total, hits = self.cls.predictions.score(hidden.flatten(0, 1).index_select(0, labelled), targets)
+            total, hits = self.cls.predictions.score(hidden.flatten(0, 1).index_select(0, masked_places), targets)
             score = MaskedLMScore(total / average_over, hits)
             return score if _wants_dict(return_dict, self.config) else score.to_tuple()
         logits = self.cls.predictions(hidden)
-        loss = SummedCrossEntropy.apply(logits.flatten(0, 1).index_select(0, labelled), targets) / average_over
+        loss = SummedCrossEntropy.apply(logits.flatten(0, 1).index_select(0, masked_places), targets) / average_over
         output = MaskedLMOutput(loss, logits, encoded.hidden_states, encoded.attentions)
         return output if _wants_dict(return_dict, self.config) else output.to_tuple()
 

@@ -54,8 +54,8 @@ def count_mlm_step(
     with META:
         model = NomicBertForMaskedLM(config).train()
         ids = torch.empty((blocks, block_size) if args.attend_across_documents else (1, total), dtype=torch.long)
-        labelled = torch.empty(masked, dtype=torch.long)
-    inputs: dict[str, Any] = {"input_ids": ids, "labels": torch.empty_like(ids), "labelled": labelled}
+        masked_places = torch.empty(masked, dtype=torch.long)
+    inputs: dict[str, Any] = {"input_ids": ids, "labels": torch.empty_like(ids), "masked_places": masked_places}
     held = list(inputs.values())
     if not args.attend_across_documents:
         offsets = [*range(0, total, min(_DOCUMENT_TOKENS, block_size)), total]

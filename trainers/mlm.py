@@ -228,7 +228,7 @@ class MLMTrainer(StepTrainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         labelled = (inputs["labels"].flatten() != -100).nonzero().flatten()  # here nothing waits to know their number
-        return super()._prepare_inputs({**inputs, "labelled": to_device(labelled, self.args.device)})
+        return super()._prepare_inputs({**inputs, "masked_places": to_device(labelled, self.args.device)})
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | None:
         # Trainer's copies to the device, and back of it, wait for it
@@ -251,7 +251,7 @@ class MLMTrainer(StepTrainer):
         loss, output = super().compute_loss(model, {**inputs, "score_only": True}, True, num_items_in_batch)
         lengths = inputs["cu_seq_lens_q"].diff().long() if "cu_seq_lens_q" in inputs else None
         self._tally[0] += output["hits"]
-        self._tally[1] += len(inputs["labelled"])
+        self._tally[1] += len(inputs["masked_places"])
         self._tally[2] += labels.numel()
         self._tally[3] += labels.numel() * labels.shape[1] if lengths is None else lengths.square().sum()
         return (loss, output) if return_outputs else loss
@@ -287,7 +287,7 @@ class MLMTrainer(StepTrainer):
         sums = torch.zeros(3, device=self.args.device)
         if inputs is not None:
             inputs = self._prepare_inputs(inputs)
-            labelled = len(inputs["labelled"])
+            labelled = len(inputs["masked_places"])
             with torch.no_grad(), self.compute_loss_context_manager():
                 output = model(**inputs, score_only=True)
             sums = torch.stack([output.loss.float() * labelled, output.hits.float(), sums[0] + labelled])

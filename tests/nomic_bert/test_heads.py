@@ -9,6 +9,7 @@ from accelerate import cpu_offload
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer, TrainingArguments
 from transformers.models.nomic_bert import modeling_nomic_bert as native
+from transformers.utils.generic import find_labels
 
 from nomic_bert import (
     NomicBertForMaskedLM,
@@ -109,6 +110,24 @@ def test_the_stock_trainer_hands_on_masks_and_segments(tiny_config, tmp_path):
     assert_close(found, torch.stack(expected), 1e-4)
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_the_stock_trainer_finds_the_labels(head):
+    """It takes every argument with "label" in its name for one that must be there, or gives no loss in evaluation."""
+    names = ["start_positions", "end_positions"] if head is NomicBertForQuestionAnswering else ["labels"]
+    assert find_labels(head) == names
+
+
+def test_the_stock_trainer_evaluates_a_masked_lm(tiny_config, tmp_path):
+    from datasets import Dataset
+
+    model = NomicBertForMaskedLM(tiny_config).eval()
+    ids = torch.randint(5, 500, (4, 16), generator=torch.Generator().manual_seed(0))
+    rows = {"input_ids": ids.tolist(), "labels": ids.tolist()}
+    arguments = TrainingArguments(tmp_path, report_to="none", use_cpu=True)
+    found = Trainer(model, arguments, eval_dataset=Dataset.from_dict(rows)).evaluate()
+    assert found["eval_loss"] == pytest.approx(model(ids, labels=ids).loss.item(), rel=1e-5)
+
+
 def test_the_masked_lm_loss_is_the_mean_over_labelled_tokens_or_over_a_given_number(tiny_config, texts):
     torch.manual_seed(0)
     model = NomicBertForMaskedLM(tiny_config)
@@ -165,7 +184,7 @@ def test_a_score_holds_the_logits_of_few_tokens_and_is_that_of_all(tiny_config, 
     ids = torch.randint(5, 500, (4, 64))
     labels = torch.where(torch.rand(ids.shape) < 0.6, ids, -100)
     places = (labels.flatten() != -100).nonzero().flatten()
-    inputs = {"input_ids": ids, "labels": labels, "labelled": places, "num_items_in_batch": 1000}
+    inputs = {"input_ids": ids, "labels": labels, "masked_places": places, "num_items_in_batch": 1000}
     scores = {}
     for at_once in (2**24, 100 * tiny_config.vocab_size):
         monkeypatch.setattr(heads_nomic_bert, "_LOGITS_AT_ONCE_ON_CPU", at_once)
