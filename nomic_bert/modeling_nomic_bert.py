@@ -106,6 +106,11 @@ class NomicBertModel(NomicBertPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("NomicBertModel: give exactly one of input_ids and inputs_embeds.")
+        shape = tuple((input_ids if inputs_embeds is None else inputs_embeds).shape)  # type: ignore[union-attr]
+        if len(shape) != (2 if inputs_embeds is None else 3):
+            raise ValueError(
+                f"NomicBertModel: input_ids must be (batch, tokens), inputs_embeds (batch, tokens, hidden); got {shape}."
+            )
         if head_mask is not None:
             raise ValueError("NomicBertModel: head_mask is not supported; leave it out.")
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions

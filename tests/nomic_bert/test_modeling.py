@@ -353,6 +353,10 @@ def test_inputs_that_contradict_each_other_are_refused(tiny_model):
         tiny_model(ids, inputs_embeds=torch.zeros(2, 8, 64))
     with pytest.raises(ValueError, match="exactly one"):
         tiny_model()
+    with pytest.raises(ValueError, match=r"input_ids must be \(batch, tokens\).*got \(8,\)"):
+        tiny_model(ids[0])
+    with pytest.raises(ValueError, match=r"inputs_embeds \(batch, tokens, hidden\); got \(8, 64\)"):
+        tiny_model(inputs_embeds=torch.zeros(8, 64))
     with pytest.raises(ValueError, match="attention_mask"):
         tiny_model(ids, torch.ones(2, 1, 8, 8))
     with pytest.raises(ValueError, match="cu_seq_lens_q"):
