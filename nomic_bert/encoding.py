@@ -1,10 +1,7 @@
 """Embeddings of many texts: each tokenized once, in batches sized in tokens rather than in texts."""
 
-import copy
 import inspect
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any, NamedTuple, cast
 
@@ -15,27 +12,18 @@ from sentence_transformers.sentence_transformer.modules import LayerNorm, Normal
 from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import BatchEncoding, DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
+from .attention_nomic_bert import can_pack
 from .configuration_nomic_bert import NomicBertConfig
 from .openvino_encoder import OpenVINOEncoder
+from .tokenizing import Batch, length_of, token_batches
 from .transfers import fetch, to_device
-from .unpadding_nomic_bert import can_pack
 
 # Of 512 to 8,192 tokens, a 768 wide model on one core took 6 % less time with 1,024 than with 2,048 and 3 % more with
 # 4,096, whose tensors leave the caches; several cores need some tokens each.
 _CPU_TOKENS = 2_048
 _GPU_TOKENS = 1_024, 65_536  # least and most: 8 documents of 8,192 tokens are work enough for a GPU
-_CHARACTERS_AT_ONCE = 1_000_000  # tokenized together: several batches, and less than a second
-_CHARACTERS_OF_A_TEXT = 16  # counted for every text besides its own, so that a block of short ones is bounded too
-
-_Tokens = dict[str, list[int]]  # as the tokenizer names them: input_ids, ...
-_Batch = list[tuple[int, _Tokens]]  # with the number of each text
-
-# A tokenizer keeps the truncation and padding of its last call, so a thread in `encode` would change those of another.
-_own_tokenizers: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, PreTrainedTokenizerBase]] = (
-    weakref.WeakKeyDictionary()
-)
 
 
 class EncodedBatch(NamedTuple):
@@ -123,7 +111,7 @@ def encode_by_tokens(
             on_batch(EncodedBatch(list(range(len(texts))), None, None))
         return embeddings
     truncated: set[int] | None = None if on_batch is None else set()
-    batches = _batches(_tokenized(embedder, texts, prompt, packed, truncated), tokens_per_batch, packed)
+    batches = token_batches(embedder, texts, prompt, tokens_per_batch, packed, truncated)
     results = _embedded(embedder, embed, batches, normalize)
     if on_batch is not None and truncated is not None:
         results = _told(results, truncated, on_batch)
@@ -144,7 +132,7 @@ def _require_texts(texts: list[str]) -> None:
 
 
 @torch.inference_mode()
-def _embed_packed(embedder: SentenceTransformer, batch: _Batch) -> Tensor:
+def _embed_packed(embedder: SentenceTransformer, batch: Batch) -> Tensor:
     """Texts -> (texts, dim), as one row of tokens without padding, made to wait for no GPU.
 
     The mean is taken here: `Pooling` reads packed rows too, but would wait for a GPU, and in sentence-transformers 6.0
@@ -162,7 +150,7 @@ def _embed_packed(embedder: SentenceTransformer, batch: _Batch) -> Tensor:
 
 
 @torch.inference_mode()
-def _embed_in_openvino(embedder: SentenceTransformer, batch: _Batch) -> Tensor:
+def _embed_in_openvino(embedder: SentenceTransformer, batch: Batch) -> Tensor:
     """Texts -> (texts, dim), as `_embed_packed`."""
     encoder = cast(Any, embedder[0]).model
     return _after_pooling(embedder, torch.from_numpy(encoder.mean_states([tokens["input_ids"] for _, tokens in batch])))
@@ -177,7 +165,7 @@ def _after_pooling(embedder: SentenceTransformer, embeddings: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def _embed_padded(embedder: SentenceTransformer, batch: _Batch) -> Tensor:
+def _embed_padded(embedder: SentenceTransformer, batch: Batch) -> Tensor:
     """Texts -> (texts, dim), as `encode` embeds a batch."""
     padded = DataCollatorWithPadding(embedder.tokenizer)([tokens for _, tokens in batch])
     features = batch_to_device({**padded, "modality": "text"}, embedder.device)
@@ -268,116 +256,18 @@ def _tokens_that_fit(free: int, width: int, value_bytes: int) -> int:
     return min(max(free // 2 // (32 * width * value_bytes), least), most)
 
 
-def _tokenized(
-    embedder: SentenceTransformer, texts: list[str], prompt: str, packed: bool, truncated: set[int] | None
-) -> Iterator[_Batch]:
-    """Blocks of tokenized texts, the longest first: if a batch is too large for the memory, it is the first.
-
-    The numbers of truncated texts are added to `truncated` before their block comes.
-    """
-    tokenizer = _own_tokenizer(cast(PreTrainedTokenizerBase, embedder.tokenizer))
-    extras = {"return_attention_mask": False, "return_token_type_ids": False} if packed else {}
-
-    def tokenize(numbers: list[int]) -> _Batch:
-        found = tokenizer([prompt + texts[number] for number in numbers], truncation="longest_first", **extras)
-        if truncated is not None:
-            truncated.update(_truncated(tokenizer, found, numbers, texts, prompt))
-        columns = found.data  # iterating over a BatchEncoding itself is slow
-        each = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        return sorted(zip(numbers, each, strict=True), key=_length, reverse=True)
-
-    blocks = _blocks([len(prompt) + len(text) + _CHARACTERS_OF_A_TEXT for text in texts])
-    return map(tokenize, blocks) if embedder.device.type == "cpu" else _one_ahead(tokenize, blocks)
-
-
-def _truncated(
-    tokenizer: PreTrainedTokenizerBase, found: BatchEncoding, numbers: list[int], texts: list[str], prompt: str
-) -> list[int]:
-    """Which of the texts that were tokenized lost tokens."""
-    if found.encodings is not None:
-        return [number for number, encoding in zip(numbers, found.encodings, strict=True) if encoding.overflowing]
-    full = zip(numbers, found["input_ids"], strict=True)  # a tokenizer in Python does not say
-    most = tokenizer.model_max_length
-    longest = [number for number, ids in full if len(ids) >= most]
-    return [number for number in longest if len(tokenizer(prompt + texts[number], verbose=False)["input_ids"]) > most]
-
-
-def _own_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A copy that calls of the given tokenizer do not change; made again when the given one has been changed itself."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    parts = [getattr(backend, part, None) for part in ("normalizer", "pre_tokenizer", "post_processor")]
-    state = (
-        len(tokenizer),
-        tokenizer.model_max_length,
-        tokenizer.truncation_side,
-        *(part and part.__getstate__() for part in parts),
-    )
-    known = _own_tokenizers.get(tokenizer)
-    if known is None or known[0] != state:
-        own = copy.deepcopy(tokenizer)
-        own([""], truncation="longest_first")  # sets truncation and padding, before several threads use it
-        known = _own_tokenizers[tokenizer] = state, own
-    return known[1]
-
-
-def _length(text: tuple[int, _Tokens]) -> int:
-    return len(text[1]["input_ids"])
-
-
-def _blocks(characters: list[int]) -> Iterator[list[int]]:
-    """Numbers of texts, those with most characters first, as many as are tokenized together."""
-    block: list[int] = []
-    total = 0
-    for number in np.argsort(-np.array(characters), kind="stable").tolist():
-        block.append(number)
-        total += characters[number]
-        if total >= _CHARACTERS_AT_ONCE:
-            yield block
-            block, total = [], 0
-    if block:
-        yield block
-
-
-def _one_ahead(function: Callable[[list[int]], _Batch], items: Iterable[list[int]]) -> Iterator[_Batch]:
-    """`map`, with the next result computed in a thread while one is used; tokenizers let go of Python's lock."""
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        waiting = None
-        for item in items:
-            following = thread.submit(function, item)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = following
-        if waiting is not None:
-            yield waiting.result()
-
-
-def _batches(blocks: Iterable[_Batch], tokens_per_batch: int, packed: bool) -> Iterator[_Batch]:
-    """Cut the stream of texts where the tokens of a batch, or with padding its longest text times texts, are enough."""
-    batch: _Batch = []
-    total = longest = 0
-    for text in chain.from_iterable(blocks):
-        length = _length(text)
-        total, longest = total + length, max(longest, length)
-        if batch and (total if packed else longest * (len(batch) + 1)) > tokens_per_batch:
-            yield batch
-            batch, total, longest = [], length, length
-        batch.append(text)
-    if batch:
-        yield batch
-
-
 def _embedded(
     embedder: SentenceTransformer,
-    embed: Callable[[SentenceTransformer, _Batch], Tensor],
-    batches: Iterable[_Batch],
+    embed: Callable[[SentenceTransformer, Batch], Tensor],
+    batches: Iterable[Batch],
     normalize: bool,
-) -> Iterator[tuple[_Batch, np.ndarray]]:
+) -> Iterator[tuple[Batch, np.ndarray]]:
     """Batches with their embeddings.
 
     The copy of a batch is queued right behind it, and waited for when the next batch has been queued, so that a GPU
     has work while the host prepares the batch after that.
     """
-    waiting: tuple[_Batch, Callable[[], Tensor]] | None = None
+    waiting: tuple[Batch, Callable[[], Tensor]] | None = None
     for batch in batches:
         embeddings = embed(embedder, batch)[:, : embedder.truncate_dim]
         if normalize:
@@ -391,18 +281,18 @@ def _embedded(
 
 
 def _told(
-    results: Iterable[tuple[_Batch, np.ndarray]], truncated: set[int], on_batch: Callable[[EncodedBatch], None]
-) -> Iterator[tuple[_Batch, np.ndarray]]:
+    results: Iterable[tuple[Batch, np.ndarray]], truncated: set[int], on_batch: Callable[[EncodedBatch], None]
+) -> Iterator[tuple[Batch, np.ndarray]]:
     """The results as they are, each reported once it is there."""
     for batch, part in results:
         numbers = [number for number, _ in batch]
-        on_batch(EncodedBatch(numbers, [_length(text) for text in batch], len(truncated.intersection(numbers))))
+        on_batch(EncodedBatch(numbers, [length_of(text) for text in batch], len(truncated.intersection(numbers))))
         yield batch, part
 
 
 def _shown(
-    results: Iterable[tuple[_Batch, np.ndarray]], characters: list[int], description: str
-) -> Iterator[tuple[_Batch, np.ndarray]]:
+    results: Iterable[tuple[Batch, np.ndarray]], characters: list[int], description: str
+) -> Iterator[tuple[Batch, np.ndarray]]:
     """The results as they are, under a progress bar."""
     left, total = sum(characters), sum(characters)
     with tqdm(
@@ -422,7 +312,7 @@ def _shown(
             progress.update(len(batch))
 
 
-def _collect(results: Iterable[tuple[_Batch, np.ndarray]], count: int) -> np.ndarray:
+def _collect(results: Iterable[tuple[Batch, np.ndarray]], count: int) -> np.ndarray:
     """Embeddings of batches -> (count, dim), in the order of the texts."""
     embeddings: np.ndarray | None = None
     for batch, part in results:

@@ -20,10 +20,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from . import unpadding_nomic_bert
+from . import attention_nomic_bert
+from .attention_nomic_bert import varlen_attn
 from .configuration_nomic_bert import NomicBertConfig
 from .modeling_nomic_bert import NomicBertModel
-from .unpadding_nomic_bert import varlen_attn
 
 META = torch.device("meta")
 _aten = torch.ops.aten
@@ -74,7 +74,7 @@ def counting_gpu(held: Iterable[Tensor], capability: tuple[int, int] = (9, 0)) -
     with ExitStack() as stack:
         for owner, name, of_meta in _MISSING:
             stack.enter_context(mock.patch.object(owner, name, _also_of_meta(getattr(owner, name), of_meta)))
-        stack.enter_context(mock.patch.object(unpadding_nomic_bert, "_capability", lambda _: capability))
+        stack.enter_context(mock.patch.object(attention_nomic_bert, "_capability", lambda _: capability))
         stack.enter_context(work)
         stack.enter_context(_GPUAttention())
         yield count

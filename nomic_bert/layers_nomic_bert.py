@@ -4,10 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention_nomic_bert import packed_attention, padded_attention
 from .configuration_nomic_bert import NomicBertConfig
 from .cpu_nomic_bert import CPU_CHUNK, CPU_ROW, is_cpu_inference, linear_map, rotated_dtype
 from .rotary_nomic_bert import apply_rotary, is_traced, rotate_projection
-from .unpadding_nomic_bert import Layout, Sequences, packed_attention, padded_attention
+from .unpadding_nomic_bert import Layout, Sequences
 
 try:  # transformers >= 4.52; older ones read and train, without gradient checkpointing
     from transformers.modeling_layers import GradientCheckpointingLayer

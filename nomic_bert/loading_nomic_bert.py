@@ -96,7 +96,7 @@ class NomicBertPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
-        return True  # transformers guesses from the model file's text, which dispatches in unpadding_nomic_bert.py
+        return True  # transformers guesses from the model file's text, which dispatches in attention_nomic_bert.py
 
     def _refuse_packed(self, cu_seq_lens: Any, attention_mask: Tensor | None, position_ids: Tensor | None) -> None:
         if cu_seq_lens is None and not exports():

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 
+from .attention_nomic_bert import can_pack
 from .configuration_nomic_bert import NomicBertConfig
 from .cpu_nomic_bert import linear_map  # noqa: F401 (transformers < 5 copies the files that this one names, no others)
 from .heads_nomic_bert import (
@@ -30,7 +31,7 @@ from .heads_nomic_bert import (
 from .layers_nomic_bert import NomicBertEmbeddings, NomicBertEncoder, NomicBertPooler
 from .loading_nomic_bert import NomicBertPreTrainedModel
 from .rotary_nomic_bert import inverse_frequencies, length_limit, rotary_tables, warn_if_too_long
-from .unpadding_nomic_bert import can_pack, exports, plan_layout
+from .unpadding_nomic_bert import exports, plan_layout
 
 if TYPE_CHECKING:
     from typing import Unpack  # Python >= 3.11
@@ -109,7 +110,8 @@ class NomicBertModel(NomicBertPreTrainedModel):
         shape = tuple((input_ids if inputs_embeds is None else inputs_embeds).shape)  # type: ignore[union-attr]
         if len(shape) != (2 if inputs_embeds is None else 3):
             raise ValueError(
-                f"NomicBertModel: input_ids must be (batch, tokens), inputs_embeds (batch, tokens, hidden); got {shape}."
+                "NomicBertModel: input_ids must be (batch, tokens) and inputs_embeds (batch, tokens, hidden); "
+                f"got {shape}."
             )
         if head_mask is not None:
             raise ValueError("NomicBertModel: head_mask is not supported; leave it out.")

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from nomic_bert.attention_nomic_bert import packed_attention
 from nomic_bert.cpu_nomic_bert import has_fast_bfloat16, rotated_dtype
 from nomic_bert.rotary_nomic_bert import apply_rotary, rotary_tables, rotate_projection
-from nomic_bert.unpadding_nomic_bert import Sequences, packed_attention
+from nomic_bert.unpadding_nomic_bert import Sequences
 
 
 def rotated(projected, lengths, packed=True):

@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 from tokenizers import processors
 
-from nomic_bert import encoding
+from nomic_bert import encoding, tokenizing
 from nomic_bert.embedder import load_embedder
 from nomic_bert.encoding import encode_by_tokens
 from tests.checkpoints import save_nomic, save_other
@@ -103,7 +103,7 @@ def test_embeddings_are_those_of_encode_in_order_whatever_the_budget(tmp_path, m
     expected = np.stack([embedder.encode(text, prompt=prompt, normalize_embeddings=normalize) for text in TEXTS])
     one_block, several = 1_000_000, 200
     for budget, at_once in (1, several), (64, several), (300, one_block), (10_000, several), (None, one_block):
-        monkeypatch.setattr(encoding, "_CHARACTERS_AT_ONCE", at_once)
+        monkeypatch.setattr(tokenizing, "_CHARACTERS_AT_ONCE", at_once)
         found = encode_by_tokens(embedder, TEXTS, prompt=prompt, tokens_per_batch=budget, normalize=normalize)
         np.testing.assert_allclose(found, expected, atol=1e-6 if make is nomic else 1e-5, rtol=0)
         assert found.dtype == np.float32
@@ -114,7 +114,7 @@ def test_embeddings_are_those_of_encode_in_order_whatever_the_budget(tmp_path, m
 
 @pytest.mark.parametrize(("make", "packed"), [(nomic, True), (layer_normed, True), (other, False), (padding, False)])
 def test_texts_are_tokenized_once_and_batches_are_as_full_as_may_be(tmp_path, make, packed, monkeypatch):
-    monkeypatch.setattr(encoding, "_CHARACTERS_AT_ONCE", 200)
+    monkeypatch.setattr(tokenizing, "_CHARACTERS_AT_ONCE", 200)
     embedder = make(tmp_path)
     cut = [min(len((PROMPT + text).replace(" ", "")) + 2, embedder.max_seq_length) for text in TEXTS]
     watched = Watched(embedder)
@@ -158,21 +158,21 @@ def test_the_next_block_is_made_while_one_is_used_and_its_error_is_raised():
         made.release()
         return [10 // number]
 
-    results = encoding._one_ahead(make, [5, 2, 0, 1])
+    results = tokenizing._one_ahead(make, [5, 2, 0, 1])
     assert next(results) == [2]
     for _ in range(2):
         assert made.acquire(timeout=10), "nothing was made ahead"
     assert next(results) == [5]
     with pytest.raises(ZeroDivisionError):
         next(results)
-    assert list(encoding._one_ahead(make, [])) == []
+    assert list(tokenizing._one_ahead(make, [])) == []
 
 
 def test_embeddings_are_the_same_where_blocks_are_tokenized_ahead(tmp_path, monkeypatch):
     embedder = nomic(tmp_path)
     expected = encode_by_tokens(embedder, TEXTS, tokens_per_batch=64)
-    monkeypatch.setattr(encoding, "_CHARACTERS_AT_ONCE", 100)
-    monkeypatch.setattr(encoding, "map", encoding._one_ahead, raising=False)
+    monkeypatch.setattr(tokenizing, "_CHARACTERS_AT_ONCE", 100)
+    monkeypatch.setattr(tokenizing, "map", tokenizing._one_ahead, raising=False)
     np.testing.assert_allclose(encode_by_tokens(embedder, TEXTS, tokens_per_batch=64), expected, atol=1e-6)
 
 

@@ -209,9 +209,9 @@ OLDER = """
 import sys, torch, transformers, transformers.modeling_utils as utils
 sys.modules["transformers.modeling_layers"] = None
 functions = vars(utils).pop("ALL_ATTENTION_FUNCTIONS")
-from nomic_bert import NomicBertForTokenClassification, layers_nomic_bert, unpadding_nomic_bert
+from nomic_bert import NomicBertForTokenClassification, attention_nomic_bert, layers_nomic_bert, unpadding_nomic_bert
 assert layers_nomic_bert.GradientCheckpointingLayer is torch.nn.Module
-assert not unpadding_nomic_bert.ALL_ATTENTION_FUNCTIONS
+assert not attention_nomic_bert.ALL_ATTENTION_FUNCTIONS
 utils.ALL_ATTENTION_FUNCTIONS = functions  # transformers' own
 transformers.__version__ = "4.38.0"
 model = NomicBertForTokenClassification.from_pretrained(sys.argv[1]).eval()

@@ -9,7 +9,13 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.profiler import profile
 
-from nomic_bert import NomicBertForMaskedLM, NomicBertModel, layers_nomic_bert, unpadding_nomic_bert
+from nomic_bert import (
+    NomicBertForMaskedLM,
+    NomicBertModel,
+    attention_nomic_bert,
+    layers_nomic_bert,
+    unpadding_nomic_bert,
+)
 from nomic_bert.cpu_nomic_bert import linear_map
 from tests.tensors import assert_close, pad
 
@@ -280,13 +286,13 @@ def test_linear_maps_are_plain_modules_that_quantization_finds(tiny_model, texts
 
 def test_varlen_takes_what_its_kernel_can(monkeypatch):
     """On a CPU: a stand-in for the kernel, meta tensors for those on a GPU."""
-    monkeypatch.setattr(unpadding_nomic_bert, "varlen_attn", object())
+    monkeypatch.setattr(attention_nomic_bert, "varlen_attn", object())
     capability = [9, 0]
-    monkeypatch.setattr(unpadding_nomic_bert, "_capability", lambda _: tuple(capability))
+    monkeypatch.setattr(attention_nomic_bert, "_capability", lambda _: tuple(capability))
 
     def serves(head_dim=64, dtype=torch.bfloat16, dropout=0.0, texts=1):
         query = torch.empty(1, 5, 2, head_dim, dtype=dtype, device="meta")
-        return unpadding_nomic_bert._varlen_serves(query, dropout, texts)
+        return attention_nomic_bert._varlen_serves(query, dropout, texts)
 
     assert serves() and serves(head_dim=256) and serves(dtype=torch.float16) and serves(texts=65_535)
     assert not serves(head_dim=512) and not serves(head_dim=4)
@@ -341,7 +347,7 @@ def test_a_flash_kernel_by_any_name_gets_packed_rows(tiny_model, texts, monkeypa
 
     ids, mask = pad(texts)
     expected = tiny_model(ids, mask).last_hidden_state
-    monkeypatch.setitem(unpadding_nomic_bert.ALL_ATTENTION_FUNCTIONS, name, kernel)
+    monkeypatch.setitem(attention_nomic_bert.ALL_ATTENTION_FUNCTIONS, name, kernel)
     tiny_model.config._attn_implementation_internal = name
     assert_close(tiny_model(ids, mask).last_hidden_state, expected)
     assert calls[0] == (None, (1, 4, mask.sum(), 16), 130) and len(calls) == 2

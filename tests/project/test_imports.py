@@ -35,7 +35,7 @@ EXTRAS = {
     "evaluation": {"train", "evaluation"},
     "publishing": {"onnx", "openvino", "train"},
 }
-REMOTE_CODE = ("configuration", "cpu", "heads", "layers", "loading", "modeling", "rotary", "unpadding")
+REMOTE_CODE = ("attention", "configuration", "cpu", "heads", "layers", "loading", "modeling", "rotary", "unpadding")
 REMOTE_CODE_MAY_IMPORT = sys.stdlib_module_names | {"torch", "transformers"}
 
 

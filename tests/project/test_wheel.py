@@ -12,6 +12,7 @@ import pytest
 
 PACKAGES = ("textfiles", "nomic_bert", "curation", "trainers", "evaluation", "publishing")
 NOMIC_BERT_FILES = {
+    "attention_nomic_bert.py",
     "configuration_nomic_bert.py",
     "cpu_nomic_bert.py",
     "heads_nomic_bert.py",

@@ -17,8 +17,9 @@ from textfiles.replacing import WRITTEN_FILES
 
 FILES = {
     "README.md", "config.json", "model.safetensors", "training.json",
-    "configuration_nomic_bert.py", "cpu_nomic_bert.py", "heads_nomic_bert.py", "layers_nomic_bert.py",
-    "loading_nomic_bert.py", "modeling_nomic_bert.py", "rotary_nomic_bert.py", "unpadding_nomic_bert.py",
+    "attention_nomic_bert.py", "configuration_nomic_bert.py", "cpu_nomic_bert.py", "heads_nomic_bert.py",
+    "layers_nomic_bert.py", "loading_nomic_bert.py", "modeling_nomic_bert.py", "rotary_nomic_bert.py",
+    "unpadding_nomic_bert.py",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json",
     "1_Pooling/config.json", "2_Normalize/config.json", "onnx/model.onnx", "onnx/model_quantized.onnx",
