@@ -12,6 +12,7 @@ the directory stays.
 """
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -101,6 +102,23 @@ def _agreed() -> bool:
     return sys.stdin.isatty() and input("Upload? [y/N] ").strip().lower() in ("y", "yes")
 
 
+def _license(name: str) -> str:
+    """As typed, if the hub could know it: it refuses others when everything has been made and uploaded."""
+    if not re.fullmatch(r"[a-z0-9]+([.+-][a-z0-9]+)*", name):
+        raise argparse.ArgumentTypeError(
+            f"{name!r} is no identifier of the hub, such as apache-2.0, mit or cc-by-4.0; "
+            "see https://huggingface.co/docs/hub/repositories-licenses"
+        )
+    return name
+
+
+def _language(code: str) -> str:
+    """As typed, if it may be a code of ISO 639 or what the hub knows beside them."""
+    if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|multilingual|code", code):
+        raise argparse.ArgumentTypeError(f"{code!r} is no code of ISO 639; write en for English, de for German")
+    return code
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", help="directory or hub name of an encoder, a head or a PEFT adapter")
@@ -128,8 +146,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="and openvino/input_maxima.safetensors, for this package's own int8",
     )
-    parser.add_argument("--license", metavar="ID", help="as the hub names it, such as apache-2.0 (not stated)")
-    parser.add_argument("--language", nargs="+", default=[], metavar="CODE", help="such as en (not stated)")
+    parser.add_argument(
+        "--license", type=_license, metavar="ID", help="as the hub names it, such as apache-2.0 (not stated)"
+    )
+    parser.add_argument(
+        "--language", type=_language, nargs="+", default=[], metavar="CODE", help="such as en (not stated)"
+    )
     parser.add_argument(
         "--evaluation",
         type=existing_file,

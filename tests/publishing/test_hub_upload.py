@@ -139,3 +139,24 @@ def test_what_cannot_be_meant_is_refused_in_one_line(checkpoint, tmp_path):
         with pytest.raises(SystemExit, match=f"error: .*{said}"):
             hub_upload.main(list(words))
     assert (tmp_path / "notes" / "mine.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--license", "Apache 2.0", "'Apache 2.0' is no identifier of the hub"),
+        ("--license", "MIT", "'MIT' is no identifier"),
+        ("--language", "english", "'english' is no code of ISO 639; write en for English"),
+        ("--language", "EN", "'EN' is no code"),
+    ],
+)
+def test_what_the_hub_would_refuse_at_the_end_is_refused_at_once(option, value, said, capsys):
+    with pytest.raises(SystemExit):
+        hub_upload.main(["checkpoint", "me/model", option, value])
+    assert f"{option}: {said}" in capsys.readouterr().err
+
+
+def test_licences_and_languages_of_the_hub_are_taken():
+    known = ["--license", "cc-by-nc-sa-4.0", "--language", "en", "ceb", "zh-Hant", "multilingual"]
+    args = hub_upload._parser().parse_args(["checkpoint", "me/model", *known])
+    assert args.license == "cc-by-nc-sa-4.0" and args.language == ["en", "ceb", "zh-Hant", "multilingual"]
