@@ -5,11 +5,12 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .atomic import read_json, remove_leftovers, write_json
+from .beir import corpus_file
 from .locks import hold, wait
 
 SETTINGS = "settings.json"
@@ -22,6 +23,7 @@ def begin_directory(
     directory: Path,
     settings: Mapping[str, Any],
     *,
+    reads: Iterable[str | Path | None] = (),
     work: Path | None = None,
     settings_file: Path | None = None,
 ) -> bool:
@@ -34,6 +36,8 @@ def begin_directory(
     Args:
         directory: where the files are going to be; made if absent. Check all that can be refused before this call.
         settings: JSON values that decide what the files hold.
+        reads: paths that the files are made from, None among them left out. In a directory of these the results would
+            be read too, the next time.
         work: directory for what is needed until there are results; it depends on the settings as they do.
         settings_file: where they are recorded; None: `settings.json` in the directory.
 
@@ -41,9 +45,12 @@ def begin_directory(
         Whether the directory was begun now; else it goes on.
 
     Raises:
-        ValueError: the directory was begun with other settings, holds something else, or is in use with other
-            settings; the message names what differs.
+        ValueError: the directory was begun with other settings, holds something else, is in use with other settings,
+            or lies inside one that is read; the message names what differs.
     """
+    for read in reads:
+        if read is not None and _is_inside(directory, Path(read).expanduser()):
+            raise ValueError(f"{directory} lies inside {read}, which is read. Choose another output_dir.")
     path = settings_file or directory / SETTINGS
     now = json.loads(json.dumps(settings))  # as they are read again: tuples become lists
     if directory.is_dir() and not path.exists() and _visible_files(directory, path):
@@ -67,6 +74,11 @@ def begin_directory(
     if made:
         raise ValueError(f"{directory} was begun with other settings: {changes} (see {path}). {_REMEDY}")
     raise ValueError(f"{directory} is in use with other settings ({_user(directory)}): {changes}. {_REMEDY}")
+
+
+def _is_inside(directory: Path, read: Path) -> bool:
+    """Whether files in a directory would be read as part of another; in the BEIR layout files have fixed names."""
+    return read.is_dir() and corpus_file(read) is None and directory.resolve().is_relative_to(read.resolve())
 
 
 def abandon_directory(directory: Path, work: Path) -> None:

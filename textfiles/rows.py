@@ -50,7 +50,8 @@ class RowBatch(NamedTuple):
 def find_files(path: str | Path, suffixes: tuple[str, ...] = ROW_SUFFIXES) -> list[Path]:
     """The files that a path stands for, sorted by name so that every machine reads them in one order.
 
-    Names with a leading dot are skipped: an interrupted write may have left them.
+    In a directory, files and folders with a leading dot are skipped: an interrupted write or an editor may have left
+    them.
 
     Args:
         path: a file, a glob pattern, or a directory that is searched with its subdirectories.
@@ -64,7 +65,8 @@ def find_files(path: str | Path, suffixes: tuple[str, ...] = ROW_SUFFIXES) -> li
     path = Path(path).expanduser()
     wanted = ", ".join(suffixes)
     if path.is_dir():
-        found = sorted(file for file in path.rglob("[!.]*") if file.is_file() and file.name.endswith(suffixes))
+        found = sorted(file for file in path.rglob("*") if file.name.endswith(suffixes) and file.is_file())
+        found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
     elif path.is_file():
         found = [path]
     else:

@@ -140,7 +140,8 @@ def _begin(
         "vocabulary_sha256": hashlib.sha256(vocabulary).hexdigest(),
         **{key: getattr(args, key) for key in _RECORDED},
     }
-    begin_directory(output_dir, settings, settings_file=output_dir / _WORK / SETTINGS)
+    reads = [source.path for source in sources]
+    begin_directory(output_dir, settings, reads=reads, settings_file=output_dir / _WORK / SETTINGS)
 
 
 def _read_rows(opened: list[OpenedSource], state: PartialState) -> None:

@@ -80,7 +80,7 @@ def _open(source: CorpusSource, directory: Path, made_from: dict[str, Any] | Non
     A refusal undoes what was begun now.
     """
     work = directory / _WORK
-    begun = made_from is not None and begin_directory(directory, made_from, work=work)
+    begun = made_from is not None and begin_directory(directory, made_from, reads=[source.texts], work=work)
     try:
         return open_corpus(source, work)
     except (ValueError, OSError):

@@ -75,7 +75,8 @@ def _begin(args: FilterArguments, rule: KeepRule, settings: EmbedderSettings, so
     made_by = {key: getattr(args, key) for key in ("sample_size", "seed", "rows_to_read", "write_dropped")}
     made_by |= {"keep_embeddings": args.keep_embeddings, **asdict(rule), "embedder": settings.identity()}
     for source in sources:
-        begin_directory(Path(args.output_dir, source.name), {"source": source.identity(), **made_by})
+        made_from = {"source": source.identity(), **made_by}
+        begin_directory(Path(args.output_dir, source.name), made_from, reads=[source.path])
 
 
 def _prepare(args: FilterArguments, rule: KeepRule, source: Source) -> SourceFilter:

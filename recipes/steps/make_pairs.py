@@ -90,7 +90,7 @@ def _make(source: RawSource, args: MakePairsArguments, state: PartialState) -> N
     with state.main_process_first():
         if state.is_main_process:
             made_from = {**source.identity(), "rows_per_shard": args.rows_per_shard, "seed": args.seed}
-            begin_directory(directory, made_from, work=directory / _WORK)
+            begin_directory(directory, made_from, reads=[source.path], work=directory / _WORK)
         report = read_receipt(directory / REPORT)
         rows = None if report is not None else open_raw_rows(source, directory / _WORK / "rows.arrow")
     if rows is not None:

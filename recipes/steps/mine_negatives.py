@@ -112,7 +112,9 @@ def _begin(args: MineArguments, settings: EmbedderSettings, sources: list[Mining
     for source in sources:
         more = embedded if source.draw == "nearest" else {}
         directory = Path(args.output_dir, source.name)
-        if begin_directory(directory, {"source": source.identity(), **made_by, **more}, work=directory / _WORK):
+        made_from = {"source": source.identity(), **made_by, **more}
+        reads = [source.path, source.corpus]
+        if begin_directory(directory, made_from, reads=reads, work=directory / _WORK):
             begun.append(directory)
     return begun
 

@@ -79,4 +79,5 @@ def _begin(output_dir: Path, args: PackArguments, sources: list[DocumentSource],
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         **{key: getattr(args, key) for key in ("block_size", "documents_per_shard", "seed")},
     }
-    begin_directory(output_dir, settings, settings_file=output_dir / _WORK / SETTINGS)
+    reads = [source.path for source in sources]
+    begin_directory(output_dir, settings, reads=reads, settings_file=output_dir / _WORK / SETTINGS)

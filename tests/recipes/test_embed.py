@@ -188,10 +188,13 @@ def test_prompts_of_any_model_go_by_their_names(place, tmp_path, name, text):
 
 
 def test_what_cannot_be_meant_is_one_line(place, tmp_path):
+    texts = tmp_path / "texts"
+    write_jsonl([{"text": "a"}], texts / "a.jsonl")
     for more, message in (
         (["--prompt", "documnt"], "no prompt 'documnt'; did you mean 'document'?"),
         (["--dtype", "float8"], "dtype must be one of float32, float16, int8, binary"),
         (["--texts", str(tmp_path / "nowhere")], "nowhere does not exist; correct the path"),
+        (["--texts", str(texts), "--output_dir", str(texts / "v")], "v lies inside .*texts, which is read"),
         (["--rows_per_shard", "0"], "rows_per_shard must be at least 1"),
         (["--truncate_dim", "33"], "truncate_dim is 33, and the model has 32 dimensions"),
         (["--max_seq_length", "2"], "max_seq_length must be at least 3, not 2"),

@@ -69,6 +69,17 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
 
+@pytest.mark.parametrize("place", ["texts", "texts/vectors", "texts/../texts/a/b"])
+def test_results_do_not_go_where_they_would_be_read_as_input(tmp_path, place):
+    (tmp_path / "texts").mkdir()
+    with pytest.raises(ValueError, match="lies inside .*texts, which is read. Choose another output_dir"):
+        begin_directory(tmp_path / place, {"seed": 1}, reads=[None, "elsewhere", tmp_path / "texts"])
+    assert list((tmp_path / "texts").iterdir()) == []
+    assert begin_directory(tmp_path / "texts2", {"seed": 1}, reads=[tmp_path / "texts"])
+    (tmp_path / "texts" / "corpus.jsonl").touch()  # the BEIR layout, of which nothing else is read
+    assert begin_directory(tmp_path / "texts" / "vectors", {"seed": 1}, reads=[tmp_path / "texts"])
+
+
 def test_processes_share_a_directory_with_equal_settings_and_no_others(tmp_path, user):
     first, said = user(tmp_path, 1)
     assert said == "begun\n"

@@ -214,7 +214,7 @@ def test_numbers_are_finite_and_identifiers_are_texts_or_whole_numbers():
 
 
 def test_a_directory_is_read_in_the_order_of_names_without_unfinished_files(tmp_path):
-    for name in ("b/2.jsonl", "a.tsv", ".partial-1-c.jsonl", "notes.txt"):
+    for name in ("b/2.jsonl", "a.tsv", ".partial-1-c.jsonl", "b/.ipynb_checkpoints/2.jsonl", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [file.name for file in find_files(tmp_path)] == ["a.tsv", "2.jsonl"]
