@@ -101,6 +101,11 @@ def number(value: Any) -> str:
     return escaped(value)
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things: 1 source, 2,000 sources."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def share(count: int, of: int) -> str:
     """A share in percent. A part that exists is never shown as 0%, nor an incomplete one as 100%."""
     percent = 100 * count / of if of else 0.0

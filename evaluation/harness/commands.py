@@ -21,6 +21,7 @@ from evaluation.tasks.lists import BENCHMARKS, benchmark_tasks, resolve_tasks
 from evaluation.tasks.local import read_local_tasks
 from nomic_bert.prompts import MTEB_PROMPTS
 from textfiles.commands import one_line_errors
+from textfiles.markdown import counted
 
 
 def run_mteb(arguments: argparse.Namespace) -> None:
@@ -144,8 +145,9 @@ def finish(failures: dict[str, str], output_dir: Path) -> None:
     print(f"\nresults: {output_dir}; compare them with the paper's:\n  {report}")
     if failures:
         lines = [f"  {name}: {message}" for name, message in failures.items()]
-        what = "1 task" if len(lines) == 1 else f"{len(lines)} tasks"
-        raise SystemExit("\n".join([f"error: {what} failed; the results of the others are kept:", *lines]))
+        raise SystemExit(
+            "\n".join([f"error: {counted(len(lines), 'task')} failed; the results of the others are kept:", *lines])
+        )
 
 
 def _prompts(given: str | None) -> dict[str, str] | None:

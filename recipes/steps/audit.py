@@ -28,6 +28,7 @@ from textfiles.arrays import read_arrays, write_arrays
 from textfiles.atomic import write_json, write_text
 from textfiles.begun import SETTINGS, begin_directory, clear_finished
 from textfiles.commands import one_line_errors
+from textfiles.markdown import counted
 from textfiles.settings import require_at_least
 from textfiles.shards import ShardFiles, deal, write_receipt
 
@@ -107,7 +108,8 @@ def audit(args: AuditArguments) -> None:
     if state.is_main_process:
         _report(args, opened, lengths, texts)
         clear_finished(output_dir, work)
-        print(f"{sum(map(len, pairs)):,} pairs of {len(sources)} sources: read {output_dir / _PAGE}.")
+        what = f"{counted(sum(map(len, pairs)), 'pair')} of {counted(len(sources), 'source')}"
+        print(f"{what}: read {output_dir / _PAGE}.")
 
 
 def _sources(args: AuditArguments) -> list[Source]:

@@ -14,6 +14,7 @@ from curation.sources import Source, open_pairs
 from recipes.shared.ranks import join_ranks, ranks_here
 from textfiles.begun import begin_directory
 from textfiles.commands import one_line_errors
+from textfiles.markdown import counted
 from textfiles.settings import read_sections, require_at_least
 from textfiles.shards import deal
 
@@ -61,7 +62,8 @@ def filter_pairs(args: FilterArguments, rule: KeepRule, settings: EmbedderSettin
     if state.is_main_process:  # now that rows, settings and model were accepted
         _begin(args, rule, settings, sources)
         done = sum(job.is_done(sample) for job, sample in jobs)
-        print(f"{len(jobs):,} samples of {len(sources)} sources on {state.num_processes} ranks; {done:,} done before.")
+        what = f"{counted(len(jobs), 'sample')} of {counted(len(sources), 'source')}"
+        print(f"{what} on {counted(state.num_processes, 'rank')}; {done:,} done before.")
     state.wait_for_everyone()
     if embedder is not None:
         _run(todo, embedder, state)

@@ -18,6 +18,7 @@ from nomic_bert.prompts import prefix_text
 from recipes.shared.ranks import join_ranks
 from textfiles.begun import abandon_directory, begin_directory, clear_finished
 from textfiles.commands import one_line_errors
+from textfiles.markdown import counted
 from textfiles.settings import read_sections, require_at_least
 from textfiles.shards import deal, read_receipt
 
@@ -82,7 +83,7 @@ def mine_negatives(args: MineArguments, settings: EmbedderSettings) -> None:
         begun = _begin(args, settings, sources) if state.is_main_process else []
         tasks = _open(todo, args, begun)
     if state.is_main_process:
-        print(f"{len(sources) - len(todo)} of {len(sources)} sources are mined already.", flush=True)
+        print(f"Mined already: {len(sources) - len(todo)} of {counted(len(sources), 'source')}.", flush=True)
     for task in tasks:
         _mine(task, args, embedder, state)
     if state.is_main_process and not args.keep_embeddings:

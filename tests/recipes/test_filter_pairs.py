@@ -50,7 +50,7 @@ def test_any_number_of_ranks_and_a_killed_run_give_the_same_files(settings, tmp_
     assert len(one) == 2 * (1 + 3 + 3 * 3)
     for ranks in (2, 3):
         printed = run_ranks(ranks, filter_pairs.__file__, [*settings, "--output_dir", tmp_path / str(ranks)])
-        assert f"6 samples of 2 sources on {ranks} ranks" in printed
+        assert f"6 samples of 2 sources on {ranks} rank" in printed
         assert contents(tmp_path / str(ranks)) == one
     killed = Forked(filter_pairs.__file__, [*settings, "--output_dir", tmp_path / "killed"])
     killed.wait_until(lambda: list((tmp_path / "killed").glob("a/audit/sample-*")))

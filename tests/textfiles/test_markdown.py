@@ -2,7 +2,7 @@ import pytest
 from jinja2 import UndefinedError
 from markdown_it import MarkdownIt
 
-from textfiles.markdown import escaped, literal, one_line, render_page, share, table
+from textfiles.markdown import counted, escaped, literal, one_line, render_page, share, table
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -48,6 +48,10 @@ def test_a_template_makes_the_page_and_an_unknown_name_is_an_error(tmp_path):
 def test_a_cut_text_says_how_long_it_was():
     assert one_line("a\n b\u2028c") == "a b c" and one_line("abc", 3) == "abc"
     assert one_line("x" * 2000, 3) == "xxx ... (2,000 characters)"
+
+
+def test_one_thing_is_not_counted_as_several():
+    assert [counted(n, "row") for n in (0, 1, 2, 12_345)] == ["0 rows", "1 row", "2 rows", "12,345 rows"]
 
 
 def test_a_share_is_never_rounded_to_all_or_nothing():
