@@ -99,12 +99,14 @@ def encode_by_tokens(
     if not texts:
         return np.empty((0, embedder.get_embedding_dimension() or 0), dtype=np.float32)
     _require_texts(texts)
-    embedder.eval()
-    if _reads_packed_rows(embedder, prompt):
-        in_openvino = isinstance(cast(Any, embedder[0]).model, OpenVINOEncoder)
-        embed, packed = (_embed_in_openvino if in_openvino else _embed_packed), True
+    packed = _reads_packed_rows(embedder, prompt)
+    in_openvino = packed and isinstance(cast(Any, embedder[0]).model, OpenVINOEncoder)
+    if not in_openvino:  # whose modules behind the encoder compute alike in training
+        embedder.eval()
+    if packed:
+        embed = _embed_in_openvino if in_openvino else _embed_packed
     elif _tokenizes_ahead(embedder, prompt):
-        embed, packed = _embed_padded, False
+        embed = _embed_padded
     else:
         embeddings = _encode(embedder, texts, prompt, tokens_per_batch, normalize, description)
         if on_batch is not None:
@@ -231,9 +233,11 @@ def _tokenizes_ahead(embedder: SentenceTransformer, prompt: str) -> bool:
 
 def _batch_for(embedder: SentenceTransformer) -> int:
     """Tokens of a batch that suit the device."""
+    if embedder.device.type != "cuda":
+        return _CPU_TOKENS
     config = getattr(getattr(embedder[0], "model", None), "config", None)
     width = getattr(config, "hidden_size", None)
-    if embedder.device.type != "cuda" or width is None:
+    if width is None:
         return _CPU_TOKENS
     free, _ = torch.cuda.mem_get_info(embedder.device)
     unused = torch.cuda.memory_reserved(embedder.device) - torch.cuda.memory_allocated(embedder.device)
