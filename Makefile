@@ -33,7 +33,7 @@ INSTALL := $(BIN)/python -m pip install --no-compile --constraint constraints.tx
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
 
-quickstart: $(VENV)/.installed-quickstart  ## train, evaluate and search with a small model (about 13 minutes on 2 cores)
+quickstart: $(VENV)/.installed-quickstart  ## train, evaluate and search with a small model (15 to 20 minutes on 2 cores)
 	$(BIN)/python recipes/quickstart.py $(ARGS)
 
 # The types beside the tests: mypy takes a minute and a half when it has no cache.
